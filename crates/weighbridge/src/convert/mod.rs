@@ -1,0 +1,1 @@
+//! Carrying a model from one format to another.

@@ -1,0 +1,1 @@
+//! Tensor-by-tensor comparison of two models.

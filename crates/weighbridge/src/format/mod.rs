@@ -1,0 +1,133 @@
+//! The formats, one folder each with the same file names: `read`, `write`, `verify`.
+
+pub mod detect;
+pub mod pytorch;
+pub mod safetensors;
+pub mod shards;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use weighbridge_core::model::{FormatId, Model};
+use weighbridge_core::source::ByteSource;
+use weighbridge_core::{Error, Result};
+
+use crate::OpenOptions;
+use crate::check::{Report, Violation};
+use crate::output::Sink;
+
+/// Reads one format from single files.
+pub trait FormatReader: Sync {
+    /// The format.
+    fn id(&self) -> FormatId;
+
+    /// Opens one file: headers are read, payloads not.
+    ///
+    /// # Errors
+    /// Malformed, truncated or over a limit.
+    fn open(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model>;
+
+    /// Every rule of the specification that the file breaks, payload checksums included.
+    ///
+    /// # Errors
+    /// Only `Io`: what is wrong with the file is the answer.
+    fn verify(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Violation>>;
+}
+
+/// Writes one format.
+pub trait FormatWriter: Sync {
+    /// The format.
+    fn id(&self) -> FormatId;
+
+    /// What writing `model` would give: the files, and what would change or be lost. Reads no
+    /// payload.
+    ///
+    /// # Errors
+    /// `Parameter` for options the format does not have.
+    fn plan(&self, model: &Model, options: &WriteOptions) -> Result<Plan>;
+
+    /// Writes file number `file` of the plan to `out`, tensors in the plan's order with bounded
+    /// memory; `progress` is told the payload bytes written since the last call.
+    ///
+    /// # Errors
+    /// What reading the tensors and writing gives.
+    fn write(
+        &self,
+        model: &Model,
+        plan: &Plan,
+        file: usize,
+        out: &mut dyn Sink,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()>;
+}
+
+/// What a writer is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct WriteOptions {
+    /// Split into files of at most this many payload bytes, with an index.
+    pub shard_size: Option<u64>,
+    /// Keep one copy of tensors that share storage, recorded so that they can be rebuilt.
+    pub dedupe: bool,
+    /// Leave all non-tensor state out.
+    pub weights_only: bool,
+}
+
+/// One thing that a conversion changes or loses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The tensor, metadata key or state path.
+    pub what: String,
+    /// What happens to it and why.
+    pub why: String,
+    /// Whether only a name changes: `--strict` lets that pass.
+    pub naming: bool,
+}
+
+impl Note {
+    /// A note on values, not names.
+    pub fn new(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            why: why.into(),
+            naming: false,
+        }
+    }
+}
+
+/// One file of a plan.
+#[derive(Debug, Clone)]
+pub struct PlannedFile {
+    /// File name relative to the output's directory, or empty for the output itself.
+    pub name: String,
+    /// Exact size in bytes.
+    pub bytes: u64,
+    /// Indices into the model's tensors, in writing order.
+    pub tensors: Vec<usize>,
+    /// What the writer prepared for this file (its header, its pickle).
+    pub prepared: Vec<u8>,
+}
+
+/// What writing a model will give.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// The files, in writing order.
+    pub files: Vec<PlannedFile>,
+    /// Side files that are written whole: name and contents (a shard index).
+    pub side_files: Vec<(String, Vec<u8>)>,
+    /// What changes on the way.
+    pub changed: Vec<Note>,
+    /// What cannot go in.
+    pub lost: Vec<Note>,
+}
+
+/// Opens whatever lies at `path`.
+pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Model> {
+    let _ = (path, options);
+    Err(Error::unsupported("format.unknown", "not written yet"))
+}
+
+/// Checks whatever lies at `path`.
+pub(crate) fn check(path: &Path, options: &OpenOptions) -> Result<Report> {
+    let _ = (path, options);
+    Err(Error::unsupported("format.unknown", "not written yet"))
+}

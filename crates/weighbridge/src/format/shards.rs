@@ -1,0 +1,1 @@
+//! Models in several files: indexes, shards, directories.
