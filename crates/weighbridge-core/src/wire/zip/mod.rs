@@ -10,6 +10,9 @@ mod layout;
 mod read;
 #[cfg(test)]
 mod tests;
+mod write;
+
+pub use write::{ALIGN, Writer, plan_size};
 
 use std::collections::HashMap;
 use std::sync::Arc;
