@@ -1,0 +1,18 @@
+//! What the fuzz targets (`fuzz/`) and the ordinary tests share: one function a target, a
+//! deterministic mutation engine, and the places worth cutting a file at.
+//!
+//! A target takes any bytes and must return: no panic, no long run, no memory beyond what the
+//! input's own size justifies. Where a target can tell a wrong answer by itself (a value that does
+//! not survive being written and read again) it panics with what it found.
+
+mod boundary;
+mod exercise;
+mod mutate;
+mod repack;
+mod targets;
+
+pub use boundary::boundaries;
+pub use exercise::{READ_BUDGET, model};
+pub use mutate::{Mutator, Rng};
+pub use repack::Members;
+pub use targets::{TARGETS, Target, pickle_machine, structure_json, tar_archive, zip_archive};
