@@ -148,3 +148,77 @@ fn every_fixture_gives_its_recorded_answer() {
         bad.join("\n")
     );
 }
+
+/// The tensors of a safetensors file, read the plain way: the oracle must not be our own reader.
+fn plain_safetensors(path: &Path) -> BTreeMap<String, (String, Vec<u64>, Vec<u8>)> {
+    let bytes = std::fs::read(path).unwrap();
+    let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Json = serde_json::from_slice(&bytes[8..8 + n]).unwrap();
+    let mut out = BTreeMap::new();
+    for (name, t) in header.as_object().unwrap() {
+        if name == "__metadata__" {
+            continue;
+        }
+        let at = |i: usize| t["data_offsets"][i].as_u64().unwrap() as usize + 8 + n;
+        let shape = t["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).collect();
+        let dtype = t["dtype"].as_str().unwrap().to_owned();
+        out.insert(name.clone(), (dtype, shape, bytes[at(0)..at(1)].to_vec()));
+    }
+    out
+}
+
+#[test]
+fn real_checkpoints_read_as_the_reference_reads_them() {
+    let Some(corpus) = corpus() else { return };
+    let dir = corpus.join("real/torch");
+    let index = std::fs::read_to_string(dir.join("index.tsv")).unwrap();
+    let mut bad = Vec::new();
+    let mut compared = 0;
+    for line in index.lines().skip(1) {
+        let file = line.split('\t').next().unwrap();
+        let opened = weighbridge::open(dir.join(file));
+        let answer = dir.join(format!("{file}.expected.safetensors"));
+        if !answer.exists() {
+            let ok = match file {
+                "ncnn_not_torch.bin" => opened.as_ref().is_err_and(|e| e.rule() == "format.unknown"),
+                "tddfa_param_whitening.pkl" => {
+                    opened.as_ref().is_ok_and(|m| m.tensors.is_empty() && m.structure.is_some())
+                }
+                _ => false,
+            };
+            if !ok {
+                bad.push(format!("{file}: {opened:?}"));
+            }
+            continue;
+        }
+        let model = match opened {
+            Ok(m) => m,
+            Err(e) => {
+                bad.push(format!("{file}: {e}"));
+                continue;
+            }
+        };
+        let want = plain_safetensors(&answer);
+        compared += 1;
+        let have: BTreeMap<_, _> = model
+            .tensors
+            .iter()
+            .map(|t| {
+                let value = (t.dtype.to_string(), t.shape.to_vec(), t.read_vec().unwrap());
+                (t.name.clone(), value)
+            })
+            .collect();
+        for (name, w) in &want {
+            match have.get(name) {
+                None => bad.push(format!("{file}: {name} is missing")),
+                Some(h) if h != w => bad.push(format!("{file}: {name} differs: {:?} {:?} for {:?} {:?}", h.0, h.1, w.0, w.1)),
+                Some(_) => {}
+            }
+        }
+        for name in have.keys().filter(|n| !want.contains_key(*n)) {
+            bad.push(format!("{file}: unexpected {name}"));
+        }
+    }
+    assert!(compared >= 9, "only {compared} files had an answer");
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
