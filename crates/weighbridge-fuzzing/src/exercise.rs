@@ -2,7 +2,10 @@
 
 use std::cell::Cell;
 
+use std::path::Path;
+
 use weighbridge::structure::{Form, to_json};
+use weighbridge::{Backend, OpenOptions};
 use weighbridge_core::model::{Chunks, Model};
 use weighbridge_core::{Error, Result};
 
@@ -55,12 +58,27 @@ pub fn model(model: &Model) {
     for t in &model.tensors {
         let declared = t.byte_len();
         let mut got = 0u64;
-        let done = chunks.stream(t, &mut |part| {
+        let done = t.stream(&mut chunks, &mut |part| {
             got += part.len() as u64;
             budget.take(part)
         });
         if done.is_ok() && t.has_data() {
             assert_eq!(got, declared, "{} gives another number of bytes", t.name);
         }
+    }
+}
+
+/// Opens, checks and reads the model at `path` by both backends, strictly and leniently.
+pub fn open_path(path: &Path) {
+    for (backend, lenient) in [(Backend::Pread, false), (Backend::Mmap, true)] {
+        let options = OpenOptions {
+            backend,
+            lenient,
+            ..OpenOptions::default()
+        };
+        if let Ok(m) = options.open(path) {
+            model(&m);
+        }
+        let _ = weighbridge::check::check(path, &options);
     }
 }

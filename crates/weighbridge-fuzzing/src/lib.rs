@@ -12,7 +12,10 @@ mod repack;
 mod targets;
 
 pub use boundary::boundaries;
-pub use exercise::{READ_BUDGET, model};
+pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
 pub use repack::Members;
-pub use targets::{TARGETS, Target, pickle_machine, structure_json, tar_archive, zip_archive};
+pub use targets::{
+    TARGETS, Target, detect_open, pickle_machine, pytorch_open, safetensors_header, structure_json,
+    tar_archive, zip_archive,
+};

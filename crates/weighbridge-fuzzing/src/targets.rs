@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use weighbridge::OpenOptions;
+use weighbridge::format::safetensors::{Safetensors, header};
+use weighbridge::format::{FormatReader, detect, pytorch, reader};
 use weighbridge::structure::{Form, from_json, from_str, to_json};
+use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::{tar, zip};
 use weighbridge_core::{Limits, pickle};
 
-use crate::exercise::Budget;
+use crate::exercise::{self, Budget};
 
 /// A target's name, as `fuzz/fuzz_targets` has it, and its function.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +24,18 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    Target {
+        name: "safetensors_header",
+        run: safetensors_header,
+    },
+    Target {
+        name: "pytorch_open",
+        run: pytorch_open,
+    },
+    Target {
+        name: "detect_open",
+        run: detect_open,
+    },
     Target {
         name: "zip_archive",
         run: zip_archive,
@@ -40,6 +56,62 @@ pub const TARGETS: &[Target] = &[
 
 fn source(data: &[u8]) -> Arc<dyn ByteSource> {
     Arc::new(SliceSource::new(data, "input"))
+}
+
+/// The header alone, strictly and leniently: what is accepted strictly is accepted leniently, and
+/// says the same.
+pub fn safetensors_header(data: &[u8]) {
+    let strict = header::parse(data, false);
+    let lenient = header::parse(data, true);
+    if let (Ok(s), Err(e)) = (&strict, &lenient) {
+        panic!("accepted strictly and refused leniently ({e}): {s:?}");
+    }
+    // And as a file: with its length in front, and the payload it asks for behind it where that
+    // is not much.
+    let mut file = (data.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(data);
+    if let Some(n) = lenient.ok().and_then(|h| h.data_len())
+        && n <= 1 << 20
+    {
+        file.resize(file.len() + n as usize, 7);
+    }
+    both(&Safetensors, FormatId::Safetensors, &file);
+}
+
+/// A PyTorch file in any container: opened, read, verified.
+pub fn pytorch_open(data: &[u8]) {
+    both(&pytorch::PyTorch, FormatId::PyTorch, data);
+    if let Ok(pickles) = pytorch::pickles(&source(data), &Limits::default()) {
+        for p in pickles.iter().take(64) {
+            pickle_machine(&p.data);
+        }
+    }
+}
+
+/// Any file: what it is found to be, then opened as that.
+pub fn detect_open(data: &[u8]) {
+    let options = OpenOptions::default();
+    if let Ok(detect::Detected::Content(format) | detect::Detected::Extension(format)) =
+        detect::detect(&source(data), &options.limits)
+        && let Some(reader) = reader(format)
+    {
+        both(reader, format, data);
+    }
+}
+
+/// Opens `data` strictly and leniently, reads what opens, verifies it.
+fn both(reader: &dyn FormatReader, format: FormatId, data: &[u8]) {
+    for lenient in [false, true] {
+        let options = OpenOptions {
+            lenient,
+            format: Some(format),
+            ..OpenOptions::default()
+        };
+        if let Ok(m) = reader.open(source(data), &options) {
+            exercise::model(&m);
+        }
+        let _ = reader.verify(source(data), &options);
+    }
 }
 
 /// A zip archive: its directory, its layout, every member.

@@ -37,7 +37,10 @@ fn tool() -> &'static Path {
         assert!(built.is_ok_and(|s| s.success()), "the tool does not build");
         // This test lies in <profile>/deps, the tool in <profile>.
         let own = std::env::current_exe().expect("this test has a path");
-        own.ancestors().nth(2).expect("a build folder").join("weighbridge")
+        own.ancestors()
+            .nth(2)
+            .expect("a build folder")
+            .join("weighbridge")
     })
 }
 
@@ -49,7 +52,9 @@ fn folder() -> TempDir {
 /// Bytes that no file system can leave out or share.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut rng = Rng::new(seed);
-    (0..len / 8).flat_map(|_| rng.bits().to_le_bytes()).collect()
+    (0..len / 8)
+        .flat_map(|_| rng.bits().to_le_bytes())
+        .collect()
 }
 
 /// A safetensors file written without our writer.
@@ -69,10 +74,12 @@ fn write_source(path: &Path) {
         header.push(' ');
     }
     let mut out = BufWriter::new(File::create(path).expect("a source"));
-    out.write_all(&(header.len() as u64).to_le_bytes()).expect("writes");
+    out.write_all(&(header.len() as u64).to_le_bytes())
+        .expect("writes");
     out.write_all(header.as_bytes()).expect("writes");
     for i in 0..TENSORS {
-        out.write_all(&noise(i as u64, TENSOR_BYTES)).expect("writes");
+        out.write_all(&noise(i as u64, TENSOR_BYTES))
+            .expect("writes");
     }
     out.flush().expect("writes");
 }
@@ -144,7 +151,10 @@ fn bench(to: &str) -> Bench {
     let took = started.elapsed();
     let right = fs::read(&reference).expect("reads");
     fs::remove_file(&reference).expect("removes");
-    assert!(right.len() > TENSORS * TENSOR_BYTES, "the reference is whole");
+    assert!(
+        right.len() > TENSORS * TENSOR_BYTES,
+        "the reference is whole"
+    );
     Bench {
         dir,
         source,
@@ -196,7 +206,10 @@ fn kill_at_random(b: &Bench, to: &str, old: Option<&[u8]>) -> (usize, usize) {
         "{to}: {died} of {KILLS} conversions died, {left} temporary files were left beside the \
          target (a killed process cannot remove them)"
     );
-    assert!(left <= died, "a conversion that ended left a temporary file");
+    assert!(
+        left <= died,
+        "a conversion that ended left a temporary file"
+    );
     (died, left)
 }
 
@@ -205,7 +218,10 @@ fn killed_while_writing_safetensors_leaves_the_old_file_or_none() {
     let b = bench("safetensors");
     let (first, _) = kill_at_random(&b, "safetensors", None);
     let (second, _) = kill_at_random(&b, "safetensors", Some(b"what was there before"));
-    assert!(first + second >= KILLS / 4, "hardly any kill came in time: {first}, {second}");
+    assert!(
+        first + second >= KILLS / 4,
+        "hardly any kill came in time: {first}, {second}"
+    );
 }
 
 #[test]
@@ -213,7 +229,10 @@ fn killed_while_writing_pytorch_leaves_the_old_file_or_none() {
     let b = bench("pt");
     let (first, _) = kill_at_random(&b, "pt", None);
     let (second, _) = kill_at_random(&b, "pt", Some(b"what was there before"));
-    assert!(first + second >= KILLS / 4, "hardly any kill came in time: {first}, {second}");
+    assert!(
+        first + second >= KILLS / 4,
+        "hardly any kill came in time: {first}, {second}"
+    );
 }
 
 /// Checks that a full disk was told of, with nothing left behind.
@@ -264,7 +283,10 @@ fn a_full_disk_is_told_and_cleaned_up() {
     let out = match out {
         Ok(out) if listed.exists() => out,
         Ok(out) => {
-            println!("skipped: a full disk, no file system may be mounted here: {}", said(&out));
+            println!(
+                "skipped: a full disk, no file system may be mounted here: {}",
+                said(&out)
+            );
             return;
         }
         Err(e) => {
@@ -302,7 +324,8 @@ fn a_source_that_shrinks_is_an_error_and_no_signal() {
             let child = spawn(words);
             std::thread::sleep(took.mul_f64(0.1 + rng.below(80) as f64 / 100.0));
             let file = File::options().write(true).open(&b.source).expect("opens");
-            file.set_len(4096 + rng.below(whole.len() / 2) as u64).expect("truncates");
+            file.set_len(4096 + rng.below(whole.len() / 2) as u64)
+                .expect("truncates");
             let out = child.wait_with_output().expect("ends");
             assert_eq!(out.status.signal(), None, "{verb}: {}", said(&out));
             match out.status.code() {
@@ -323,4 +346,3 @@ fn a_source_that_shrinks_is_an_error_and_no_signal() {
         assert!(noticed > 0, "{verb}: no run was in time to notice");
     }
 }
-

@@ -173,7 +173,12 @@ impl Guard {
             "{} of {} runs failed, the first:\n{}",
             self.failures.len(),
             self.runs,
-            self.failures.iter().take(12).cloned().collect::<Vec<_>>().join("\n")
+            self.failures
+                .iter()
+                .take(12)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join("\n")
         );
         if self.runs == 0 {
             println!("skipped: {}, WEIGHBRIDGE_CORPUS is not set", self.name);
