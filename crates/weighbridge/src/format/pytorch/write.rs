@@ -115,8 +115,10 @@ impl FormatWriter for PyTorchWriter {
 
 /// The archive's folder: the output's name without its extension, as torch names it.
 fn root(options: &WriteOptions) -> String {
-    let _ = options;
-    ROOT.to_owned()
+    match options.stem.as_str() {
+        "" | "." | ".." => ROOT.to_owned(),
+        stem => stem.replace(['/', '\\'], "_"),
+    }
 }
 
 /// What planning leaves for writing.

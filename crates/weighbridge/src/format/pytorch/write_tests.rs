@@ -1,46 +1,27 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use weighbridge_core::Limits;
 use weighbridge_core::model::{
     DType, Dict, FormatId, Layout, Model, NdArray, Object, Quantization, Sparse, Storage,
     StorageData, Strided, Tensor, TensorSource, Value, View,
 };
-use weighbridge_core::source::{ByteSource, SliceSource};
+use weighbridge_core::source::SliceSource;
 use weighbridge_core::wire::zip::Archive;
-use weighbridge_core::{Limits, Result};
 
 use super::write::PyTorchWriter;
 use crate::format::{FormatWriter, Plan, WriteOptions};
-use crate::output::Sink;
-
-struct Memory(Vec<u8>);
-
-impl Sink for Memory {
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn copy(&mut self, source: &dyn ByteSource, range: Range<u64>) -> Result<()> {
-        self.0.extend(source.read_vec(range)?);
-        Ok(())
-    }
-
-    fn position(&self) -> u64 {
-        self.0.len() as u64
-    }
-}
 
 fn save(model: &Model) -> (Plan, Vec<u8>) {
     let options = WriteOptions::default();
     let plan = PyTorchWriter.plan(model, &options).unwrap();
-    let mut out = Memory(Vec::new());
+    let mut out = Vec::new();
     let mut told = 0;
     PyTorchWriter
         .write(model, &plan, 0, &mut out, &mut |n| told += n)
         .unwrap();
-    assert_eq!(plan.files[0].bytes, out.0.len() as u64, "the planned size");
-    let archive = archive(&out.0);
+    assert_eq!(plan.files[0].bytes, out.len() as u64, "the planned size");
+    let archive = archive(&out);
     let payload: u64 = archive
         .members()
         .iter()
@@ -48,7 +29,7 @@ fn save(model: &Model) -> (Plan, Vec<u8>) {
         .map(|m| m.size)
         .sum();
     assert_eq!(told, payload, "the payload told to progress");
-    (plan, out.0)
+    (plan, out)
 }
 
 fn archive(bytes: &[u8]) -> Archive {
