@@ -66,6 +66,8 @@ pub fn safetensors_header(data: &[u8]) {
     if let (Ok(s), Err(e)) = (&strict, &lenient) {
         panic!("accepted strictly and refused leniently ({e}): {s:?}");
     }
+    // The bytes may be a file already.
+    both(&Safetensors, FormatId::Safetensors, data);
     // And as a file: with its length in front, and the payload it asks for behind it where that
     // is not much.
     let mut file = (data.len() as u64).to_le_bytes().to_vec();
