@@ -13,8 +13,10 @@ use std::ops::Range;
 use weighbridge_core::model::{DType, Shape};
 use weighbridge_core::{Error, Limits, Result};
 
+use super::canonical;
+use super::entry::{Entry, HeaderSpan, Shown, clip, dtype};
 use super::json::{Number, Scanner};
-use super::names::NameTable;
+use super::names::{NameHashes, NameTable};
 
 /// The longest header the format allows, in bytes (`MAX_HEADER_SIZE` of the reference reader).
 pub const MAX_HEADER: u64 = 100_000_000;
@@ -62,8 +64,15 @@ pub struct TensorInfo {
 /// # Ok::<(), weighbridge::Error>(())
 /// ```
 pub fn parse(bytes: &[u8], lenient: bool) -> Result<Header> {
+    let limits = Limits::default();
     let mut visit = Plain(Vec::new());
-    let metadata = walk(bytes, lenient, &Limits::default(), &mut visit)?;
+    let metadata = match walk_unique(bytes, lenient, &limits, &mut visit)? {
+        Some(metadata) => metadata,
+        None => {
+            visit.0.clear();
+            walk(bytes, lenient, &limits, &mut visit)?
+        }
+    };
     Ok(Header {
         metadata,
         tensors: visit.0,
@@ -101,22 +110,6 @@ pub(super) trait Visit {
 
     /// A rule is broken but the parser could go on: `Err` stops it.
     fn broken(&mut self, error: Error) -> Result<()>;
-}
-
-/// A range of bytes in the header.
-pub(super) type HeaderSpan = Range<usize>;
-
-/// One tensor as the parser met it.
-#[derive(Debug)]
-pub(super) struct Entry<'a> {
-    pub(super) name: Cow<'a, str>,
-    /// Where the name stands, quotes included.
-    pub(super) name_at: HeaderSpan,
-    pub(super) dtype: Option<DType>,
-    pub(super) shape: Option<Shape>,
-    pub(super) shape_at: HeaderSpan,
-    pub(super) offsets: Option<(u64, u64)>,
-    pub(super) offsets_at: HeaderSpan,
 }
 
 /// Collects [`TensorInfo`]s and stops at the first broken rule.
@@ -164,6 +157,38 @@ pub(super) fn walk(
     limits: &Limits,
     visit: &mut dyn Visit,
 ) -> Result<Vec<(String, String)>> {
+    let names = Names::Table(NameTable::with_room_for(bytes.len() / 96));
+    let (metadata, _) = walk_with(bytes, lenient, limits, visit, names)?;
+    Ok(metadata)
+}
+
+/// As [`walk`] for a visitor that starts empty, several times as fast, and blind to repeated
+/// names: `None` says that there are some, and the walk is to be done again with [`walk`].
+///
+/// # Errors
+/// As [`walk`].
+pub(super) fn walk_unique(
+    bytes: &[u8],
+    lenient: bool,
+    limits: &Limits,
+    visit: &mut dyn Visit,
+) -> Result<Option<Vec<(String, String)>>> {
+    let names = Names::Hashes(NameHashes::with_room_for(bytes.len() / 96));
+    let (metadata, names) = walk_with(bytes, lenient, limits, visit, names)?;
+    let repeated = match names {
+        Names::Hashes(h) => h.repeated(),
+        Names::Table(_) => false,
+    };
+    Ok((!repeated).then_some(metadata))
+}
+
+fn walk_with(
+    bytes: &[u8],
+    lenient: bool,
+    limits: &Limits,
+    visit: &mut dyn Visit,
+    names: Names,
+) -> Result<(Vec<(String, String)>, Names)> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let bad = e.error_len().unwrap_or(bytes.len() - e.valid_up_to());
         Error::malformed("safetensors.bad-utf8", "the header is no UTF-8 text")
@@ -174,12 +199,20 @@ pub(super) fn walk(
         lenient,
         limits,
         visit,
-        names: NameTable::with_room_for(bytes.len() / 96),
+        names,
         tensors: 0,
         metadata: None,
     };
     walker.document(bytes)?;
-    Ok(walker.metadata.unwrap_or_default())
+    Ok((walker.metadata.unwrap_or_default(), walker.names))
+}
+
+/// How repeated names are found.
+enum Names {
+    /// At once, with the index of the first.
+    Table(NameTable),
+    /// At the end, and only that there are some.
+    Hashes(NameHashes),
 }
 
 struct Walker<'a, 'v> {
@@ -187,7 +220,7 @@ struct Walker<'a, 'v> {
     lenient: bool,
     limits: &'a Limits,
     visit: &'v mut dyn Visit,
-    names: NameTable,
+    names: Names,
     tensors: usize,
     metadata: Option<Vec<(String, String)>>,
 }
@@ -400,15 +433,26 @@ impl<'a> Walker<'a, '_> {
             offsets: None,
             offsets_at: 0..0,
         };
-        match self.scan.peek() {
-            Some(b'{') => self.fields(&mut entry)?,
-            Some(b'[') if self.lenient => self.listed_fields(&mut entry)?,
-            _ => {
-                let wanted = format!(
-                    "tensor {} must be described by an object",
-                    Shown(&entry.name)
-                );
-                return self.other_kind("safetensors.tensor-not-an-object", &wanted);
+        let next = self.scan.peek();
+        if let Some(f) = canonical::fields(self.scan.rest()) {
+            let at = self.scan.at();
+            entry.dtype = Some(f.dtype);
+            entry.shape = Some(f.shape);
+            entry.shape_at = at + f.shape_at.start..at + f.shape_at.end;
+            entry.offsets = Some(f.offsets);
+            entry.offsets_at = at + f.offsets_at.start..at + f.offsets_at.end;
+            self.scan.advance(f.len);
+        } else {
+            match next {
+                Some(b'{') => self.fields(&mut entry)?,
+                Some(b'[') if self.lenient => self.listed_fields(&mut entry)?,
+                _ => {
+                    let wanted = format!(
+                        "tensor {} must be described by an object",
+                        Shown(&entry.name)
+                    );
+                    return self.other_kind("safetensors.tensor-not-an-object", &wanted);
+                }
             }
         }
         if let Err(e) = entry.check() {
@@ -421,7 +465,14 @@ impl<'a> Walker<'a, '_> {
     fn add(&mut self, entry: Entry<'a>) -> Result<()> {
         let n = self.tensors;
         let visit = &*self.visit;
-        match self.names.insert(&entry.name, n, |i| visit.name(i)) {
+        let earlier = match &mut self.names {
+            Names::Table(t) => t.insert(&entry.name, n, |i| visit.name(i)),
+            Names::Hashes(h) => {
+                h.add(&entry.name);
+                None
+            }
+        };
+        match earlier {
             None => {
                 Limits::check(
                     n as u64,
@@ -660,119 +711,4 @@ impl<'a> Walker<'a, '_> {
         }
         Ok(None)
     }
-}
-
-impl Entry<'_> {
-    /// Whether the range is in order and as long as dtype and shape ask, as far as these are
-    /// known. The product runs in the order of the dimensions, as the reference reader's does:
-    /// `[0, 2^62, 2^62]` is 0, `[2^62, 2^62, 0]` overflows.
-    #[inline]
-    fn check(&self) -> Result<()> {
-        let (Some(dtype), Some(shape)) = (self.dtype, &self.shape) else {
-            return Ok(());
-        };
-        let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-        let bits = elements.and_then(|n| n.checked_mul(dtype.bits()));
-        let (Some(bits), Some((begin, end))) = (bits, self.offsets) else {
-            return if bits.is_some() {
-                Ok(())
-            } else {
-                Err(self.overflow())
-            };
-        };
-        if bits % 8 == 0 && begin.checked_add(bits / 8) == Some(end) {
-            return Ok(());
-        }
-        Err(self.wrong_size(dtype, bits, begin, end))
-    }
-
-    #[cold]
-    fn overflow(&self) -> Error {
-        Error::malformed(
-            "safetensors.shape-overflow",
-            format!(
-                "the size of tensor {} does not fit 64 bits",
-                Shown(&self.name)
-            ),
-        )
-        .span(self.shape_at.start as u64, self.shape_at.len() as u64)
-    }
-
-    #[cold]
-    fn wrong_size(&self, dtype: DType, bits: u64, begin: u64, end: u64) -> Error {
-        let name = Shown(&self.name);
-        let at = &self.offsets_at;
-        let Some(len) = end.checked_sub(begin) else {
-            let message = format!("tensor {name} begins at {begin}, after its end at {end}");
-            return Error::malformed("safetensors.begin-after-end", message)
-                .span(at.start as u64, at.len() as u64);
-        };
-        if bits % 8 != 0 {
-            return Error::malformed(
-                "safetensors.part-of-a-byte",
-                format!("tensor {name} of {dtype} has {bits} bits, which are no whole bytes"),
-            )
-            .span(self.shape_at.start as u64, self.shape_at.len() as u64);
-        }
-        Error::malformed(
-            "safetensors.size-mismatch",
-            format!(
-                "tensor {name} needs {} bytes by its dtype and shape, its data_offsets span {len}",
-                bits / 8
-            ),
-        )
-        .span(at.start as u64, at.len() as u64)
-    }
-}
-
-/// A name in a message: quoted, and clipped, since a file may hold one of many megabytes.
-pub(super) struct Shown<'a>(pub(super) &'a str);
-
-impl std::fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", clip(self.0))
-    }
-}
-
-/// At most 200 characters of `text`.
-fn clip(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(200) {
-        Some((end, _)) => Cow::Owned(format!("{}…", text.get(..end).unwrap_or_default())),
-        None => Cow::Borrowed(text),
-    }
-}
-
-/// The 22 dtypes of the format, by their names there.
-#[inline]
-fn dtype(name: &str) -> Option<DType> {
-    Some(match name {
-        "F32" => DType::F32,
-        "BF16" => DType::BF16,
-        "F16" => DType::F16,
-        "BOOL" => DType::Bool,
-        "F4" => DType::F4,
-        "F6_E2M3" => DType::F6_E2M3,
-        "F6_E3M2" => DType::F6_E3M2,
-        "U8" => DType::U8,
-        "I8" => DType::I8,
-        "F8_E5M2" => DType::F8_E5M2,
-        "F8_E4M3" => DType::F8_E4M3,
-        "F8_E8M0" => DType::F8_E8M0,
-        "F8_E4M3FNUZ" => DType::F8_E4M3FNUZ,
-        "F8_E5M2FNUZ" => DType::F8_E5M2FNUZ,
-        "I16" => DType::I16,
-        "U16" => DType::U16,
-        "I32" => DType::I32,
-        "U32" => DType::U32,
-        "C64" => DType::C64,
-        "F64" => DType::F64,
-        "I64" => DType::I64,
-        "U64" => DType::U64,
-        _ => return None,
-    })
-}
-
-/// Whether the format has `d`.
-pub(super) fn has_dtype(d: DType) -> bool {
-    dtype(d.as_str()) == Some(d)
 }

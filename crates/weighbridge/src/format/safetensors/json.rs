@@ -57,6 +57,12 @@ impl<'a> Scanner<'a> {
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
+    /// Takes the `n` bytes that the caller has parsed from [`Scanner::rest`].
+    #[inline]
+    pub(super) fn advance(&mut self, n: usize) {
+        self.at += n;
+    }
+
     #[inline]
     fn byte(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()

@@ -4,6 +4,8 @@
 //! reference reader (`safetensors/src/tensor.rs`, crate 0.8.0).
 
 pub mod aliases;
+mod canonical;
+mod entry;
 pub mod header;
 mod json;
 mod names;

@@ -9,7 +9,8 @@ use weighbridge_core::model::{
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Limits, Result};
 
-use super::header::{self, Entry, MAX_HEADER, Visit};
+use super::entry::Entry;
+use super::header::{self, MAX_HEADER, Visit};
 use super::verify;
 use crate::OpenOptions;
 
@@ -38,8 +39,15 @@ fn open_inner(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Mode
         end: 0,
         in_order: true,
     };
-    let metadata = header::walk(&text, options.lenient, &options.limits, &mut build)
-        .map_err(|e| e.shifted(LENGTH_BYTES))?;
+    let shifted = |e: Error| e.shifted(LENGTH_BYTES);
+    let (lenient, limits) = (options.lenient, &options.limits);
+    let metadata = match header::walk_unique(&text, lenient, limits, &mut build).map_err(shifted)? {
+        Some(metadata) => metadata,
+        None => {
+            build.restart();
+            header::walk(&text, lenient, limits, &mut build).map_err(shifted)?
+        }
+    };
     if !build.covers(data_len) {
         return Err(verify::first_layout_error(&text, data_len, options));
     }
@@ -177,6 +185,11 @@ impl Build {
             extra: None,
         };
         (tensor, (begin, end))
+    }
+
+    fn restart(&mut self) {
+        self.tensors.clear();
+        (self.end, self.in_order) = (0, true);
     }
 
     /// Whether the tensors cover the data region exactly.

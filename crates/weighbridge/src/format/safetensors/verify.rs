@@ -3,7 +3,8 @@
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, ErrorKind, Result};
 
-use super::header::{self, Entry, Shown, Visit};
+use super::entry::{Entry, Shown};
+use super::header::{self, Visit};
 use super::read::{LENGTH_BYTES, header_range};
 use crate::OpenOptions;
 use crate::check::Violation;
