@@ -42,6 +42,14 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// A scanner over text from inside the outermost container.
+    pub(super) fn inside(text: &'a str) -> Self {
+        Self {
+            depth: 1,
+            ..Self::new(text)
+        }
+    }
+
     /// The position, in bytes.
     pub(super) fn at(&self) -> usize {
         self.at

@@ -11,6 +11,7 @@ mod json;
 mod names;
 mod read;
 mod verify;
+mod walk;
 mod write;
 
 use std::sync::Arc;

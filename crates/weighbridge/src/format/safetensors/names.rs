@@ -135,13 +135,12 @@ mod tests {
         for i in 0..1000 {
             all.add(&i.to_string());
         }
-        let twice = NameHashes {
-            hasher: all.hasher,
+        let mut twice = NameHashes {
+            hasher: all.hasher.clone(),
             hashes: all.hashes.clone(),
         };
         assert!(!all.repeated());
-        let mut all = twice;
-        all.add("500");
-        assert!(all.repeated());
+        twice.add("500");
+        assert!(twice.repeated());
     }
 }
