@@ -94,8 +94,8 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
     }
 }
 
-/// Converts `model` to `path`. `progress` is told the payload bytes written since its last call
-/// and the total; files appear at `path` only when all are complete.
+/// Converts `model` to `path`. `progress` is told the bytes written since its last call and
+/// the total; files appear at `path` only when all are complete.
 ///
 /// # Errors
 /// `Parameter` for options that make no sense, `Lossy` when `strict` is set and something but
@@ -139,15 +139,13 @@ pub fn convert(
     if options.dry_run {
         return Ok(report.timed(started));
     }
-    let total = plan
-        .files
-        .iter()
-        .flat_map(|f| &f.tensors)
-        .filter_map(|&i| job.model.tensors.get(i))
-        .fold(0u64, |n, t| n.saturating_add(t.byte_len()));
+    // Headers are a small part of the files: they count as done at the end.
+    let (total, mut told) = (report.bytes, 0u64);
     let output = output::write_plan(writer, &job.model, &plan, path, options.sync, &mut |n| {
+        told = told.saturating_add(n);
         progress(n, total);
     })?;
+    progress(total.saturating_sub(told), total);
     Ok(Report { output, ..report }.timed(started))
 }
 
