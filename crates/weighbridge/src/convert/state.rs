@@ -55,10 +55,8 @@ fn prune_inner(v: &mut Value, gone: &HashSet<String>) -> bool {
             for (_, v) in &mut o.kwargs {
                 prune(v, gone);
             }
-            for part in [&mut o.state, &mut o.items, &mut o.state_dict] {
-                if let Some(v) = part {
-                    prune(v, gone);
-                }
+            for v in [&mut o.state, &mut o.items, &mut o.state_dict].into_iter().flatten() {
+                prune(v, gone);
             }
             false
         }
@@ -99,7 +97,11 @@ fn each_child<'v>(v: &'v Value, f: &mut dyn FnMut(String, &'v Value)) {
             for (name, v) in &o.kwargs {
                 f(name.clone(), v);
             }
-            let parts = [("state", &o.state), ("items", &o.items), ("state_dict", &o.state_dict)];
+            let parts = [
+                ("state", &o.state),
+                ("items", &o.items),
+                ("state_dict", &o.state_dict),
+            ];
             for (name, part) in parts {
                 if let Some(v) = part {
                     f(name.to_owned(), v);

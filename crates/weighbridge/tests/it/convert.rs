@@ -122,7 +122,11 @@ fn checkpoints_go_to_safetensors_and_back() {
             continue;
         }
         if there.structure.is_some() {
-            assert_eq!(shown(&there), shown(&original), "{name}: structure in safetensors");
+            assert_eq!(
+                shown(&there),
+                shown(&original),
+                "{name}: structure in safetensors"
+            );
             structures += 1;
         }
         let out = run(there, &pt, &options);
@@ -133,7 +137,10 @@ fn checkpoints_go_to_safetensors_and_back() {
             let text = |m: &Model| structure::to_json(m.structure.as_ref().unwrap(), Form::Stored);
             let (got, want) = (text(&back).to_string(), text(&original).to_string());
             assert_eq!(got.len(), want.len(), "{name}: {got}");
-            assert!(got == want || is_flat(&original), "{name}: structure in .pt: {got}");
+            assert!(
+                got == want || is_flat(&original),
+                "{name}: structure in .pt: {got}"
+            );
         }
         let want: Vec<Vec<String>> =
             serde_json::from_value(json["shared_storage"].clone()).unwrap_or_default();
@@ -234,5 +241,9 @@ fn torch_reads_what_comes_back() {
     let mut run = std::process::Command::new(python);
     run.args(["-W", "ignore", "-c", COMPARE]).args(&pairs);
     let out = run.output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }
