@@ -2,4 +2,4 @@
 
 mod lockstep;
 
-pub(crate) use lockstep::{in_step, same_bytes};
+pub(crate) use lockstep::same_bytes;

@@ -89,14 +89,13 @@ fn names(model: &Model) -> HashMap<String, usize> {
 /// The metadata entries that carry the structure and the tensors' attributes of `model`.
 pub fn metadata_entries(model: &Model) -> Vec<(String, String)> {
     let mut out = Vec::new();
-    if let Some(s) = &model.structure {
-        if !is_flat(s, model) {
+    if let Some(s) = &model.structure
+        && !is_flat(s, model) {
             out.push((
                 STRUCTURE_KEY.to_owned(),
                 to_json(s, Form::Stored).to_string(),
             ));
         }
-    }
     if let Some(json) = tensor_attributes(model) {
         out.push((TENSORS_KEY.to_owned(), json.to_string()));
     }

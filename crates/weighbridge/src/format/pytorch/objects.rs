@@ -191,8 +191,8 @@ fn numpy_value(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>> {
     if let Some(a) = numpy::array(trace, call, limits)? {
         return Ok(Some(Value::NdArray(a)));
     }
-    if trace.global(call.callee).is_some_and(|g| g.name == "dtype") {
-        if let Some(name) = numpy::dtype_name_of_call(trace, call) {
+    if trace.global(call.callee).is_some_and(|g| g.name == "dtype")
+        && let Some(name) = numpy::dtype_name_of_call(trace, call) {
             let object = Object {
                 class: "numpy.dtype".into(),
                 text: Some(name),
@@ -200,7 +200,6 @@ fn numpy_value(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>> {
             };
             return Ok(Some(Value::Object(Box::new(object))));
         }
-    }
     Ok(None)
 }
 
