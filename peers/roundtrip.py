@@ -64,10 +64,10 @@ class Tool:
             raise Differs(f"convert exits {code}: {e.get('rule')}: {e.get('message')}")
         return document
 
-    def lost(self, document):
-        """What a conversion says it lost or changed, as one line."""
-        rows = [f"{n['what']}: {n['why']}" for n in document["lost"] + document["changed"]]
-        return "; ".join(rows[:3])
+    def refusal(self, source, target, *flags):
+        """The message of a conversion that is refused; None of one that is not."""
+        code, document = self.run("convert", source, target, *flags)
+        return document["error"]["message"] if code == 2 else None
 
 
 def parse():
