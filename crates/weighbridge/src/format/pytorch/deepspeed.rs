@@ -23,7 +23,7 @@ use crate::OpenOptions;
 /// Opens the checkpoint in `dir`: the folder with `latest`, or that of one step.
 ///
 /// # Errors
-/// `Truncated` for missing rank files, `Malformed` when shapes and vectors do not fit each other,
+/// `Malformed` when rank files are missing or shapes and vectors do not fit each other,
 /// `Unsupported` for tensor parallelism, experts and several module parts a layer.
 pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
     let shown = dir.display().to_string();
@@ -31,6 +31,9 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
 }
 
 /// The files of the checkpoint in `dir`, for checking them one by one.
+///
+/// # Errors
+/// `Malformed` when the step cannot be found, `Io`.
 pub(crate) fn files(dir: &Path, options: &OpenOptions) -> Result<Vec<PathBuf>> {
     Ok(Files::find(dir, options)?.all)
 }
@@ -119,14 +122,13 @@ fn pipeline(model: &mut Model, layers: &[(u64, PathBuf)], options: &OpenOptions)
 }
 
 /// What the first rank's model states say.
-struct State<'a> {
-    member: &'a Member,
+struct State {
     /// Parameter names and shapes, one list a group.
     groups: Vec<Vec<(String, Shape)>>,
 }
 
-impl<'a> State<'a> {
-    fn read(member: &'a Member) -> Result<Self> {
+impl State {
+    fn read(member: &Member) -> Result<Self> {
         let shapes = |v: &Value| -> Result<Vec<(String, Shape)>> {
             entries(v)
                 .map(|(name, size)| match sizes(size) {
@@ -149,7 +151,7 @@ impl<'a> State<'a> {
                 .in_file(member.shown()));
             }
         };
-        Ok(Self { member, groups })
+        Ok(Self { groups })
     }
 }
 
@@ -178,7 +180,9 @@ fn zero(
     let Some(first) = states.first() else {
         return bad("there are no model states");
     };
-    model.parts.extend(states.iter().chain(&optim).map(Member::part));
+    model
+        .parts
+        .extend(states.iter().chain(&optim).map(Member::part));
     version(model, first);
     let (stage, ranks) = read_ranks(&optim)?;
     let state = State::read(first)?;
@@ -220,14 +224,16 @@ fn read_ranks(optim: &[Member]) -> Result<(i64, Vec<Rank<'_>>)> {
         // The plain BF16 optimizer writes no stage and cuts as stage 1 does.
         let own = state.get("zero_stage").and_then(Value::as_int).unwrap_or(1);
         if !(0..=3).contains(&own) || *stage.get_or_insert(own) != own {
-            return Err(fail("the ZeRO stage is none of 0 to 3, or not that of the other ranks"));
+            return Err(fail(
+                "the ZeRO stage is none of 0 to 3, or not that of the other ranks",
+            ));
         }
         let count = match state.get("partition_count") {
             Some(Value::List(l)) => l.iter().filter_map(Value::as_int).max(),
             other => other.and_then(Value::as_int),
         };
         if let Some(count) = count.filter(|&c| c != optim.len() as i64) {
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "deepspeed.missing-rank",
                 format!(
                     "the optimizer was cut over {count} ranks, there are {} *_optim_states.pt files",
@@ -316,8 +322,14 @@ struct Run<'a> {
 fn from_runs(name: &str, shape: &Shape, dtype: DType, runs: &[Run<'_>]) -> Result<Tensor> {
     let width = dtype.bytes().unwrap_or(1);
     let view = |r: &Run<'_>| -> Result<TensorSource> {
-        let offset = r.start.checked_mul(width).and_then(|o| o.checked_add(r.flat.base));
-        let inside = r.start.checked_add(r.len).is_some_and(|e| e <= r.flat.numel);
+        let offset = r
+            .start
+            .checked_mul(width)
+            .and_then(|o| o.checked_add(r.flat.base));
+        let inside = r
+            .start
+            .checked_add(r.len)
+            .is_some_and(|e| e <= r.flat.numel);
         match offset.filter(|_| inside) {
             Some(offset) => Ok(TensorSource::View(View {
                 storage: Arc::clone(&r.flat.storage),
@@ -366,7 +378,11 @@ struct Merge {
 
 impl Merge {
     fn put(&mut self, t: Tensor) {
-        match self.names.get(&t.name).and_then(|&i| self.tensors.get_mut(i)) {
+        match self
+            .names
+            .get(&t.name)
+            .and_then(|&i| self.tensors.get_mut(i))
+        {
             Some(old) => *old = t,
             None => {
                 self.names.insert(t.name.clone(), self.tensors.len());
@@ -411,7 +427,11 @@ impl Merge {
         let Some(fragments) = first.get("frozen_param_fragments") else {
             return Ok(());
         };
-        for (name, _) in first.get("frozen_param_shapes").into_iter().flat_map(entries) {
+        for (name, _) in first
+            .get("frozen_param_shapes")
+            .into_iter()
+            .flat_map(entries)
+        {
             let t = fragments.get(name).and_then(|v| first.tensor_at(v));
             let Some(t) = t else {
                 return bad(format!("the frozen parameter {name:?} has no values"));
@@ -428,7 +448,11 @@ impl Merge {
         let Some(first) = states.first() else {
             return Ok(());
         };
-        for (name, size) in first.get("frozen_param_shapes").into_iter().flat_map(entries) {
+        for (name, size) in first
+            .get("frozen_param_shapes")
+            .into_iter()
+            .flat_map(entries)
+        {
             let Some(shape) = sizes(size) else {
                 return bad(format!("the shape of parameter {name:?} is none"));
             };
@@ -460,7 +484,7 @@ impl Merge {
     }
 
     /// Stages 1 and 2: a group's parameters follow each other in the concatenated parts.
-    fn stage2(&mut self, state: &State<'_>, flats: &[Vec<Flat>], dtype: DType) -> Result<()> {
+    fn stage2(&mut self, state: &State, flats: &[Vec<Flat>], dtype: DType) -> Result<()> {
         let groups = flats.first().map_or(0, Vec::len);
         if groups != state.groups.len() {
             return numel_mismatch(format!(
@@ -491,7 +515,7 @@ impl Merge {
 
     /// Stage 3: every parameter is cut into equal parts, one a rank, and a rank's parts follow
     /// each other over its groups.
-    fn stage3(&mut self, state: &State<'_>, flats: &[Vec<Flat>], dtype: DType) -> Result<()> {
+    fn stage3(&mut self, state: &State, flats: &[Vec<Flat>], dtype: DType) -> Result<()> {
         let world = (flats.len() as u64).max(1);
         let parts: Vec<Vec<&Flat>> = flats.iter().map(|r| r.iter().collect()).collect();
         let mut cursors: Vec<Cursor<'_, '_>> = parts.iter().map(|p| Cursor::new(p)).collect();
@@ -580,7 +604,12 @@ impl Merge {
     /// Moves the tensors into the model, in the module's order where it names them.
     fn finish(self, model: &mut Model, first: &Member) {
         let mut order: HashMap<&str, usize> = HashMap::new();
-        for (i, (name, _)) in first.get("module").into_iter().flat_map(entries).enumerate() {
+        for (i, (name, _)) in first
+            .get("module")
+            .into_iter()
+            .flat_map(entries)
+            .enumerate()
+        {
             order.insert(name, i);
         }
         let dropped = order.keys().filter(|n| !self.names.contains_key(**n));

@@ -34,10 +34,10 @@ fn parse(name: &str) -> Option<Name> {
         if rest.contains("expert_") {
             return Some(Name::Expert);
         }
-        let (layer, part) = rest.strip_suffix("-model_states")?.split_once('-').unwrap_or((
-            rest.strip_suffix("-model_states")?,
-            "model_00",
-        ));
+        let (layer, part) = rest
+            .strip_suffix("-model_states")?
+            .split_once('-')
+            .unwrap_or((rest.strip_suffix("-model_states")?, "model_00"));
         return Some(Name::Layer {
             layer: number(layer)?,
             mp: number(part.strip_prefix("model_")?)?,
@@ -53,7 +53,9 @@ fn parse(name: &str) -> Option<Name> {
         .strip_prefix("bf16_")
         .or_else(|| stem.strip_prefix("fp16_"))
         .unwrap_or(stem);
-    let (dp, rest) = rest.strip_prefix("zero_pp_rank_")?.split_once("_mp_rank_")?;
+    let (dp, rest) = rest
+        .strip_prefix("zero_pp_rank_")?
+        .split_once("_mp_rank_")?;
     let dp = number(dp)?;
     if let Some(mp) = rest.strip_suffix("_model_states") {
         return Some(Name::RankModel {
@@ -149,7 +151,7 @@ impl Files {
                 .filter(|f| f.is_dir)
                 .map(|f| f.name.as_str())
                 .collect();
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "deepspeed.missing-tag",
                 format!(
                     "`latest` names the folder {tag:?}, which is not there (folders: {})",
@@ -178,7 +180,7 @@ impl Files {
     /// Sorts the files into what can be merged.
     ///
     /// # Errors
-    /// `Unsupported` for tensor parallelism and experts, `Truncated` for missing ranks.
+    /// `Unsupported` for tensor parallelism and experts, `Malformed` for missing ranks.
     pub(super) fn found(&self) -> Result<Found> {
         let alone = "each rank file opens alone, as itself";
         if self.named.iter().any(|(n, _)| *n == Name::Expert) {
@@ -237,9 +239,11 @@ impl Files {
         let complete = |of: &BTreeMap<(u64, u64), PathBuf>, what: &str| -> Result<Vec<PathBuf>> {
             for (want, (dp, mp)) in (0u64..).zip(of.keys()) {
                 if want != *dp {
-                    return Err(Error::truncated(
+                    return Err(Error::malformed(
                         "deepspeed.missing-rank",
-                        format!("the file zero_pp_rank_{want}_mp_rank_{mp:02}_{what}.pt is missing"),
+                        format!(
+                            "the file zero_pp_rank_{want}_mp_rank_{mp:02}_{what}.pt is missing"
+                        ),
                     )
                     .in_file(self.dir.display().to_string())
                     .help("copy the files of every rank into the folder"));
@@ -253,7 +257,7 @@ impl Files {
         if optims.is_empty() {
             return match (model, rank_models.is_empty()) {
                 (Some(m), true) => Ok(Found::Plain(m)),
-                _ => Err(Error::truncated(
+                _ => Err(Error::malformed(
                     "deepspeed.missing-rank",
                     "there are no *_optim_states.pt files: the weights of ZeRO stage 3 lie in them",
                 )),
@@ -265,7 +269,7 @@ impl Files {
             rank_models
         };
         if models.is_empty() {
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "deepspeed.missing-model-states",
                 "the file mp_rank_00_model_states.pt is missing, which names the parameters",
             ));

@@ -78,7 +78,7 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
 
 fn load(dir: &Path, options: &OpenOptions) -> Result<(Metadata, PathBuf, u64)> {
     let Some(path) = metadata_path(dir) else {
-        return Err(Error::truncated(
+        return Err(Error::malformed(
             "dcp.no-metadata",
             "the folder has .distcp files and no .metadata, which says what they hold",
         )
@@ -128,9 +128,12 @@ impl Files {
             } else {
                 String::new()
             };
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "dcp.missing-file",
-                format!("the checkpoint has {} files, missing are: {shown}{more}", paths.len()),
+                format!(
+                    "the checkpoint has {} files, missing are: {shown}{more}",
+                    paths.len()
+                ),
             )
             .help("copy the files of every rank into the folder"));
         }
@@ -352,7 +355,10 @@ fn piece(
     if t.layout != Layout::Strided || !dense {
         return Err(Error::unsupported(
             "dcp.layout",
-            format!("the item is a {} tensor without plain values", t.layout.as_str()),
+            format!(
+                "the item is a {} tensor without plain values",
+                t.layout.as_str()
+            ),
         )
         .in_file(shown));
     }
