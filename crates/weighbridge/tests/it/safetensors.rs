@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weighbridge::format::safetensors::{Safetensors, aliases, header};
+use weighbridge::format::shards;
 use weighbridge::format::{FormatReader, FormatWriter, WriteOptions};
 use weighbridge::output::{Sink, write_plan};
 use weighbridge::{DType, FormatId, Model, OpenOptions, Result, Tensor};
@@ -389,6 +390,19 @@ fn shards_are_written_with_an_index() {
                 t.bytes().unwrap(),
                 model.tensor(&t.name).unwrap().bytes().unwrap()
             );
+        }
+    }
+    let limits = weighbridge::Limits::default();
+    let opener = |p: &std::path::Path| {
+        Safetensors.open(Arc::new(FileSource::open(p)?), &OpenOptions::default())
+    };
+    for start in [&paths[n], &paths[1]] {
+        let set = shards::discover(start, &limits).unwrap().unwrap();
+        let merged = shards::open_sharded(&set, false, &opener).unwrap();
+        assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);
+        same(&model, &merged);
+        for (a, b) in model.tensors.iter().zip(&merged.tensors) {
+            assert_eq!(a.name, b.name, "the index keeps the model's order");
         }
     }
     let whole = WriteOptions {

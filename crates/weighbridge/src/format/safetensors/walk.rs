@@ -120,12 +120,14 @@ pub(super) fn walk_pieces(
         filled += n;
         let bytes = piece.get(..filled).unwrap_or_default();
         // A character that the piece cuts is left for the next.
-        let whole = match std::str::from_utf8(bytes) {
-            Ok(_) => filled,
-            Err(e) if left > 0 && e.error_len().is_none() => e.valid_up_to(),
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(e) if left > 0 && e.error_len().is_none() => {
+                let whole = bytes.get(..e.valid_up_to()).unwrap_or_default();
+                std::str::from_utf8(whole).unwrap_or_default()
+            }
             Err(_) => return Ok(None),
         };
-        let text = std::str::from_utf8(bytes.get(..whole).unwrap_or_default()).unwrap_or_default();
         let mut walker = Walker {
             scan: if begun {
                 Scanner::inside(text)
