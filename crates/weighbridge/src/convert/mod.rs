@@ -217,7 +217,7 @@ impl Job {
         }
         let mut bulk = HashSet::new();
         if let Some(s) = &model.structure {
-            state::bulk_names(s, &mut bulk);
+            crate::structure::bulk_names(s, &mut bulk);
         }
         let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);
