@@ -165,7 +165,9 @@ pub fn diff(a: &Model, b: &Model, options: &DiffOptions) -> Result<Diff> {
     // Tensors that hold moved state are compared as the state they are.
     let tensors = |m: &'_ Model| -> Vec<usize> {
         let all = m.tensors.iter().enumerate();
-        all.filter(|(_, t)| !state.contains(&t.name)).map(|(i, _)| i).collect()
+        all.filter(|(_, t)| !state.contains(&t.name))
+            .map(|(i, _)| i)
+            .collect()
     };
     let (of_a, of_b) = (tensors(a), tensors(b));
     let mut by_name: HashMap<&str, &Tensor> = HashMap::new();
@@ -220,10 +222,18 @@ fn compare(a: &Tensor, b: &Tensor, options: &DiffOptions) -> Result<Option<Diffe
         let same = x.indices.len() == y.indices.len()
             && all_same(x.indices.iter().zip(&y.indices))?
             && same_tensor(&x.values, &y.values)?;
-        return if same { Ok(None) } else { found(Why::Value, dtypes, None) };
+        return if same {
+            Ok(None)
+        } else {
+            found(Why::Value, dtypes, None)
+        };
     }
     if !a.has_data() {
-        return if dtypes.is_none() { Ok(None) } else { found(Why::Dtype, dtypes, None) };
+        return if dtypes.is_none() {
+            Ok(None)
+        } else {
+            found(Why::Dtype, dtypes, None)
+        };
     }
     if !same_quantization(a, b)? {
         return found(Why::Value, Some("the quantization differs".into()), None);
@@ -232,7 +242,11 @@ fn compare(a: &Tensor, b: &Tensor, options: &DiffOptions) -> Result<Option<Diffe
     if a.dtype == b.dtype && same_bytes(a, b)? {
         return Ok(None);
     }
-    let why = if dtypes.is_some() { Why::Dtype } else { Why::Value };
+    let why = if dtypes.is_some() {
+        Why::Dtype
+    } else {
+        Why::Value
+    };
     let Some(seen) = values::compare(a, b, options)? else {
         return found(why, dtypes, None);
     };

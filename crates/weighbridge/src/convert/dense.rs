@@ -60,7 +60,11 @@ impl Dense {
         // Stable, so that values of one place are added in stored order, as torch adds them.
         runs.sort_by_key(|r| r.to);
         let stored = self.parts.values.numel().unwrap_or(0);
-        let total = self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).unwrap_or(0);
+        let total = self
+            .shape
+            .iter()
+            .try_fold(1u64, |n, &d| n.checked_mul(d))
+            .unwrap_or(0);
         for r in &runs {
             let ends = (r.from.checked_add(len), r.to.checked_add(len));
             if ends.0.is_none_or(|e| e > stored) || ends.1.is_none_or(|e| e > total) {
@@ -71,7 +75,11 @@ impl Dense {
     }
 
     fn coo(&self) -> Result<(Vec<Run>, u64)> {
-        let table = self.parts.indices.first().ok_or_else(|| bad("there are no indices"))?;
+        let table = self
+            .parts
+            .indices
+            .first()
+            .ok_or_else(|| bad("there are no indices"))?;
         let [dims, nnz] = *table.shape.as_slice() else {
             return Err(bad("the indices have not two dimensions"));
         };
@@ -135,7 +143,10 @@ impl Dense {
                         return Err(bad("an index lies outside the tensor"));
                     }
                     let to = row.saturating_mul(*columns).saturating_add(column);
-                    let from = k.saturating_mul(height).saturating_add(i).saturating_mul(width);
+                    let from = k
+                        .saturating_mul(height)
+                        .saturating_add(i)
+                        .saturating_mul(width);
                     runs.push(Run {
                         to: to.saturating_mul(cell),
                         from: from.saturating_mul(cell),
@@ -159,7 +170,8 @@ fn integers(t: &Tensor) -> Result<Vec<u64>> {
     let n = kind.elements(bytes.len());
     let mut wide = vec![0u8; n.saturating_mul(8)];
     convert(kind, Kind::I64, &bytes, &mut wide);
-    let one = |b: &[u8; 8]| u64::try_from(i64::from_le_bytes(*b)).map_err(|_| bad("a negative index"));
+    let one =
+        |b: &[u8; 8]| u64::try_from(i64::from_le_bytes(*b)).map_err(|_| bad("a negative index"));
     wide.as_chunks().0.iter().map(one).collect()
 }
 
@@ -229,9 +241,15 @@ fn add(dtype: DType, source: &[u8], target: &mut [u8]) {
             let (mut a, mut b) = (vec![0u8; n * 8], vec![0u8; n * 8]);
             convert(k, Kind::I64, target, &mut a);
             convert(k, Kind::I64, source, &mut b);
-            let sums = a.as_chunks_mut::<8>().0.iter_mut().zip(b.as_chunks::<8>().0);
+            let sums = a
+                .as_chunks_mut::<8>()
+                .0
+                .iter_mut()
+                .zip(b.as_chunks::<8>().0);
             for (a, b) in sums {
-                *a = i64::from_le_bytes(*a).wrapping_add(i64::from_le_bytes(*b)).to_le_bytes();
+                *a = i64::from_le_bytes(*a)
+                    .wrapping_add(i64::from_le_bytes(*b))
+                    .to_le_bytes();
             }
             convert(Kind::I64, k, &a, target);
         }

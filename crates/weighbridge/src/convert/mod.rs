@@ -52,7 +52,10 @@ impl Report {
     /// The report as the JSON document of `convert`.
     pub fn to_json(&self) -> Json {
         let notes = |notes: &[Note]| -> Vec<Json> {
-            notes.iter().map(|n| json!({"what": n.what, "why": n.why})).collect()
+            notes
+                .iter()
+                .map(|n| json!({"what": n.what, "why": n.why}))
+                .collect()
         };
         let warnings: Vec<Json> = self
             .warnings
@@ -65,7 +68,11 @@ impl Report {
                 m
             })
             .collect();
-        let output: Vec<String> = self.output.iter().map(|p| p.display().to_string()).collect();
+        let output: Vec<String> = self
+            .output
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect();
         json!({
             "output": output,
             "tensors": self.tensors,
@@ -221,7 +228,13 @@ impl Job {
         }
         let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);
-        transform::apply(&mut model, options, target, |n| bulk.contains(n), &mut changed)?;
+        transform::apply(
+            &mut model,
+            options,
+            target,
+            |n| bulk.contains(n),
+            &mut changed,
+        )?;
         state::refresh_aliases(&mut model, &before);
         check_expansion(&model, &options.limits)?;
         state::flatten(&mut model, options, renamed, &bulk, &mut changed, &mut lost);

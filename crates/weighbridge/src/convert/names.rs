@@ -26,9 +26,8 @@ pub(super) fn apply(
 
 fn compile(patterns: &[String], flag: &str) -> Result<Vec<Regex>> {
     let compile = |p: &String| {
-        Regex::new(p).map_err(|e| {
-            Error::parameter("convert.bad-regex", format!("{flag} {p:?}: {e}"))
-        })
+        Regex::new(p)
+            .map_err(|e| Error::parameter("convert.bad-regex", format!("{flag} {p:?}: {e}")))
     };
     patterns.iter().map(compile).collect()
 }
@@ -134,7 +133,9 @@ fn rename(
     for ((flag, what), used) in flags.zip(used) {
         if !used {
             let message = format!("{flag} {what:?} fits no tensor");
-            model.warnings.push(Warning::new("convert.unused-rename", message));
+            model
+                .warnings
+                .push(Warning::new("convert.unused-rename", message));
         }
     }
     if !renamed.is_empty() {

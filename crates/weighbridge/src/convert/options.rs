@@ -109,13 +109,17 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
 /// nothing.
 pub fn target_of(path: &Path) -> Result<FormatId> {
     let name = path.to_string_lossy().to_ascii_lowercase();
-    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    let extension = path
+        .extension()
+        .map(|e| e.to_string_lossy().to_ascii_lowercase());
     match extension.as_deref() {
         Some("safetensors") => return Ok(FormatId::Safetensors),
         Some("pt" | "pth" | "ckpt" | "bin") => return Ok(FormatId::PyTorch),
         _ => {}
     }
-    let later = [".gguf", ".onnx", ".h5", ".keras", ".npz", ".npy", ".pb", ".tflite", ".msgpack"];
+    let later = [
+        ".gguf", ".onnx", ".h5", ".keras", ".npz", ".npy", ".pb", ".tflite", ".msgpack",
+    ];
     let help = "write .safetensors, or .pt, .pth, .ckpt or .bin for PyTorch";
     if let Some(known) = later.iter().find(|e| name.ends_with(**e)) {
         let message = format!("writing {known} files is not supported yet");

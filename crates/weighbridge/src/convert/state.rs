@@ -55,10 +55,9 @@ fn prune_inner(v: &mut Value, gone: &HashSet<String>) -> bool {
             for (_, v) in &mut o.kwargs {
                 prune(v, gone);
             }
-            for part in [&mut o.state, &mut o.items, &mut o.state_dict] {
-                if let Some(v) = part {
-                    prune(v, gone);
-                }
+            let parts = [&mut o.state, &mut o.items, &mut o.state_dict];
+            for v in parts.into_iter().flatten() {
+                prune(v, gone);
             }
             false
         }

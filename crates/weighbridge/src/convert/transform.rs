@@ -132,9 +132,24 @@ fn cast(t: &mut Tensor, to: DType, changed: &mut Vec<Note>) {
         return;
     };
     let input = t.clone();
-    compute(t, to, Arc::new(Cast { input, from: a, to: b }));
-    let kept = if a.fits_in(b) { ", every value is kept" } else { "" };
-    changed.push(Note::new(t.name.as_str(), format!("cast from {from} to {to}{kept}")));
+    compute(
+        t,
+        to,
+        Arc::new(Cast {
+            input,
+            from: a,
+            to: b,
+        }),
+    );
+    let kept = if a.fits_in(b) {
+        ", every value is kept"
+    } else {
+        ""
+    };
+    changed.push(Note::new(
+        t.name.as_str(),
+        format!("cast from {from} to {to}{kept}"),
+    ));
 }
 
 fn complex_as_real(t: &mut Tensor, changed: &mut Vec<Note>) {
@@ -151,7 +166,8 @@ fn complex_as_real(t: &mut Tensor, changed: &mut Vec<Note>) {
     }
     t.dtype = part;
     t.shape.push(2);
-    let why = format!("{from} written as pairs of {part}, real part first, in a new last dimension");
+    let why =
+        format!("{from} written as pairs of {part}, real part first, in a new last dimension");
     changed.push(Note::new(t.name.as_str(), why));
 }
 
@@ -217,11 +233,7 @@ impl Dequantized {
         })
     }
 
-    fn run(
-        &self,
-        affine: &Affine<'_>,
-        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn run(&self, affine: &Affine<'_>, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let total = self.input.numel().unwrap_or(0);
         let step = STEP * self.kind.bits() / 8;
         let mut first = 0u64;
@@ -278,7 +290,10 @@ impl Compute for Dequantized {
                     };
                     return self.run(&affine, sink);
                 }
-                let zeros = doubles(zero_points)?.iter().map(|&x| x as i64).collect::<Vec<_>>();
+                let zeros = doubles(zero_points)?
+                    .iter()
+                    .map(|&x| x as i64)
+                    .collect::<Vec<_>>();
                 let affine = Affine::PerChannel {
                     scales: &scales,
                     zero_points: &zeros,
@@ -294,7 +309,10 @@ impl Compute for Dequantized {
 /// All values of a small tensor.
 fn doubles(t: &Tensor) -> Result<Vec<f64>> {
     let kind = kind_of(t.dtype).ok_or_else(|| {
-        Error::unsupported("quantized.parameters", format!("scales or zero points of {}", t.dtype))
+        Error::unsupported(
+            "quantized.parameters",
+            format!("scales or zero points of {}", t.dtype),
+        )
     })?;
     let bytes = t.read_vec()?;
     let mut out = vec![0f64; kind.elements(bytes.len())];

@@ -11,6 +11,9 @@ const SMALL: u64 = 1 << 20;
 /// Pieces in flight between the threads.
 const AHEAD: usize = 2;
 
+/// Takes matching runs of both sides and says whether to go on.
+type Both<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
+
 /// The other side's bytes, piece by piece.
 enum Other {
     Whole(Vec<u8>, usize),
@@ -57,7 +60,7 @@ impl Other {
 pub(crate) fn in_step(
     a: &Tensor,
     b: &Tensor,
-    f: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+    f: &mut Both<'_>,
 ) -> Result<()> {
     // Eight elements of n bits are n bytes.
     let unit = (a.dtype.bits() as usize, b.dtype.bits() as usize);
@@ -101,7 +104,7 @@ fn walk(
     a: &Tensor,
     (unit_a, unit_b): (usize, usize),
     other: &mut Other,
-    f: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+    f: &mut Both<'_>,
 ) -> Result<()> {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     let mut step = |left: &[u8], groups: usize, last: bool| -> Result<()> {

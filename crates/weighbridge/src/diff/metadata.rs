@@ -43,7 +43,12 @@ pub(super) fn compare(a: &Model, b: &Model) -> Result<MetadataDiff> {
     let mut out = MetadataDiff::default();
     maps(&entries(a), &entries(b), &mut out);
     match (&a.structure, &b.structure) {
-        (Some(x), Some(y)) => Walk { a, b, out: &mut out }.values(x, y, "structure")?,
+        (Some(x), Some(y)) => Walk {
+            a,
+            b,
+            out: &mut out,
+        }
+        .values(x, y, "structure")?,
         // A plain dict of the tensors says no more than no structure.
         (Some(s), None) if !structure::is_flat(s, a) => out.only_in_a.push("structure".into()),
         (None, Some(s)) if !structure::is_flat(s, b) => out.only_in_b.push("structure".into()),
@@ -57,7 +62,10 @@ fn entries(m: &Model) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (key, value) in &m.metadata {
         if !OWN.contains(&key.as_str()) && !key.starts_with("weighbridge.") {
-            all.insert(key.clone(), structure::to_json(value, Form::Stored).to_string());
+            all.insert(
+                key.clone(),
+                structure::to_json(value, Form::Stored).to_string(),
+            );
         }
     }
     if let Some(Json::Object(tensors)) = structure::tensor_attributes(m) {
@@ -76,7 +84,8 @@ fn maps(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>, out: &mut Me
             Some(_) => {}
         }
     }
-    out.only_in_b.extend(b.keys().filter(|k| !a.contains_key(*k)).cloned());
+    out.only_in_b
+        .extend(b.keys().filter(|k| !a.contains_key(*k)).cloned());
 }
 
 struct Walk<'a> {
@@ -119,7 +128,9 @@ impl Walk<'_> {
             }
         }
         let more = b.iter().filter(|(k, _)| !here.contains_key(k.as_str()));
-        self.out.only_in_b.extend(more.map(|(k, _)| format!("{path}.{k}")));
+        self.out
+            .only_in_b
+            .extend(more.map(|(k, _)| format!("{path}.{k}")));
         Ok(())
     }
 

@@ -33,7 +33,11 @@ impl Sums {
     fn add(&mut self, a: &[f64], b: &[f64], options: &DiffOptions) {
         for (&x, &y) in a.iter().zip(b) {
             // Also infinities of one sign, whose difference is no number.
-            let d = if x == y || (x.is_nan() && y.is_nan()) { 0.0 } else { (x - y).abs() };
+            let d = if x == y || (x.is_nan() && y.is_nan()) {
+                0.0
+            } else {
+                (x - y).abs()
+            };
             if d.is_nan() {
                 self.unequal_nan = true;
                 self.outside = true;
@@ -41,7 +45,11 @@ impl Sums {
             }
             self.max_abs = self.max_abs.max(d);
             // With infinite B every finite A would pass: such pairs only pass when equal.
-            let allowed = if y.is_finite() { options.atol + options.rtol * y.abs() } else { 0.0 };
+            let allowed = if y.is_finite() {
+                options.atol + options.rtol * y.abs()
+            } else {
+                0.0
+            };
             self.outside |= d > allowed;
             if x.is_finite() && y.is_finite() {
                 self.error += d * d;
@@ -56,7 +64,11 @@ impl Sums {
         let ratio = |n: f64, d: f64| (d > 0.0).then(|| n / d);
         Seen {
             distance: Distance {
-                max_abs: if self.unequal_nan { f64::NAN } else { self.max_abs },
+                max_abs: if self.unequal_nan {
+                    f64::NAN
+                } else {
+                    self.max_abs
+                },
                 rel_rmse: ratio(self.error.sqrt(), self.aa.sqrt()),
                 cosine: ratio(self.ab, self.aa.sqrt() * self.bb.sqrt()).map(|c| c.clamp(-1.0, 1.0)),
             },
@@ -74,7 +86,10 @@ pub(super) fn compare(a: &Tensor, b: &Tensor, options: &DiffOptions) -> Result<O
     let (Some(ka), Some(kb)) = (number(a), number(b)) else {
         return Ok(None);
     };
-    let total = a.numel().unwrap_or(0).saturating_mul(if part_of(a.dtype).is_some() { 2 } else { 1 });
+    let total = a
+        .numel()
+        .unwrap_or(0)
+        .saturating_mul(if part_of(a.dtype).is_some() { 2 } else { 1 });
     let mut left = usize::try_from(total).unwrap_or(usize::MAX);
     let mut sums = Sums::default();
     let (mut xs, mut ys) = (vec![0f64; STEP], vec![0f64; STEP]);

@@ -89,13 +89,11 @@ fn names(model: &Model) -> HashMap<String, usize> {
 /// The metadata entries that carry the structure and the tensors' attributes of `model`.
 pub fn metadata_entries(model: &Model) -> Vec<(String, String)> {
     let mut out = Vec::new();
-    if let Some(s) = &model.structure {
-        if !is_flat(s, model) {
-            out.push((
-                STRUCTURE_KEY.to_owned(),
-                to_json(s, Form::Stored).to_string(),
-            ));
-        }
+    if let Some(s) = &model.structure
+        && !is_flat(s, model)
+    {
+        let json = to_json(s, Form::Stored).to_string();
+        out.push((STRUCTURE_KEY.to_owned(), json));
     }
     if let Some(json) = tensor_attributes(model) {
         out.push((TENSORS_KEY.to_owned(), json.to_string()));
@@ -245,7 +243,11 @@ pub(crate) fn each_child<'v>(v: &'v Value, f: &mut dyn FnMut(String, &'v Value))
             for (name, v) in &o.kwargs {
                 f(name.clone(), v);
             }
-            let parts = [("state", &o.state), ("items", &o.items), ("state_dict", &o.state_dict)];
+            let parts = [
+                ("state", &o.state),
+                ("items", &o.items),
+                ("state_dict", &o.state_dict),
+            ];
             for (name, part) in parts {
                 if let Some(v) = part {
                     f(name.to_owned(), v);

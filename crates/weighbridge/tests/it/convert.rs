@@ -122,7 +122,11 @@ fn checkpoints_go_to_safetensors_and_back() {
             continue;
         }
         if there.structure.is_some() {
-            assert_eq!(shown(&there), shown(&original), "{name}: structure in safetensors");
+            assert_eq!(
+                shown(&there),
+                shown(&original),
+                "{name}: structure in safetensors"
+            );
             structures += 1;
         }
         let out = run(there, &pt, &options);
@@ -133,7 +137,10 @@ fn checkpoints_go_to_safetensors_and_back() {
             let text = |m: &Model| structure::to_json(m.structure.as_ref().unwrap(), Form::Stored);
             let (got, want) = (text(&back).to_string(), text(&original).to_string());
             assert_eq!(got.len(), want.len(), "{name}: {got}");
-            assert!(got == want || is_flat(&original), "{name}: structure in .pt: {got}");
+            assert!(
+                got == want || is_flat(&original),
+                "{name}: structure in .pt: {got}"
+            );
         }
         let want: Vec<Vec<String>> =
             serde_json::from_value(json["shared_storage"].clone()).unwrap_or_default();
@@ -234,5 +241,49 @@ fn torch_reads_what_comes_back() {
     let mut run = std::process::Command::new(python);
     run.args(["-W", "ignore", "-c", COMPARE]).args(&pairs);
     let out = run.output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+/// Dequantized and densified values are torch's own, bit by bit.
+#[test]
+fn computed_tensors_match_the_recorded_digests() {
+    let Some(dir) = corpus() else { return };
+    let work = tempfile::tempdir().unwrap();
+    let options = ConvertOptions {
+        dequantize: true,
+        densify: true,
+        ..ConvertOptions::default()
+    };
+    let mut seen = 0;
+    for (file, json) in fixtures(&dir) {
+        let wanted: Vec<(String, String)> = json["tensors"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter_map(|(n, t)| {
+                let sha = t["dense_sha256"]
+                    .as_str()
+                    .or(t["quantized"]["dequant_f32_sha256"].as_str());
+                Some((n.clone(), sha?.to_owned()))
+            })
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        for target in ["m.safetensors", "m.pt"] {
+            let out = work.path().join(target);
+            let report = run(open(&file), &out, &options);
+            assert!(report.lost.is_empty(), "{file:?}: {report:?}");
+            let got = digests(&open(&out));
+            for (name, sha) in &wanted {
+                assert_eq!(&got[name].2, sha, "{file:?}: {name}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 8, "{seen} tensors compared");
 }
