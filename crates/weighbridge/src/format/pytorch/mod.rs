@@ -14,6 +14,7 @@ mod alias_out;
 mod archive;
 pub(crate) mod dtype;
 mod export;
+mod foreign_out;
 mod legacy;
 mod lower;
 mod numpy;
