@@ -1,0 +1,4 @@
+//! The checks, one file a family of rules.
+
+pub mod format;
+pub mod pickle_globals;
