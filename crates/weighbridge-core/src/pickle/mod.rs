@@ -1,1 +1,15 @@
-//! The abstract pickle machine.
+//! The abstract pickle machine: runs a pickle's opcodes over plain data, never importing,
+//! calling or building anything. A call of a global becomes a [`Call`] node that says what would
+//! have been called with what; the PyTorch reader and the scanner are two consumers of the same
+//! [`Trace`].
+//!
+//! Reference: CPython `Modules/_pickle.c` and `Lib/pickletools.py`, protocols 0 to 5.
+
+mod machine;
+mod number;
+mod opcode;
+mod value;
+
+pub use machine::run;
+pub use opcode::Op;
+pub use value::{Blob, Build, Call, CallOp, Global, Node, NodeId, Trace, decimal};

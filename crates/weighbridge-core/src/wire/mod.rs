@@ -1,1 +1,3 @@
 //! Encodings that several formats share.
+
+pub mod zip;
