@@ -117,6 +117,7 @@ mod tests {
                 how,
                 args: "'id'".into(),
             }],
+            computed: Vec::new(),
         }
     }
 

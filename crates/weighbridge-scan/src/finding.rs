@@ -118,7 +118,7 @@ pub struct FileReport {
 pub struct Findings {
     rules: &'static Rules,
     found: Vec<(Finding, u64)>,
-    seen: HashMap<(String, String, String), usize>,
+    seen: HashMap<(String, String, String, String), usize>,
     dropped: u64,
 }
 
@@ -153,7 +153,12 @@ impl Findings {
     ) -> Result<()> {
         let meta = self.rules.get(rule)?;
         let (message, evidence) = (message.into(), shortened(evidence.into()));
-        let key = (rule.to_owned(), place.to_owned(), message.clone());
+        let key = (
+            rule.to_owned(),
+            place.to_owned(),
+            message.clone(),
+            evidence.clone(),
+        );
         if let Some((_, n)) = self.seen.get(&key).and_then(|&i| self.found.get_mut(i)) {
             *n += 1;
             return Ok(());

@@ -31,7 +31,17 @@ pub enum Standing<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AllowFile {
+    applies: Vec<Applies>,
     profile: Vec<ProfileData>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Applies {
+    function: String,
+    arguments: Vec<usize>,
+    #[serde(default)]
+    construct: bool,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +78,8 @@ struct KnownFile {
 #[serde(deny_unknown_fields)]
 struct CodeObjects {
     module: String,
+    #[serde(default)]
+    types: Vec<String>,
     names: Vec<String>,
 }
 
@@ -95,9 +107,12 @@ pub struct Catalogue {
     /// Full name to whether it may be called.
     allowed: HashMap<String, bool>,
     profiles: Vec<Profile>,
+    /// Function to the arguments it calls, and how.
+    applies: HashMap<String, (Vec<usize>, Use)>,
     stdlib: HashSet<String>,
     installed: HashSet<String>,
     code_objects: HashSet<String>,
+    type_builders: HashSet<String>,
     /// Module or full name to why.
     dangerous: HashMap<String, String>,
     modules: HashMap<String, String>,
@@ -145,16 +160,37 @@ impl Catalogue {
                 source: p.source,
             });
         }
+        let full = |c: &CodeObjects, n: &String| format!("{}.{n}", c.module);
+        let types = || {
+            known
+                .code_objects
+                .iter()
+                .flat_map(|c| c.types.iter().map(move |n| full(c, n)))
+        };
         Self {
             allowed,
             profiles,
+            applies: allow
+                .applies
+                .into_iter()
+                .map(|a| {
+                    let how = if a.construct {
+                        Use::Construct
+                    } else {
+                        Use::Call
+                    };
+                    (a.function, (a.arguments, how))
+                })
+                .collect(),
             stdlib: known.stdlib.into_iter().collect(),
             installed: known.installed.into_iter().collect(),
             code_objects: known
                 .code_objects
                 .iter()
-                .flat_map(|c| c.names.iter().map(|n| format!("{}.{n}", c.module)))
+                .flat_map(|c| c.names.iter().map(move |n| full(c, n)))
+                .chain(types())
                 .collect(),
+            type_builders: types().collect(),
             dangerous: known
                 .dangerous
                 .iter()
@@ -195,6 +231,17 @@ impl Catalogue {
         } else {
             Standing::Unknown
         }
+    }
+
+    /// Which arguments the allowed function `module.name` calls by itself, and how.
+    pub fn applies(&self, module: &str, name: &str) -> Option<(&[usize], Use)> {
+        let (arguments, how) = self.applies.get(&self.canonical(module, name))?;
+        Some((arguments, *how))
+    }
+
+    /// Whether what `module.name` gives is a type, so that calling it builds something.
+    pub fn gives_type(&self, module: &str, name: &str) -> bool {
+        self.type_builders.contains(&self.canonical(module, name))
     }
 
     /// The full name in Python 3 (CPython's `Unpickler.find_class` with `fix_imports`).

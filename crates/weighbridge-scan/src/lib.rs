@@ -15,9 +15,10 @@ pub mod globals;
 pub mod report;
 mod rule;
 mod subject;
+mod trace;
 
 pub use engine::{Check, Engine};
 pub use finding::{FileReport, Finding, Findings, Gap, Severity, Verdict};
 pub use globals::{Catalogue, Standing};
 pub use rule::{RuleMeta, Rules};
-pub use subject::{Fault, GlobalUse, PickleTrace, Subject, Use};
+pub use subject::{ComputedCall, Fault, GlobalUse, PickleTrace, Subject, Use};

@@ -12,8 +12,23 @@ pub enum Use {
     Import,
     /// An instance is built without calling the class (`NEWOBJ`, `NEWOBJ_EX`).
     Construct,
-    /// It is called (`REDUCE`, `INST`, `OBJ`).
+    /// It is called (`REDUCE`, `INST`, `OBJ`), or handed to an allowed function that calls it.
     Call,
+    /// State is set on the imported thing itself (`BUILD` on a module, class or function).
+    Change,
+}
+
+/// A call of what an earlier call gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComputedCall {
+    /// Where the opcode that calls lies, in bytes from the start of the pickle.
+    pub offset: u64,
+    /// What is done: `Construct` or `Call`.
+    pub how: Use,
+    /// The global at the root of the chain, as module and name, where there is one.
+    pub root: Option<(String, String)>,
+    /// The whole call as source text.
+    pub text: String,
 }
 
 /// One global of a pickle and what is done with it.
@@ -39,8 +54,11 @@ pub struct PickleTrace {
     /// Where the stream's first byte lies in the file; `None` when it is stored compressed, and
     /// then offsets count from the start of the stream.
     pub base: Option<u64>,
-    /// Every global it names, in stream order.
+    /// The globals it names and uses, in stream order. One that is used in the same way many
+    /// times is listed for the first few only.
     pub globals: Vec<GlobalUse>,
+    /// The calls of what earlier calls gave, likewise.
+    pub computed: Vec<ComputedCall>,
 }
 
 impl PickleTrace {

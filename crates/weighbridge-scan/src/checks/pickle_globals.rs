@@ -5,7 +5,7 @@ use weighbridge_core::Result;
 use crate::engine::Check;
 use crate::finding::Findings;
 use crate::globals::{Catalogue, Standing};
-use crate::subject::{GlobalUse, PickleTrace, Subject, Use};
+use crate::subject::{ComputedCall, GlobalUse, PickleTrace, Subject, Use};
 
 /// Judges every global of every pickle by the profiles, everything outside them being denied.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ impl Check for PickleGlobals {
             "WB-PKL-004",
             "WB-PKL-005",
             "WB-PKL-006",
+            "WB-PKL-007",
+            "WB-PKL-008",
         ]
     }
 
@@ -28,6 +30,9 @@ impl Check for PickleGlobals {
         for p in &subject.pickles {
             for g in &p.globals {
                 judge(catalogue, subject, p, g, out)?;
+            }
+            for c in &p.computed {
+                judge_computed(catalogue, p, c, out)?;
             }
         }
         Ok(())
@@ -43,23 +48,22 @@ fn judge(
 ) -> Result<()> {
     let offset = Some(pickle.offset(global.offset));
     let (Some(module), Some(name)) = (&global.module, &global.name) else {
-        let known = global
-            .module
-            .as_deref()
-            .or(global.name.as_deref())
-            .unwrap_or("?");
         return out.add(
             "WB-PKL-006",
             &pickle.place,
             offset,
-            "imports a name that is computed while loading",
-            known,
+            "imports a name that the stream does not spell out",
+            global.args.as_str(),
         );
     };
+    let full = format!("{module}.{name}");
+    if global.how == Use::Change {
+        let message = format!("sets state on {full}, which it imported");
+        return out.add("WB-PKL-008", &pickle.place, offset, message, &full);
+    }
     if subject.is_torchscript() && is_torchscript_class(module) {
         return Ok(());
     }
-    let full = format!("{module}.{name}");
     let standing = catalogue.judge(module, name, global.how);
     let (rule, message) = match (standing, global.how) {
         (Standing::Allowed, _) => return Ok(()),
@@ -79,10 +83,32 @@ fn judge(
         }
     };
     let evidence = match global.how {
-        Use::Import => full,
+        Use::Import | Use::Change => full,
         Use::Call | Use::Construct => format!("{full}({})", global.args),
     };
     out.add(rule, &pickle.place, offset, message, evidence)
+}
+
+fn judge_computed(
+    catalogue: &Catalogue,
+    pickle: &PickleTrace,
+    call: &ComputedCall,
+    out: &mut Findings,
+) -> Result<()> {
+    let offset = Some(pickle.offset(call.offset));
+    let makes_type = call
+        .root
+        .as_ref()
+        .is_some_and(|(m, n)| catalogue.gives_type(m, n));
+    let (rule, message) = match call.how {
+        Use::Construct => (
+            "WB-PKL-003",
+            "builds an instance of a class made while loading",
+        ),
+        _ if makes_type => ("WB-PKL-005", "builds code with a type made while loading"),
+        _ => ("WB-PKL-007", "calls what an earlier call gave"),
+    };
+    out.add(rule, &pickle.place, offset, message, call.text.as_str())
 }
 
 /// Classes that the archive's own `code/` defines: the TorchScript reader resolves them there and
@@ -104,8 +130,6 @@ mod tests {
         let mut subject = Subject::new("x", &source);
         subject.container = container.map(str::to_owned);
         subject.pickles.push(PickleTrace {
-            place: String::new(),
-            base: None,
             globals: vec![GlobalUse {
                 module: Some(module.into()),
                 name: Some(name.into()),
@@ -113,6 +137,7 @@ mod tests {
                 how,
                 args: "…".into(),
             }],
+            ..PickleTrace::default()
         });
         let mut out = Findings::new(Rules::builtin().unwrap());
         PickleGlobals.run(&subject, &mut out).unwrap();
