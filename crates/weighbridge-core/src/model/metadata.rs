@@ -59,6 +59,14 @@ pub enum Value {
     Global(String),
     /// An instance of a class that Weighbridge keeps as data.
     Object(Box<Object>),
+    /// Bytes or an array too long for the tree: `value` is the empty `Bytes`, the empty
+    /// `ByteArray` or the `NdArray` without data, and the tensor called `tensor` holds the bytes.
+    Moved {
+        /// What it is, without its bytes.
+        value: Box<Value>,
+        /// The name of the tensor.
+        tensor: String,
+    },
 }
 
 /// A mapping with its concrete class and attributes.

@@ -1,0 +1,500 @@
+//! From the pickle machine's trace to tensors and the structure tree.
+
+use std::collections::{HashMap, HashSet};
+
+use weighbridge_core::model::{Dict, Object, Shape, Tensor, TensorSource, Value, View};
+use weighbridge_core::pickle::{Call, Node, NodeId, Trace, decimal};
+use weighbridge_core::{Error, Limits, Result};
+
+use super::storages::{self, StorageRef, Storages};
+use super::{dtype, numpy, objects};
+
+/// What one pickle gave.
+#[derive(Debug, Default)]
+pub(super) struct Lowered {
+    pub tensors: Vec<Tensor>,
+    pub structure: Value2,
+    /// Names that were taken and got a `#n`.
+    pub collisions: Vec<String>,
+    pub omitted: Vec<(String, String)>,
+}
+
+/// `Value` has no default of its own; an absent structure is `Null`.
+#[derive(Debug)]
+pub(super) struct Value2(pub Value);
+
+impl Default for Value2 {
+    fn default() -> Self {
+        Self(Value::Null)
+    }
+}
+
+/// Opens a complete torch file that a pickle holds as bytes (`torch.storage._load_from_bytes`).
+pub(super) type NestedOpener<'s> = dyn Fn(&[u8]) -> Result<Vec<Tensor>> + 's;
+
+/// Walks one trace. Recursion is bounded by `limits.depth`, work by `limits.values`, the bytes
+/// that views expand to by `limits.expand_cap`.
+pub(super) struct Lower<'t, 's> {
+    pub(super) trace: &'t Trace<'t>,
+    pub(super) storages: &'s mut dyn Storages,
+    pub(super) limits: &'s Limits,
+    nested: &'s NestedOpener<'s>,
+    drafts: HashMap<NodeId, Option<Tensor>>,
+    names: HashSet<String>,
+    open: HashMap<NodeId, String>,
+    path: String,
+    depth: u32,
+    made: u64,
+    expanded: u64,
+    cap: u64,
+    out: Lowered,
+    /// While set, tensors met are not added to the model (attributes of tensors).
+    quiet: bool,
+}
+
+impl<'t, 's> Lower<'t, 's> {
+    pub(super) fn new(
+        trace: &'t Trace<'t>,
+        storages: &'s mut dyn Storages,
+        limits: &'s Limits,
+        file_bytes: u64,
+        nested: &'s NestedOpener<'s>,
+    ) -> Self {
+        Self {
+            trace,
+            storages,
+            limits,
+            nested,
+            drafts: HashMap::new(),
+            names: HashSet::new(),
+            open: HashMap::new(),
+            path: String::new(),
+            depth: 0,
+            made: 0,
+            expanded: 0,
+            cap: limits.expand_cap(file_bytes),
+            out: Lowered::default(),
+            quiet: false,
+        }
+    }
+
+    /// Lowers the value at `STOP`.
+    pub(super) fn run(mut self) -> Result<Lowered> {
+        let Some(root) = self.trace.root else {
+            return Err(Error::malformed("pickle.no-stop", "the pickle gives no value"));
+        };
+        let structure = self.value(root)?;
+        self.out.structure = Value2(structure);
+        Ok(self.out)
+    }
+
+    /// The value of `id` with tensors inside left out of the model: attributes of tensors.
+    pub(super) fn plain(&mut self, id: NodeId) -> Result<Value> {
+        let before = std::mem::replace(&mut self.quiet, true);
+        let v = self.value(id);
+        self.quiet = before;
+        v
+    }
+
+    pub(super) fn value(&mut self, id: NodeId) -> Result<Value> {
+        self.made += 1;
+        if self.made > self.limits.values {
+            return Err(Error::limit(
+                "pytorch.too-many-values",
+                "the structure expands to too many values",
+            ));
+        }
+        let trace = self.trace;
+        Ok(match trace.node(id) {
+            Node::None => Value::Null,
+            Node::Bool(b) => Value::Bool(*b),
+            Node::Int(i) => Value::Int(*i),
+            Node::BigInt(b) => big(decimal(trace.blob(b))),
+            Node::BigText(t) => Value::BigInt(t.to_string()),
+            Node::Float(f) => Value::Float(*f),
+            Node::Str(b) => Value::Str(String::from_utf8_lossy(trace.blob(b)).into_owned()),
+            Node::ByteStr(b) => match std::str::from_utf8(trace.blob(b)) {
+                Ok(s) => Value::Str(s.to_owned()),
+                Err(_) => Value::Bytes(trace.blob(b).to_vec()),
+            },
+            Node::Bytes(b) => Value::Bytes(trace.blob(b).to_vec()),
+            Node::ByteArray(b) => Value::ByteArray(trace.blob(b).to_vec()),
+            Node::Tuple(items) => self.nest(id, |s| Ok(Value::Tuple(s.list(items)?)))?,
+            Node::List(items) => self.nest(id, |s| Ok(Value::List(s.list(items)?)))?,
+            Node::Set(items) => self.nest(id, |s| Ok(Value::Set(s.list(items)?)))?,
+            Node::FrozenSet(items) => self.nest(id, |s| Ok(Value::FrozenSet(s.list(items)?)))?,
+            Node::Dict(pairs) => self.nest(id, |s| {
+                Ok(Value::Dict(Dict { entries: s.entries(pairs)?, ..Dict::default() }))
+            })?,
+            Node::Global(_) => match trace.global(id) {
+                Some(g) if g.module == "torch" && dtype::is_dtype(&g.name) => {
+                    Value::DType(format!("torch.{}", g.name))
+                }
+                _ => Value::Global(trace.global_name(id).unwrap_or_default()),
+            },
+            Node::DynamicGlobal(..) => Value::Global(trace.render(id, 200)),
+            Node::Persistent(p) => self.persistent(*p)?,
+            Node::Extension(code) => Value::Global(format!("copyreg.extension({code})")),
+            Node::Call(call) => self.nest(id, |s| s.call(id, call))?,
+            _ => Value::Global("pickle.buffer".into()),
+        })
+    }
+
+    /// Guards recursion: a container met inside itself is a reference, and depth is bounded.
+    fn nest(&mut self, id: NodeId, f: impl FnOnce(&mut Self) -> Result<Value>) -> Result<Value> {
+        if let Some(first) = self.open.get(&id) {
+            return Ok(Value::Ref(first.clone()));
+        }
+        if self.depth >= self.limits.depth {
+            return Err(Error::limit(
+                "pytorch.too-deep",
+                format!("the structure nests deeper than {} levels", self.limits.depth),
+            )
+            .within(self.path.as_str()));
+        }
+        let place = if self.path.is_empty() { "$".to_owned() } else { format!("$.{}", self.path) };
+        self.open.insert(id, place);
+        self.depth += 1;
+        let v = f(self);
+        self.depth -= 1;
+        self.open.remove(&id);
+        v
+    }
+
+    /// Runs `f` with `step` added to the path.
+    pub(super) fn at<T>(&mut self, step: &str, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = self.path.len();
+        if before > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(step);
+        if self.path.len() > 64 << 10 {
+            return Err(Error::limit("pytorch.long-name", "a tensor's name passes 64 KiB"));
+        }
+        let v = f(self);
+        self.path.truncate(before);
+        v
+    }
+
+    pub(super) fn list(&mut self, items: &[NodeId]) -> Result<Vec<Value>> {
+        items
+            .iter()
+            .enumerate()
+            .map(|(i, &v)| self.at(&i.to_string(), |s| s.value(v)))
+            .collect()
+    }
+
+    /// The entries of a mapping: a key set again keeps its place and takes the later value, as in
+    /// Python.
+    pub(super) fn entries(&mut self, pairs: &[(NodeId, NodeId)]) -> Result<Vec<(Value, Value)>> {
+        let mut keys: Vec<(Value, String, NodeId)> = Vec::with_capacity(pairs.len());
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for &(k, v) in pairs {
+            let key = self.plain(k)?;
+            let step = step_of(&key);
+            // Text and numbers that print alike are different keys.
+            let kind = matches!(key, Value::Str(_));
+            let slot = *seen.entry(format!("{kind}{step}")).or_insert(keys.len());
+            match keys.get_mut(slot) {
+                Some(old) => old.2 = v,
+                None => keys.push((key, step, v)),
+            }
+        }
+        keys.into_iter()
+            .map(|(key, step, v)| Ok((key, self.at(&step, |s| s.value(v))?)))
+            .collect()
+    }
+
+    fn persistent(&mut self, id: NodeId) -> Result<Value> {
+        if let Some(t) = self.tensor_by_id(id) {
+            return self.emit(t);
+        }
+        // Old whole-module saves carry each class with its source: ("module", class, file, text).
+        if let Some([kind, class, ..]) = self.trace.items(id) {
+            if self.trace.text(*kind).as_deref() == Some("module") {
+                return self.value(*class);
+            }
+        }
+        // A storage that stands alone is a tensor of one dimension.
+        let request = storages::request(self.trace, id)?;
+        let storage = storages::resolve(self.storages, &request)?;
+        self.emit_storage(storage)
+    }
+
+    fn emit_storage(&mut self, s: StorageRef) -> Result<Value> {
+        let dtype = s.dtype.unwrap_or(weighbridge_core::model::DType::U8);
+        let n = s.len / dtype.bytes().unwrap_or(1).max(1);
+        let view = View { storage: s.storage, offset: s.base };
+        self.emit(Tensor::new("", dtype, &[n], TensorSource::View(view)))
+    }
+
+    pub(super) fn tensor_by_id(&mut self, id: NodeId) -> Option<Tensor> {
+        let text = match self.trace.node(id) {
+            Node::Int(i) => i.to_string(),
+            _ => self.trace.text(id)?.into_owned(),
+        };
+        self.storages.tensor(&text)
+    }
+
+    /// Adds a tensor under the present path and gives the reference to it.
+    pub(super) fn emit(&mut self, mut t: Tensor) -> Result<Value> {
+        let base = if self.path.is_empty() { "tensor" } else { self.path.as_str() };
+        if self.quiet {
+            return Ok(Value::Str(format!("<tensor {} {:?}>", t.dtype, t.shape.as_slice())));
+        }
+        let mut name = base.to_owned();
+        let mut n = 2;
+        while !self.names.insert(name.clone()) {
+            name = format!("{base}#{n}");
+            n += 1;
+        }
+        if n > 2 {
+            self.out.collisions.push(name.clone());
+        }
+        if self.out.tensors.len() as u64 >= self.limits.tensors {
+            return Err(Error::limit("pytorch.too-many-tensors", "too many tensors"));
+        }
+        let mut bytes = t.byte_len();
+        if let Some(s) = t.sparse() {
+            bytes = s.indices.iter().fold(s.values.byte_len(), |n, i| n.saturating_add(i.byte_len()));
+        }
+        self.expanded = self.expanded.saturating_add(bytes);
+        if self.expanded > self.cap {
+            return Err(Error::limit(
+                "pytorch.expansion",
+                format!(
+                    "the views of this file expand to {} bytes and more, the cap is {}",
+                    self.expanded, self.cap
+                ),
+            )
+            .within(name)
+            .help("raise the cap with --max-expand SIZE if you trust the file's origin"));
+        }
+        t.name.clone_from(&name);
+        self.out.tensors.push(t);
+        Ok(Value::Tensor(name))
+    }
+
+    pub(super) fn omit(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        self.out.omitted.push((what.into(), why.into()));
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// A tensor by its constructor, made once for each node.
+    pub(super) fn draft(&mut self, id: NodeId, call: &Call) -> Result<Option<Tensor>> {
+        if let Some(t) = self.drafts.get(&id) {
+            return Ok(t.clone());
+        }
+        let made = self.tensor_of(call, 0).map_err(|e| {
+            e.within(format!("tensor {:?}", self.path)).within(format!("pickle byte {}", call.offset))
+        })?;
+        self.drafts.insert(id, made.clone());
+        Ok(made)
+    }
+
+    fn call(&mut self, id: NodeId, call: &Call) -> Result<Value> {
+        if let Some(t) = self.draft(id, call)? {
+            return self.emit(t);
+        }
+        if let Some(v) = objects::value_class(self, call)? {
+            return Ok(v);
+        }
+        if let Some(v) = objects::module(self, call)? {
+            return Ok(v);
+        }
+        self.opaque(call)
+    }
+
+    /// The storage that a pickle holds as a complete torch file in a byte string.
+    pub(super) fn nested_storage(&mut self, call: &Call) -> Result<Option<StorageRef>> {
+        let name = self.trace.global_name(call.callee).unwrap_or_default();
+        if name != "torch.storage._load_from_bytes" {
+            return Ok(None);
+        }
+        let bytes = match self.trace.items(call.args) {
+            Some([one]) => numpy::bytes_of(self.trace, *one),
+            _ => None,
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
+        let tensors = (self.nested)(&bytes)?;
+        let Some(t) = tensors.into_iter().next() else { return Ok(None) };
+        Ok(match (&t.source, t.byte_len()) {
+            (TensorSource::View(v), len) => Some(StorageRef {
+                storage: v.storage.clone(),
+                base: v.offset,
+                len,
+                dtype: Some(t.dtype),
+            }),
+            _ => None,
+        })
+    }
+
+    /// Anything else: an object with its class, arguments, state and items kept as data.
+    pub(super) fn opaque(&mut self, call: &Call) -> Result<Value> {
+        let class = match self.trace.global_name(call.callee) {
+            Some(n) => n,
+            None => self.trace.render(call.callee, 200),
+        };
+        let trace = self.trace;
+        // A mapping subclass: built empty, then filled.
+        let state = call.states.last().copied();
+        let no_args = trace.items(call.args).is_some_and(<[NodeId]>::is_empty);
+        if !call.pairs.is_empty() && call.items.is_empty() && no_args && call.kwargs.is_none() {
+            let entries = self.entries(&call.pairs)?;
+            let attributes = self.attributes(state)?;
+            return Ok(Value::Dict(Dict { class: Some(class), entries, attributes }));
+        }
+        let mut object = Object { class, ..Object::default() };
+        // `copyreg._reconstructor(class, base, state)` and `copyreg.__newobj__(class, …)` build an
+        // instance of their first argument.
+        let mut args = trace.items(call.args).unwrap_or_default();
+        if let Some(real) = args.first().and_then(|&a| trace.global_name(a)) {
+            let wrapper = object.class.rsplit('.').next().unwrap_or_default();
+            if matches!(wrapper, "_reconstructor" | "__newobj__" | "__newobj_ex__")
+                && object.class.starts_with("copy")
+            {
+                let skip = if wrapper == "_reconstructor" { args.len() } else { 1 };
+                object.class = real;
+                args = args.get(skip..).unwrap_or_default();
+            }
+        }
+        if !args.is_empty() {
+            object.args = self.at("args", |s| s.list(args))?;
+        }
+        if let Some(kwargs) = call.kwargs.and_then(|k| trace.dict(k)) {
+            let entries = self.at("kwargs", |s| s.entries(kwargs))?;
+            object.kwargs = entries.into_iter().map(|(k, v)| (step_of(&k), v)).collect();
+        }
+        if let Some(state) = state {
+            object.state = Some(self.state(state)?);
+        }
+        if !call.pairs.is_empty() {
+            let entries = self.entries(&call.pairs)?;
+            object.items = Some(Value::Dict(Dict { entries, ..Dict::default() }));
+        } else if !call.items.is_empty() {
+            object.items = Some(Value::List(self.list(&call.items)?));
+        }
+        Ok(Value::Object(Box::new(object)))
+    }
+
+    /// The state of an object: attributes continue the path as they are.
+    fn state(&mut self, id: NodeId) -> Result<Value> {
+        let trace = self.trace;
+        match trace.items(id) {
+            // `(__dict__, slots)`: one namespace.
+            Some([dict, slots])
+                if trace.dict(*slots).is_some()
+                    && (trace.dict(*dict).is_some() || matches!(trace.node(*dict), Node::None)) =>
+            {
+                let mut pairs = trace.dict(*dict).unwrap_or_default().to_vec();
+                pairs.extend_from_slice(trace.dict(*slots).unwrap_or_default());
+                let entries = self.entries(&pairs)?;
+                Ok(Value::Dict(Dict { entries, ..Dict::default() }))
+            }
+            _ => self.value(id),
+        }
+    }
+
+    /// A state that sets attributes on a mapping, such as a state dict's `_metadata`.
+    pub(super) fn attributes(&mut self, state: Option<NodeId>) -> Result<Vec<(String, Value)>> {
+        let Some(state) = state else { return Ok(Vec::new()) };
+        let value = self.state(state)?;
+        Ok(match value {
+            Value::Dict(d) => d.entries.into_iter().map(|(k, v)| (step_of(&k), v)).collect(),
+            Value::Null => Vec::new(),
+            other => vec![("state".into(), other)],
+        })
+    }
+
+    /// The pairs of a mapping node: a plain dict, or an `OrderedDict` and its like.
+    pub(super) fn pairs(&self, id: NodeId) -> Option<Vec<(NodeId, NodeId)>> {
+        let trace = self.trace;
+        match trace.node(id) {
+            Node::Dict(d) => Some(d.clone()),
+            Node::Call(c) => {
+                let mut out = Vec::new();
+                // Python 2 hands the items to the constructor: `OrderedDict([[k, v], …])`.
+                if let Some(&[first]) = trace.items(c.args) {
+                    match trace.node(first) {
+                        Node::Dict(d) => out.extend_from_slice(d),
+                        _ => {
+                            for &item in trace.items(first)? {
+                                let &[k, v] = trace.items(item)? else { return None };
+                                out.push((k, v));
+                            }
+                        }
+                    }
+                }
+                out.extend_from_slice(&c.pairs);
+                Some(out)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn shape_value(&self, id: Option<NodeId>) -> Result<Shape> {
+        self.dims(id, "size")
+    }
+}
+
+fn big(text: String) -> Value {
+    text.parse().map_or(Value::BigInt(text), Value::Int)
+}
+
+/// The path step of a mapping key: text as it is, numbers in decimal, the rest as Python prints
+/// it.
+pub(super) fn step_of(key: &Value) -> String {
+    match key {
+        Value::Str(s) | Value::BigInt(s) | Value::Global(s) | Value::DType(s) => s.clone(),
+        Value::Int(i) => i.to_string(),
+        Value::Bool(b) => if *b { "True" } else { "False" }.into(),
+        Value::Float(f) => numpy::float_text(*f, false),
+        Value::Null => "None".into(),
+        Value::Tuple(items) => {
+            let parts: Vec<String> = items.iter().map(step_of).collect();
+            format!("({})", parts.join(", "))
+        }
+        Value::NpScalar { text, .. } => text.clone(),
+        Value::Object(o) => o.text.clone().unwrap_or_else(|| o.class.clone()),
+        _ => "?".into(),
+    }
+}
+
+impl Lowered {
+    /// The same with every tensor name under `prefix`.
+    pub(super) fn prefixed(mut self, prefix: &str) -> Self {
+        for t in &mut self.tensors {
+            t.name = format!("{prefix}.{}", t.name);
+        }
+        rename(&mut self.structure.0, prefix);
+        self
+    }
+}
+
+fn rename(v: &mut Value, prefix: &str) {
+    match v {
+        Value::Tensor(name) => *name = format!("{prefix}.{name}"),
+        Value::List(l) | Value::Tuple(l) | Value::Set(l) | Value::FrozenSet(l) => {
+            l.iter_mut().for_each(|v| rename(v, prefix));
+        }
+        Value::Dict(d) => {
+            d.entries.iter_mut().for_each(|(_, v)| rename(v, prefix));
+            d.attributes.iter_mut().for_each(|(_, v)| rename(v, prefix));
+        }
+        Value::Object(o) => {
+            o.args.iter_mut().for_each(|v| rename(v, prefix));
+            o.kwargs.iter_mut().for_each(|(_, v)| rename(v, prefix));
+            for v in [&mut o.state, &mut o.items, &mut o.state_dict].into_iter().flatten() {
+                rename(v, prefix);
+            }
+        }
+        _ => {}
+    }
+}
