@@ -66,6 +66,9 @@ pub trait FormatWriter: Sync {
 pub struct WriteOptions {
     /// Split into files of at most this many payload bytes, with an index.
     pub shard_size: Option<u64>,
+    /// What shards and their index are named after, `model` if empty: the output's file name
+    /// without extension.
+    pub stem: String,
     /// Keep one copy of tensors that share storage, recorded so that they can be rebuilt.
     pub dedupe: bool,
     /// Leave all non-tensor state out.
