@@ -1,0 +1,16 @@
+//! What `inspect` computes from the values: digests and statistics.
+
+use serde_json::{Value as Json, json};
+
+/// A number as the JSON documents have it: NaN and the infinities are strings.
+pub(super) fn number(x: f64) -> Json {
+    if x.is_nan() {
+        "NaN".into()
+    } else if x == f64::INFINITY {
+        "Infinity".into()
+    } else if x == f64::NEG_INFINITY {
+        "-Infinity".into()
+    } else {
+        json!(x)
+    }
+}
