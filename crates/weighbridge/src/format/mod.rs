@@ -8,9 +8,9 @@ pub mod shards;
 use std::path::Path;
 use std::sync::Arc;
 
+use weighbridge_core::Result;
 use weighbridge_core::model::{FormatId, Model};
-use weighbridge_core::source::ByteSource;
-use weighbridge_core::{Error, Result};
+use weighbridge_core::source::{self, ByteSource};
 
 use crate::OpenOptions;
 use crate::check::{Report, Violation};
@@ -123,14 +123,49 @@ pub struct Plan {
     pub lost: Vec<Note>,
 }
 
+/// The reader of a format, where there is one.
+pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
+    Some(match format {
+        FormatId::PyTorch | FormatId::Pickle => &pytorch::PyTorch,
+        _ => return None,
+    })
+}
+
 /// Opens whatever lies at `path`.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Model> {
-    let _ = (path, options);
-    Err(Error::unsupported("format.unknown", "not written yet"))
+    open_file(path, options)
+}
+
+/// Opens one file as itself.
+pub(crate) fn open_file(path: &Path, options: &OpenOptions) -> Result<Model> {
+    let source = source::open_file(path, options.backend)?;
+    let format = format_of(&source, options)?;
+    let reader = reader(format)
+        .ok_or_else(|| detect::refuse(detect::Detected::Content(format), source.name()))?;
+    reader.open(source, options)
+}
+
+/// The format a file is read as: what the caller says, else what it is, else what its name says.
+pub(crate) fn format_of(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> Result<FormatId> {
+    if let Some(format) = options.format {
+        return Ok(format);
+    }
+    match detect::detect(source, &options.limits)? {
+        detect::Detected::Content(f) | detect::Detected::Extension(f) => Ok(f),
+        other => Err(detect::refuse(other, source.name())),
+    }
 }
 
 /// Checks whatever lies at `path`.
 pub(crate) fn check(path: &Path, options: &OpenOptions) -> Result<Report> {
-    let _ = (path, options);
-    Err(Error::unsupported("format.unknown", "not written yet"))
+    let source = source::open_file(path, options.backend)?;
+    let format = format_of(&source, options)?;
+    let reader = reader(format)
+        .ok_or_else(|| detect::refuse(detect::Detected::Content(format), source.name()))?;
+    let violations = reader.verify(source, options)?;
+    Ok(Report {
+        path: path.to_owned(),
+        format,
+        violations,
+    })
 }

@@ -20,19 +20,31 @@ use crate::OpenOptions;
 /// What kind of torch archive, and the root folder with its slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    Save { root: String },
-    TorchScript { root: String },
-    Package { root: String },
-    Export { root: String },
+    Save {
+        root: String,
+    },
+    TorchScript {
+        root: String,
+    },
+    Package {
+        root: String,
+    },
+    Export {
+        root: String,
+    },
     /// `torch.export` before torch 2.6: a state dict file inside the zip.
-    OldExport { root: String },
+    OldExport {
+        root: String,
+    },
 }
 
 /// Recognises a torch archive by the records every writer of its kind makes.
 pub(super) fn kind(archive: &Archive) -> Option<Kind> {
     let mut pickle_root: Option<String> = None;
     for m in archive.members() {
-        let Some(root) = m.name.strip_suffix("data.pkl") else { continue };
+        let Some(root) = m.name.strip_suffix("data.pkl") else {
+            continue;
+        };
         let one_folder = root.is_empty() || root.strip_suffix('/').is_some_and(|r| !r.is_empty());
         if one_folder && pickle_root.as_ref().is_none_or(|r| r.len() > root.len()) {
             pickle_root = Some(root.to_owned());
@@ -40,7 +52,11 @@ pub(super) fn kind(archive: &Archive) -> Option<Kind> {
     }
     if let Some(root) = pickle_root {
         let script = archive.by_name(&format!("{root}constants.pkl")).is_some();
-        return Some(if script { Kind::TorchScript { root } } else { Kind::Save { root } });
+        return Some(if script {
+            Kind::TorchScript { root }
+        } else {
+            Kind::Save { root }
+        });
     }
     for m in archive.members() {
         let root = |suffix: &str| m.name.strip_suffix(suffix).map(str::to_owned);
@@ -50,7 +66,9 @@ pub(super) fn kind(archive: &Archive) -> Option<Kind> {
         if let Some(root) = root("archive_format") {
             return Some(Kind::Export { root });
         }
-        if let Some(root) = root("serialized_state_dict.pt").or_else(|| root("serialized_state_dict.json")) {
+        if let Some(root) =
+            root("serialized_state_dict.pt").or_else(|| root("serialized_state_dict.json"))
+        {
             return Some(Kind::OldExport { root });
         }
     }
@@ -87,11 +105,21 @@ pub(super) fn open(
         ));
     }
     for (n, what, rule) in [
-        (archive.prefix_bytes(), "lie before the archive", "zip.prefix"),
-        (archive.trailing_bytes(), "follow the archive", "zip.trailing-data"),
+        (
+            archive.prefix_bytes(),
+            "lie before the archive",
+            "zip.prefix",
+        ),
+        (
+            archive.trailing_bytes(),
+            "follow the archive",
+            "zip.trailing-data",
+        ),
     ] {
         if n > 0 {
-            model.warnings.push(Warning::new(rule, format!("{n} bytes {what}")));
+            model
+                .warnings
+                .push(Warning::new(rule, format!("{n} bytes {what}")));
         }
     }
     Ok(model)
@@ -113,7 +141,12 @@ impl<'a> Records<'a> {
         suffix: &'static str,
         big_endian: bool,
     ) -> Self {
-        Self { archive, around: (prefix, suffix), big_endian, known: HashMap::new() }
+        Self {
+            archive,
+            around: (prefix, suffix),
+            big_endian,
+            known: HashMap::new(),
+        }
     }
 }
 
@@ -127,7 +160,10 @@ impl Storages for Records<'_> {
         let member = self.archive.by_name(&name).ok_or_else(|| {
             Error::malformed(
                 "pytorch.missing-storage",
-                format!("the pickle names storage {}, the archive has no {name}", request.key),
+                format!(
+                    "the pickle names storage {}, the archive has no {name}",
+                    request.key
+                ),
             )
         })?;
         let storage = Arc::new(self.archive.storage(member, self.big_endian)?);
@@ -138,7 +174,9 @@ impl Storages for Records<'_> {
 
 /// Reads a small text record.
 pub(super) fn text(archive: &Archive, name: &str) -> Result<Option<String>> {
-    let Some(member) = archive.by_name(name) else { return Ok(None) };
+    let Some(member) = archive.by_name(name) else {
+        return Ok(None);
+    };
     let bytes = archive.read(member, 1 << 16)?;
     Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
@@ -164,7 +202,10 @@ pub(super) fn lower_record(
     depth: u32,
 ) -> Result<super::lower::Lowered> {
     let member = archive.by_name(name).ok_or_else(|| {
-        Error::malformed("pytorch.missing-record", format!("the archive has no {name}"))
+        Error::malformed(
+            "pytorch.missing-record",
+            format!("the archive has no {name}"),
+        )
     })?;
     let data = archive.read(member, options.limits.pickle_bytes)?;
     let base = archive.data_offset(member)?;
@@ -179,10 +220,18 @@ fn open_save(archive: &Archive, root: &str, options: &OpenOptions, depth: u32) -
     model.version = text(archive, &format!("{root}version"))?;
     let big = big_endian(archive, root)?;
     if big {
-        model.metadata.push(("byteorder".into(), Value::Str("big".into())));
+        model
+            .metadata
+            .push(("byteorder".into(), Value::Str("big".into())));
     }
     let mut records = Records::new(archive, format!("{root}data/"), "", big);
-    let low = lower_record(archive, &format!("{root}data.pkl"), &mut records, options, depth)?;
+    let low = lower_record(
+        archive,
+        &format!("{root}data.pkl"),
+        &mut records,
+        options,
+        depth,
+    )?;
     fill(&mut model, low);
     Ok(model)
 }
@@ -250,7 +299,9 @@ fn open_old_export(
 ) -> Result<Model> {
     for name in ["serialized_state_dict.pt", "serialized_state_dict.json"] {
         let full = format!("{root}{name}");
-        let Some(member) = archive.by_name(&full) else { continue };
+        let Some(member) = archive.by_name(&full) else {
+            continue;
+        };
         let storage = Arc::new(archive.storage(member, false)?);
         storage.verify()?;
         let (source, base) = storage.random()?;
@@ -259,12 +310,16 @@ fn open_old_export(
             base..base + storage.len(),
             archive.source().name(),
         )?;
-        let mut model = open_nested(Arc::new(window), options, depth + 1).map_err(|e| e.within(full))?;
+        let mut model =
+            open_nested(Arc::new(window), options, depth + 1).map_err(|e| e.within(full))?;
         model.container = Some("pt2");
         model.parts.clear();
         return Ok(model);
     }
-    Err(Error::malformed("pytorch.missing-record", "the export archive has no state dict"))
+    Err(Error::malformed(
+        "pytorch.missing-record",
+        "the export archive has no state dict",
+    ))
 }
 
 /// Every pickle record of the archive.

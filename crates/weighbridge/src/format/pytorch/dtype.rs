@@ -4,7 +4,12 @@
 use weighbridge_core::model::DType;
 
 /// dtype, storage class where one exists, name under `torch.`, other names of the same dtype.
-type Row = (DType, Option<&'static str>, &'static str, &'static [&'static str]);
+type Row = (
+    DType,
+    Option<&'static str>,
+    &'static str,
+    &'static [&'static str],
+);
 
 const TABLE: &[Row] = &[
     (DType::F64, Some("DoubleStorage"), "float64", &["double"]),
@@ -17,8 +22,18 @@ const TABLE: &[Row] = &[
     (DType::I8, Some("CharStorage"), "int8", &[]),
     (DType::U8, Some("ByteStorage"), "uint8", &[]),
     (DType::Bool, Some("BoolStorage"), "bool", &[]),
-    (DType::C64, Some("ComplexFloatStorage"), "complex64", &["cfloat"]),
-    (DType::C128, Some("ComplexDoubleStorage"), "complex128", &["cdouble"]),
+    (
+        DType::C64,
+        Some("ComplexFloatStorage"),
+        "complex64",
+        &["cfloat"],
+    ),
+    (
+        DType::C128,
+        Some("ComplexDoubleStorage"),
+        "complex128",
+        &["cdouble"],
+    ),
     (DType::C32, None, "complex32", &["chalf"]),
     (DType::QU8, Some("QUInt8Storage"), "quint8", &[]),
     (DType::QI8, Some("QInt8Storage"), "qint8", &[]),
@@ -44,7 +59,9 @@ const OTHER: &[&str] = &[
 
 /// The element type of a storage class such as `FloatStorage` or the tar era's `FloatTensor`.
 pub(super) fn of_storage_class(name: &str) -> Option<DType> {
-    let stem = name.strip_suffix("Storage").or_else(|| name.strip_suffix("Tensor"))?;
+    let stem = name
+        .strip_suffix("Storage")
+        .or_else(|| name.strip_suffix("Tensor"))?;
     TABLE
         .iter()
         .find(|r| r.1.and_then(|s| s.strip_suffix("Storage")) == Some(stem))
@@ -53,7 +70,10 @@ pub(super) fn of_storage_class(name: &str) -> Option<DType> {
 
 /// The element type of a name under `torch.`, such as `bfloat16`.
 pub(super) fn of_name(name: &str) -> Option<DType> {
-    TABLE.iter().find(|r| r.2 == name || r.3.contains(&name)).map(|r| r.0)
+    TABLE
+        .iter()
+        .find(|r| r.2 == name || r.3.contains(&name))
+        .map(|r| r.0)
 }
 
 /// Whether `name` under `torch.` is a dtype at all.

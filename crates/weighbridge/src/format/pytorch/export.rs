@@ -58,7 +58,10 @@ pub(super) fn open(
             }
         }
     }
-    let expanded = model.tensors.iter().fold(0u64, |n, t| n.saturating_add(t.byte_len()));
+    let expanded = model
+        .tensors
+        .iter()
+        .fold(0u64, |n, t| n.saturating_add(t.byte_len()));
     let cap = limits.expand_cap(archive.source().len());
     if expanded > cap {
         return Err(Error::limit(
@@ -71,12 +74,18 @@ pub(super) fn open(
         .iter()
         .map(|t| (Value::Str(t.name.clone()), Value::Tensor(t.name.clone())))
         .collect();
-    model.structure = Some(Value::Dict(Dict { entries, ..Dict::default() }));
+    model.structure = Some(Value::Dict(Dict {
+        entries,
+        ..Dict::default()
+    }));
     model.graph = graph(archive, root, limits.text_bytes);
     for m in archive.members() {
         if m.name.starts_with(&format!("{root}data/sample_inputs/")) {
             let what = m.name.strip_prefix(root).unwrap_or(&m.name).to_owned();
-            model.omitted.push((what, "sample inputs of the exported program are no weights".into()));
+            model.omitted.push((
+                what,
+                "sample inputs of the exported program are no weights".into(),
+            ));
         }
     }
     Ok(model)
@@ -92,7 +101,10 @@ fn weight(
     options: &OpenOptions,
     depth: u32,
 ) -> Result<Option<Tensor>> {
-    let path = entry.get("path_name").and_then(Json::as_str).ok_or_else(|| bad("no path_name"))?;
+    let path = entry
+        .get("path_name")
+        .and_then(Json::as_str)
+        .ok_or_else(|| bad("no path_name"))?;
     if entry.get("use_pickle").and_then(Json::as_bool) == Some(true) {
         let member = archive
             .by_name(&format!("{prefix}{path}"))
@@ -108,27 +120,45 @@ fn weight(
     let Some(meta) = entry.get("tensor_meta").filter(|m| !m.is_null()) else {
         return Ok(None);
     };
-    let number = meta.get("dtype").and_then(Json::as_u64).ok_or_else(|| bad("no dtype"))?;
+    let number = meta
+        .get("dtype")
+        .and_then(Json::as_u64)
+        .ok_or_else(|| bad("no dtype"))?;
     let dtype = dtype::of_export_number(number).ok_or_else(|| {
         Error::unsupported("pytorch.dtype", format!("the export dtype number {number}"))
     })?;
     let ints = |key: &str| -> Result<Shape> {
-        let list = meta.get(key).and_then(Json::as_array).ok_or_else(|| bad(format!("no {key}")))?;
+        let list = meta
+            .get(key)
+            .and_then(Json::as_array)
+            .ok_or_else(|| bad(format!("no {key}")))?;
         list.iter()
             .map(|v| int(v).ok_or_else(|| bad(format!("{key} holds {v}, which is no plain count"))))
             .collect()
     };
     let (shape, strides) = (ints("sizes")?, ints("strides")?);
     let offset = meta.get("storage_offset").and_then(int).unwrap_or(0);
-    let request = StorageRequest { key: path.to_owned(), dtype: None, numel: 0, view: None };
+    let request = StorageRequest {
+        key: path.to_owned(),
+        dtype: None,
+        numel: 0,
+        view: None,
+    };
     let storage = records.find(&request)?;
     let len = storage.len();
-    let storage = StorageRef { storage, base: 0, len, dtype: None };
+    let storage = StorageRef {
+        storage,
+        base: 0,
+        len,
+        dtype: None,
+    };
     // Exporters before torch 2.10 wrote the tensor contiguous whatever its strides were.
     let mut t = strided_view(&storage, dtype, offset, shape, strides)?;
     t.name = name.to_owned();
     if meta.get("requires_grad").and_then(Json::as_bool) == Some(true) {
-        t.extra_mut().attributes.push(("requires_grad".into(), Value::Bool(true)));
+        t.extra_mut()
+            .attributes
+            .push(("requires_grad".into(), Value::Bool(true)));
     }
     Ok(Some(t))
 }
@@ -141,13 +171,26 @@ fn int(v: &Json) -> Option<u64> {
 /// The nodes of `models/model.json`, for `inspect`. A graph that cannot be read costs nothing.
 fn graph(archive: &Archive, root: &str, limit: u64) -> Option<Graph> {
     let prefix = format!("{root}models/");
-    let m = archive.members().iter().find(|m| m.name.starts_with(&prefix) && m.name.ends_with(".json"))?;
+    let m = archive
+        .members()
+        .iter()
+        .find(|m| m.name.starts_with(&prefix) && m.name.ends_with(".json"))?;
     let json: Json = serde_json::from_slice(&archive.read(m, limit).ok()?).ok()?;
     let g = json.get("graph_module")?.get("graph")?;
     let names = |v: Option<&Json>| -> Vec<String> {
-        let list = v.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+        let list = v
+            .and_then(Json::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         list.iter()
-            .filter_map(|v| v.as_object()?.values().next()?.get("name")?.as_str().map(str::to_owned))
+            .filter_map(|v| {
+                v.as_object()?
+                    .values()
+                    .next()?
+                    .get("name")?
+                    .as_str()
+                    .map(str::to_owned)
+            })
             .collect()
     };
     let nodes = g.get("nodes")?.as_array()?;
@@ -157,15 +200,31 @@ fn graph(archive: &Archive, root: &str, limit: u64) -> Option<Graph> {
         nodes: nodes
             .iter()
             .map(|n| GraphNode {
-                operator: n.get("target").and_then(Json::as_str).unwrap_or_default().to_owned(),
-                name: n.get("name").and_then(Json::as_str).unwrap_or_default().to_owned(),
+                operator: n
+                    .get("target")
+                    .and_then(Json::as_str)
+                    .unwrap_or_default()
+                    .to_owned(),
+                name: n
+                    .get("name")
+                    .and_then(Json::as_str)
+                    .unwrap_or_default()
+                    .to_owned(),
                 inputs: n
                     .get("inputs")
                     .and_then(Json::as_array)
                     .map(Vec::as_slice)
                     .unwrap_or_default()
                     .iter()
-                    .filter_map(|i| i.get("arg")?.as_object()?.values().next()?.get("name")?.as_str().map(str::to_owned))
+                    .filter_map(|i| {
+                        i.get("arg")?
+                            .as_object()?
+                            .values()
+                            .next()?
+                            .get("name")?
+                            .as_str()
+                            .map(str::to_owned)
+                    })
                     .collect(),
                 outputs: names(n.get("outputs")),
             })

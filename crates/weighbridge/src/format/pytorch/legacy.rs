@@ -36,7 +36,10 @@ impl Storages for Stream {
         self.known.get(&request.key).map(Arc::clone).ok_or_else(|| {
             Error::malformed(
                 "pytorch.missing-storage",
-                format!("storage {} is named and does not follow in the stream", request.key),
+                format!(
+                    "storage {} is named and does not follow in the stream",
+                    request.key
+                ),
             )
         })
     }
@@ -111,7 +114,11 @@ fn locate(
         }
     }
     let list = keys.root.and_then(|r| keys.items(r)).ok_or_else(|| {
-        Error::malformed("pytorch.storage-keys", "the list of storage keys is no list").at(keys_at)
+        Error::malformed(
+            "pytorch.storage-keys",
+            "the list of storage keys is no list",
+        )
+        .at(keys_at)
     })?;
     let mut known = HashMap::new();
     for &key in list {
@@ -134,12 +141,22 @@ fn locate(
         let mut count = [0u8; 8];
         source.read_at(at, &mut count)?;
         let count = i64::from_le_bytes(count);
-        let len = u64::try_from(count).ok().and_then(|n| n.checked_mul(width)).ok_or_else(|| {
-            Error::malformed("pytorch.storage-size", format!("storage {name} has {count} elements"))
+        let len = u64::try_from(count)
+            .ok()
+            .and_then(|n| n.checked_mul(width))
+            .ok_or_else(|| {
+                Error::malformed(
+                    "pytorch.storage-size",
+                    format!("storage {name} has {count} elements"),
+                )
                 .at(at)
-        })?;
+            })?;
         at += 8;
-        let data = StorageData::Raw { source: Arc::clone(source), offset: at, crc32: None };
+        let data = StorageData::Raw {
+            source: Arc::clone(source),
+            offset: at,
+            crc32: None,
+        };
         let storage = Storage::new(format!("storage {name}"), len, false, data)?;
         if known.insert(name.clone(), Arc::new(storage)).is_some() {
             return Err(Error::malformed(

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use weighbridge_core::model::{Dict, Object, Shape, Tensor, TensorSource, Value, View};
+use weighbridge_core::model::{Dict, Object, Tensor, TensorSource, Value, View};
 use weighbridge_core::pickle::{Call, Node, NodeId, Trace, decimal};
 use weighbridge_core::{Error, Limits, Result};
 
@@ -81,7 +81,10 @@ impl<'t, 's> Lower<'t, 's> {
     /// Lowers the value at `STOP`.
     pub(super) fn run(mut self) -> Result<Lowered> {
         let Some(root) = self.trace.root else {
-            return Err(Error::malformed("pickle.no-stop", "the pickle gives no value"));
+            return Err(Error::malformed(
+                "pickle.no-stop",
+                "the pickle gives no value",
+            ));
         };
         let structure = self.value(root)?;
         self.out.structure = Value2(structure);
@@ -124,7 +127,10 @@ impl<'t, 's> Lower<'t, 's> {
             Node::Set(items) => self.nest(id, |s| Ok(Value::Set(s.list(items)?)))?,
             Node::FrozenSet(items) => self.nest(id, |s| Ok(Value::FrozenSet(s.list(items)?)))?,
             Node::Dict(pairs) => self.nest(id, |s| {
-                Ok(Value::Dict(Dict { entries: s.entries(pairs)?, ..Dict::default() }))
+                Ok(Value::Dict(Dict {
+                    entries: s.entries(pairs)?,
+                    ..Dict::default()
+                }))
             })?,
             Node::Global(_) => match trace.global(id) {
                 Some(g) if g.module == "torch" && dtype::is_dtype(&g.name) => {
@@ -148,11 +154,18 @@ impl<'t, 's> Lower<'t, 's> {
         if self.depth >= self.limits.depth {
             return Err(Error::limit(
                 "pytorch.too-deep",
-                format!("the structure nests deeper than {} levels", self.limits.depth),
+                format!(
+                    "the structure nests deeper than {} levels",
+                    self.limits.depth
+                ),
             )
             .within(self.path.as_str()));
         }
-        let place = if self.path.is_empty() { "$".to_owned() } else { format!("$.{}", self.path) };
+        let place = if self.path.is_empty() {
+            "$".to_owned()
+        } else {
+            format!("$.{}", self.path)
+        };
         self.open.insert(id, place);
         self.depth += 1;
         let v = f(self);
@@ -162,14 +175,21 @@ impl<'t, 's> Lower<'t, 's> {
     }
 
     /// Runs `f` with `step` added to the path.
-    pub(super) fn at<T>(&mut self, step: &str, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    pub(super) fn at<T>(
+        &mut self,
+        step: &str,
+        f: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
         let before = self.path.len();
         if before > 0 {
             self.path.push('.');
         }
         self.path.push_str(step);
         if self.path.len() > 64 << 10 {
-            return Err(Error::limit("pytorch.long-name", "a tensor's name passes 64 KiB"));
+            return Err(Error::limit(
+                "pytorch.long-name",
+                "a tensor's name passes 64 KiB",
+            ));
         }
         let v = f(self);
         self.path.truncate(before);
@@ -224,7 +244,10 @@ impl<'t, 's> Lower<'t, 's> {
     fn emit_storage(&mut self, s: StorageRef) -> Result<Value> {
         let dtype = s.dtype.unwrap_or(weighbridge_core::model::DType::U8);
         let n = s.len / dtype.bytes().unwrap_or(1).max(1);
-        let view = View { storage: s.storage, offset: s.base };
+        let view = View {
+            storage: s.storage,
+            offset: s.base,
+        };
         self.emit(Tensor::new("", dtype, &[n], TensorSource::View(view)))
     }
 
@@ -238,9 +261,17 @@ impl<'t, 's> Lower<'t, 's> {
 
     /// Adds a tensor under the present path and gives the reference to it.
     pub(super) fn emit(&mut self, mut t: Tensor) -> Result<Value> {
-        let base = if self.path.is_empty() { "tensor" } else { self.path.as_str() };
+        let base = if self.path.is_empty() {
+            "tensor"
+        } else {
+            self.path.as_str()
+        };
         if self.quiet {
-            return Ok(Value::Str(format!("<tensor {} {:?}>", t.dtype, t.shape.as_slice())));
+            return Ok(Value::Str(format!(
+                "<tensor {} {:?}>",
+                t.dtype,
+                t.shape.as_slice()
+            )));
         }
         let mut name = base.to_owned();
         let mut n = 2;
@@ -256,7 +287,10 @@ impl<'t, 's> Lower<'t, 's> {
         }
         let mut bytes = t.byte_len();
         if let Some(s) = t.sparse() {
-            bytes = s.indices.iter().fold(s.values.byte_len(), |n, i| n.saturating_add(i.byte_len()));
+            bytes = s
+                .indices
+                .iter()
+                .fold(s.values.byte_len(), |n, i| n.saturating_add(i.byte_len()));
         }
         self.expanded = self.expanded.saturating_add(bytes);
         if self.expanded > self.cap {
@@ -293,7 +327,8 @@ impl<'t, 's> Lower<'t, 's> {
             return Ok(t.clone());
         }
         let made = self.tensor_of(call, 0).map_err(|e| {
-            e.within(format!("tensor {:?}", self.path)).within(format!("pickle byte {}", call.offset))
+            e.within(format!("tensor {:?}", self.path))
+                .within(format!("pickle byte {}", call.offset))
         })?;
         self.drafts.insert(id, made.clone());
         Ok(made)
@@ -324,7 +359,9 @@ impl<'t, 's> Lower<'t, 's> {
         };
         let Some(bytes) = bytes else { return Ok(None) };
         let tensors = (self.nested)(&bytes)?;
-        let Some(t) = tensors.into_iter().next() else { return Ok(None) };
+        let Some(t) = tensors.into_iter().next() else {
+            return Ok(None);
+        };
         Ok(match (&t.source, t.byte_len()) {
             (TensorSource::View(v), len) => Some(StorageRef {
                 storage: v.storage.clone(),
@@ -349,9 +386,16 @@ impl<'t, 's> Lower<'t, 's> {
         if !call.pairs.is_empty() && call.items.is_empty() && no_args && call.kwargs.is_none() {
             let entries = self.entries(&call.pairs)?;
             let attributes = self.attributes(state)?;
-            return Ok(Value::Dict(Dict { class: Some(class), entries, attributes }));
+            return Ok(Value::Dict(Dict {
+                class: Some(class),
+                entries,
+                attributes,
+            }));
         }
-        let mut object = Object { class, ..Object::default() };
+        let mut object = Object {
+            class,
+            ..Object::default()
+        };
         // `copyreg._reconstructor(class, base, state)` and `copyreg.__newobj__(class, …)` build an
         // instance of their first argument.
         let mut args = trace.items(call.args).unwrap_or_default();
@@ -360,7 +404,11 @@ impl<'t, 's> Lower<'t, 's> {
             if matches!(wrapper, "_reconstructor" | "__newobj__" | "__newobj_ex__")
                 && object.class.starts_with("copy")
             {
-                let skip = if wrapper == "_reconstructor" { args.len() } else { 1 };
+                let skip = if wrapper == "_reconstructor" {
+                    args.len()
+                } else {
+                    1
+                };
                 object.class = real;
                 args = args.get(skip..).unwrap_or_default();
             }
@@ -377,7 +425,10 @@ impl<'t, 's> Lower<'t, 's> {
         }
         if !call.pairs.is_empty() {
             let entries = self.entries(&call.pairs)?;
-            object.items = Some(Value::Dict(Dict { entries, ..Dict::default() }));
+            object.items = Some(Value::Dict(Dict {
+                entries,
+                ..Dict::default()
+            }));
         } else if !call.items.is_empty() {
             object.items = Some(Value::List(self.list(&call.items)?));
         }
@@ -396,7 +447,10 @@ impl<'t, 's> Lower<'t, 's> {
                 let mut pairs = trace.dict(*dict).unwrap_or_default().to_vec();
                 pairs.extend_from_slice(trace.dict(*slots).unwrap_or_default());
                 let entries = self.entries(&pairs)?;
-                Ok(Value::Dict(Dict { entries, ..Dict::default() }))
+                Ok(Value::Dict(Dict {
+                    entries,
+                    ..Dict::default()
+                }))
             }
             _ => self.value(id),
         }
@@ -404,10 +458,16 @@ impl<'t, 's> Lower<'t, 's> {
 
     /// A state that sets attributes on a mapping, such as a state dict's `_metadata`.
     pub(super) fn attributes(&mut self, state: Option<NodeId>) -> Result<Vec<(String, Value)>> {
-        let Some(state) = state else { return Ok(Vec::new()) };
+        let Some(state) = state else {
+            return Ok(Vec::new());
+        };
         let value = self.state(state)?;
         Ok(match value {
-            Value::Dict(d) => d.entries.into_iter().map(|(k, v)| (step_of(&k), v)).collect(),
+            Value::Dict(d) => d
+                .entries
+                .into_iter()
+                .map(|(k, v)| (step_of(&k), v))
+                .collect(),
             Value::Null => Vec::new(),
             other => vec![("state".into(), other)],
         })
@@ -426,7 +486,9 @@ impl<'t, 's> Lower<'t, 's> {
                         Node::Dict(d) => out.extend_from_slice(d),
                         _ => {
                             for &item in trace.items(first)? {
-                                let &[k, v] = trace.items(item)? else { return None };
+                                let &[k, v] = trace.items(item)? else {
+                                    return None;
+                                };
                                 out.push((k, v));
                             }
                         }
@@ -437,10 +499,6 @@ impl<'t, 's> Lower<'t, 's> {
             }
             _ => None,
         }
-    }
-
-    pub(super) fn shape_value(&self, id: Option<NodeId>) -> Result<Shape> {
-        self.dims(id, "size")
     }
 }
 
@@ -491,7 +549,10 @@ fn rename(v: &mut Value, prefix: &str) {
         Value::Object(o) => {
             o.args.iter_mut().for_each(|v| rename(v, prefix));
             o.kwargs.iter_mut().for_each(|(_, v)| rename(v, prefix));
-            for v in [&mut o.state, &mut o.items, &mut o.state_dict].into_iter().flatten() {
+            for v in [&mut o.state, &mut o.items, &mut o.state_dict]
+                .into_iter()
+                .flatten()
+            {
                 rename(v, prefix);
             }
         }

@@ -29,12 +29,20 @@ impl NpType {
             digits => digits.parse().ok()?,
         };
         let kind = if kind == b'?' { b'b' } else { kind };
-        let size = if kind == b'U' { size.checked_mul(4)? } else { size };
+        let size = if kind == b'U' {
+            size.checked_mul(4)?
+        } else {
+            size
+        };
         let known = matches!(
             (kind, size),
             (b'b', 1) | (b'i' | b'u', 1 | 2 | 4 | 8) | (b'f', 2 | 4 | 8) | (b'c', 8 | 16)
         ) || matches!(kind, b'S' | b'U' | b'V');
-        known.then_some(Self { kind, size, big_endian: order == b'>' })
+        known.then_some(Self {
+            kind,
+            size,
+            big_endian: order == b'>',
+        })
     }
 
     /// NumPy's `dtype.name`.
@@ -72,7 +80,9 @@ fn is_numpy(module: &str) -> bool {
 /// The dtype that a node describes: `numpy.dtype("f8", …)` with its byte order in the state, or
 /// `numpy.dtypes.Float64DType()`.
 fn dtype(trace: &Trace<'_>, id: NodeId) -> Option<NpType> {
-    let Node::Call(c) = trace.node(id) else { return None };
+    let Node::Call(c) = trace.node(id) else {
+        return None;
+    };
     dtype_of_call(trace, c)
 }
 
@@ -89,7 +99,11 @@ fn dtype_of_call(trace: &Trace<'_>, c: &Call) -> Option<NpType> {
             t.big_endian = order == ">";
         }
         // A sub-array or a structured dtype has more than a byte order.
-        let plain = |i: usize| state.get(i).is_none_or(|&n| matches!(trace.node(n), Node::None));
+        let plain = |i: usize| {
+            state
+                .get(i)
+                .is_none_or(|&n| matches!(trace.node(n), Node::None))
+        };
         if !plain(2) || !plain(3) || !plain(4) {
             return None;
         }
@@ -105,7 +119,9 @@ pub(super) fn dtype_name_of_call(trace: &Trace<'_>, call: &Call) -> Option<Strin
 /// The bytes a node stands for: plain, or the text forms that protocols below 3 write.
 pub(super) fn bytes_of<'t>(trace: &'t Trace<'_>, id: NodeId) -> Option<Cow<'t, [u8]>> {
     match trace.node(id) {
-        Node::Bytes(b) | Node::ByteArray(b) | Node::ByteStr(b) => Some(Cow::Borrowed(trace.blob(b))),
+        Node::Bytes(b) | Node::ByteArray(b) | Node::ByteStr(b) => {
+            Some(Cow::Borrowed(trace.blob(b)))
+        }
         Node::Call(c) => bytes_of_call(trace, c),
         _ => None,
     }
@@ -130,7 +146,9 @@ pub(super) fn bytes_of_call<'t>(trace: &'t Trace<'_>, c: &Call) -> Option<Cow<'t
         ("__builtin__" | "builtins", "bytes" | "bytearray", []) => Some(Cow::Borrowed(&[])),
         ("__builtin__" | "builtins", "bytes" | "bytearray", [one]) => match trace.node(*one) {
             Node::List(items) => {
-                let bytes = items.iter().map(|&i| trace.int(i).and_then(|n| u8::try_from(n).ok()));
+                let bytes = items
+                    .iter()
+                    .map(|&i| trace.int(i).and_then(|n| u8::try_from(n).ok()));
                 bytes.collect::<Option<Vec<u8>>>().map(Cow::Owned)
             }
             _ => bytes_of_shallow(trace, *one),
@@ -143,11 +161,17 @@ pub(super) fn bytes_of_call<'t>(trace: &'t Trace<'_>, c: &Call) -> Option<Cow<'t
 /// [`bytes_of`] without following calls of calls for ever.
 fn bytes_of_shallow<'t>(trace: &'t Trace<'_>, id: NodeId) -> Option<Cow<'t, [u8]>> {
     match trace.node(id) {
-        Node::Bytes(b) | Node::ByteArray(b) | Node::ByteStr(b) => Some(Cow::Borrowed(trace.blob(b))),
+        Node::Bytes(b) | Node::ByteArray(b) | Node::ByteStr(b) => {
+            Some(Cow::Borrowed(trace.blob(b)))
+        }
         Node::Call(c) => {
             let g = trace.global(c.callee)?;
             let encode = (g.module.as_str(), g.name.as_str()) == ("_codecs", "encode");
-            if encode { bytes_of_call(trace, c) } else { None }
+            if encode {
+                bytes_of_call(trace, c)
+            } else {
+                None
+            }
         }
         _ => None,
     }
@@ -155,30 +179,46 @@ fn bytes_of_shallow<'t>(trace: &'t Trace<'_>, id: NodeId) -> Option<Cow<'t, [u8]
 
 /// The array that `call` would rebuild, if it is an array of plain elements.
 pub(super) fn array(trace: &Trace<'_>, call: &Call, limits: &Limits) -> Result<Option<NdArray>> {
-    let Some(g) = trace.global(call.callee) else { return Ok(None) };
+    let Some(g) = trace.global(call.callee) else {
+        return Ok(None);
+    };
     if !is_numpy(&g.module) {
         return Ok(None);
     }
-    let Some(args) = trace.items(call.args) else { return Ok(None) };
+    let Some(args) = trace.items(call.args) else {
+        return Ok(None);
+    };
     let (shape, ty, fortran, data) = match g.name.as_str() {
         "_reconstruct" => {
             let Some(state) = call.states.last().and_then(|&s| trace.items(s)) else {
                 return Ok(None);
             };
             // Before NumPy 1.0 the state had no version number in front.
-            let state = if state.len() == 5 { state.get(1..).unwrap_or_default() } else { state };
-            let [shape, ty, fortran, data] = *state else { return Ok(None) };
+            let state = if state.len() == 5 {
+                state.get(1..).unwrap_or_default()
+            } else {
+                state
+            };
+            let [shape, ty, fortran, data] = *state else {
+                return Ok(None);
+            };
             let fortran = matches!(trace.node(fortran), Node::Bool(true) | Node::Int(1));
             (shape, ty, fortran, data)
         }
         "_frombuffer" => {
-            let [data, ty, shape, order] = *args else { return Ok(None) };
+            let [data, ty, shape, order] = *args else {
+                return Ok(None);
+            };
             (shape, ty, trace.text(order).as_deref() == Some("F"), data)
         }
         _ => return Ok(None),
     };
-    let Some(ty) = dtype(trace, ty) else { return Ok(None) };
-    let Some(bytes) = bytes_of(trace, data) else { return Ok(None) };
+    let Some(ty) = dtype(trace, ty) else {
+        return Ok(None);
+    };
+    let Some(bytes) = bytes_of(trace, data) else {
+        return Ok(None);
+    };
     let dims = match trace.items(shape) {
         Some(items) => items
             .iter()
@@ -187,26 +227,46 @@ pub(super) fn array(trace: &Trace<'_>, call: &Call, limits: &Limits) -> Result<O
         None => None,
     };
     let Some(shape) = dims else {
-        return Err(Error::malformed("numpy.bad-shape", "the shape of an array is no tuple of counts"));
+        return Err(Error::malformed(
+            "numpy.bad-shape",
+            "the shape of an array is no tuple of counts",
+        ));
     };
     if shape.len() > 64 {
-        return Err(Error::malformed("numpy.too-many-dimensions", "an array has over 64 dimensions"));
+        return Err(Error::malformed(
+            "numpy.too-many-dimensions",
+            "an array has over 64 dimensions",
+        ));
     }
     let numel = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
     if numel.and_then(|n| n.checked_mul(ty.size)) != Some(bytes.len() as u64) {
         return Err(Error::malformed(
             "numpy.size-mismatch",
-            format!("an array of shape {shape:?} and {} bytes an element has {} bytes", ty.size, bytes.len()),
+            format!(
+                "an array of shape {shape:?} and {} bytes an element has {} bytes",
+                ty.size,
+                bytes.len()
+            ),
         ));
     }
-    Limits::check(bytes.len() as u64, limits.inflate_bytes, "numpy.too-large", "bytes of an array")?;
+    Limits::check(
+        bytes.len() as u64,
+        limits.inflate_bytes,
+        "numpy.too-large",
+        "bytes of an array",
+    )?;
     let mut data = bytes.into_owned();
     swap(&mut data, ty.swap());
     if fortran && shape.len() > 1 && ty.size > 0 {
         data = to_row_major(&data, &shape, ty.size as usize);
     }
     let sha256 = hex::encode(Sha256::digest(&data));
-    Ok(Some(NdArray { dtype: ty.name(), shape, data, sha256 }))
+    Ok(Some(NdArray {
+        dtype: ty.name(),
+        shape,
+        data,
+        sha256,
+    }))
 }
 
 fn swap(data: &mut [u8], width: usize) {
@@ -226,7 +286,12 @@ fn to_row_major(data: &[u8], shape: &[u64], width: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(data.len());
     let mut index = vec![0u64; shape.len()];
     for _ in 0..n {
-        let at: usize = index.iter().zip(&strides).map(|(&i, &s)| i as usize * s).sum::<usize>() * width;
+        let at: usize = index
+            .iter()
+            .zip(&strides)
+            .map(|(&i, &s)| i as usize * s)
+            .sum::<usize>()
+            * width;
         out.extend_from_slice(data.get(at..at + width).unwrap_or_default());
         for (i, &d) in index.iter_mut().zip(shape).rev() {
             *i += 1;
@@ -245,7 +310,9 @@ pub(super) fn scalar(trace: &Trace<'_>, call: &Call) -> Option<Value> {
     if !is_numpy(&g.module) || g.name != "scalar" {
         return None;
     }
-    let [ty, data] = *trace.items(call.args)? else { return None };
+    let [ty, data] = *trace.items(call.args)? else {
+        return None;
+    };
     let ty = dtype(trace, ty)?;
     let mut raw = bytes_of(trace, data)?.into_owned();
     if raw.len() as u64 != ty.size {
@@ -253,18 +320,32 @@ pub(super) fn scalar(trace: &Trace<'_>, call: &Call) -> Option<Value> {
     }
     swap(&mut raw, ty.swap());
     let text = scalar_text(ty, &raw)?;
-    Some(Value::NpScalar { dtype: ty.name(), text, raw })
+    Some(Value::NpScalar {
+        dtype: ty.name(),
+        text,
+        raw,
+    })
 }
 
 fn scalar_text(ty: NpType, raw: &[u8]) -> Option<String> {
     let int = |signed: bool| {
-        let fill = if signed && raw.last().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+        let fill = if signed && raw.last().is_some_and(|b| b & 0x80 != 0) {
+            0xff
+        } else {
+            0
+        };
         let mut a = [fill; 16];
         a.get_mut(..raw.len())?.copy_from_slice(raw);
         Some(i128::from_le_bytes(a).to_string())
     };
     Some(match (ty.kind, ty.size) {
-        (b'b', _) => if raw == [0] { "False".into() } else { "True".into() },
+        (b'b', _) => {
+            if raw == [0] {
+                "False".into()
+            } else {
+                "True".into()
+            }
+        }
         (b'i', _) => int(true)?,
         (b'u', _) => int(false)?,
         (b'f', 8) => float_text(f64::from_le_bytes(raw.try_into().ok()?), false),
@@ -274,10 +355,17 @@ fn scalar_text(ty: NpType, raw: &[u8]) -> Option<String> {
             weighbridge_kernels::decode_f32(weighbridge_kernels::Kind::F16, raw, &mut f);
             half_text(f[0])
         }
-        (b'S', _) => String::from_utf8_lossy(raw).trim_end_matches('\0').to_owned(),
+        (b'S', _) => String::from_utf8_lossy(raw)
+            .trim_end_matches('\0')
+            .to_owned(),
         (b'U', _) => raw
             .chunks_exact(4)
-            .map(|c| c.try_into().ok().map(u32::from_le_bytes).and_then(char::from_u32))
+            .map(|c| {
+                c.try_into()
+                    .ok()
+                    .map(u32::from_le_bytes)
+                    .and_then(char::from_u32)
+            })
             .collect::<Option<String>>()?
             .trim_end_matches('\0')
             .to_owned(),
@@ -298,7 +386,11 @@ fn complex_text(re: f64, im: f64, single: bool) -> String {
     let im = strip(float_text(im, single));
     let sign = if im.starts_with('-') { "" } else { "+" };
     let re = strip(float_text(re, single));
-    if re == "0" { format!("{im}j") } else { format!("({re}{sign}{im}j)") }
+    if re == "0" {
+        format!("{im}j")
+    } else {
+        format!("({re}{sign}{im}j)")
+    }
 }
 
 /// The shortest decimal digits that read back as the same half.
@@ -330,7 +422,11 @@ pub(super) fn float_text(v: f64, single: bool) -> String {
     if v.is_infinite() {
         return if v < 0.0 { "-inf".into() } else { "inf".into() };
     }
-    let text = if single { format!("{:e}", v as f32) } else { format!("{v:e}") };
+    let text = if single {
+        format!("{:e}", v as f32)
+    } else {
+        format!("{v:e}")
+    };
     python_layout(&text)
 }
 
@@ -347,7 +443,11 @@ fn python_layout(text: &str) -> String {
     let n = digits.len() as i32;
     let (head, tail) = digits.split_at(1);
     if exp < -4 || exp >= 16 {
-        let tail = if tail.is_empty() { String::new() } else { format!(".{tail}") };
+        let tail = if tail.is_empty() {
+            String::new()
+        } else {
+            format!(".{tail}")
+        };
         let mark = if exp < 0 { '-' } else { '+' };
         return format!("{sign}{head}{tail}e{mark}{:02}", exp.abs());
     }
@@ -385,6 +485,9 @@ mod tests {
 
     #[test]
     fn column_major_becomes_row_major() {
-        assert_eq!(to_row_major(&[1, 4, 2, 5, 3, 6], &[2, 3], 1), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(
+            to_row_major(&[1, 4, 2, 5, 3, 6], &[2, 3], 1),
+            [1, 2, 3, 4, 5, 6]
+        );
     }
 }

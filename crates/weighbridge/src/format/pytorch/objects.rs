@@ -10,7 +10,9 @@ use super::numpy;
 /// The value that `call` would make, when its class is one whose meaning is known.
 pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>> {
     let trace = s.trace;
-    let Some(g) = trace.global(call.callee) else { return Ok(None) };
+    let Some(g) = trace.global(call.callee) else {
+        return Ok(None);
+    };
     let args = trace.items(call.args).unwrap_or_default();
     let state = call.states.last().copied();
     let module = match g.module.as_str() {
@@ -21,10 +23,16 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
     Ok(Some(match (module, g.name.as_str()) {
         ("collections", "OrderedDict" | "Counter") => {
             let class = format!("collections.{}", g.name);
-            let Some(pairs) = mapping_pairs(s, call) else { return Ok(None) };
+            let Some(pairs) = mapping_pairs(s, call) else {
+                return Ok(None);
+            };
             let entries = s.entries(&pairs)?;
             let attributes = s.attributes(state)?;
-            Value::Dict(Dict { class: Some(class), entries, attributes })
+            Value::Dict(Dict {
+                class: Some(class),
+                entries,
+                attributes,
+            })
         }
         ("collections", "defaultdict") => {
             let entries = s.entries(&call.pairs)?;
@@ -32,11 +40,16 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
             if let Some(&factory) = args.first() {
                 attributes.insert(0, ("default_factory".into(), s.plain(factory)?));
             }
-            Value::Dict(Dict { class: Some("collections.defaultdict".into()), entries, attributes })
+            Value::Dict(Dict {
+                class: Some("collections.defaultdict".into()),
+                entries,
+                attributes,
+            })
         }
-        ("builtins", "dict") if args.is_empty() => {
-            Value::Dict(Dict { entries: s.entries(&call.pairs)?, ..Dict::default() })
-        }
+        ("builtins", "dict") if args.is_empty() => Value::Dict(Dict {
+            entries: s.entries(&call.pairs)?,
+            ..Dict::default()
+        }),
         ("builtins" | "sets", "set" | "frozenset" | "Set") => {
             let items = match args.first() {
                 None => Vec::new(),
@@ -48,9 +61,16 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
                     },
                 },
             };
-            let items: Vec<NodeId> = items.into_iter().chain(call.items.iter().copied()).collect();
+            let items: Vec<NodeId> = items
+                .into_iter()
+                .chain(call.items.iter().copied())
+                .collect();
             let values = s.list(&items)?;
-            if g.name == "frozenset" { Value::FrozenSet(values) } else { Value::Set(values) }
+            if g.name == "frozenset" {
+                Value::FrozenSet(values)
+            } else {
+                Value::Set(values)
+            }
         }
         ("builtins", "list") if args.is_empty() => Value::List(s.list(&call.items)?),
         ("_codecs", "encode") | ("builtins", "bytes") => match bytes(s, call) {
@@ -74,9 +94,15 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
             }
         }
         ("torch", "Size") => {
-            let Some(&[dims]) = trace.items(call.args) else { return Ok(None) };
+            let Some(&[dims]) = trace.items(call.args) else {
+                return Ok(None);
+            };
             let dims = trace.items(dims).unwrap_or_default();
-            match dims.iter().map(|&d| trace.int(d)).collect::<Option<Vec<i64>>>() {
+            match dims
+                .iter()
+                .map(|&d| trace.int(d))
+                .collect::<Option<Vec<i64>>>()
+            {
                 Some(d) => Value::Size(d),
                 None => return Ok(None),
             }
@@ -101,7 +127,12 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
             Some(text) => {
                 let args = s.plain_args(args)?;
                 let class = format!("{module}.{}", g.name);
-                let object = Object { class, args, text: Some(text), ..Object::default() };
+                let object = Object {
+                    class,
+                    args,
+                    text: Some(text),
+                    ..Object::default()
+                };
                 Value::Object(Box::new(object))
             }
             None => return Ok(None),
@@ -123,7 +154,9 @@ fn mapping_pairs(s: &Lower<'_, '_>, call: &Call) -> Option<Vec<(NodeId, NodeId)>
             Some(p) => out = p,
             None => {
                 for &item in s.trace.items(first)? {
-                    let &[k, v] = s.trace.items(item)? else { return None };
+                    let &[k, v] = s.trace.items(item)? else {
+                        return None;
+                    };
                     out.push((k, v));
                 }
             }
@@ -165,9 +198,10 @@ fn text_of(s: &Lower<'_, '_>, module: &str, class: &str, call: &Call) -> Option<
     let args = trace.items(call.args)?;
     let int = |i: usize| args.get(i).and_then(|&a| trace.int(a));
     match (module, class) {
-        (m, "PosixPath" | "PurePosixPath" | "Path" | "PurePath" | "WindowsPath" | "PureWindowsPath")
-            if m.starts_with("pathlib") =>
-        {
+        (
+            m,
+            "PosixPath" | "PurePosixPath" | "Path" | "PurePath" | "WindowsPath" | "PureWindowsPath",
+        ) if m.starts_with("pathlib") => {
             let windows = class.contains("Windows");
             let parts: Option<Vec<_>> = args.iter().map(|&a| trace.text(a)).collect();
             let parts = parts?;
@@ -181,29 +215,57 @@ fn text_of(s: &Lower<'_, '_>, module: &str, class: &str, call: &Call) -> Option<
         }
         ("datetime", "datetime") if args.len() == 1 => {
             let b = numpy::bytes_of(trace, *args.first()?)?;
-            let &[y1, y0, mo, d, h, mi, se, u2, u1, u0] = b.as_ref() else { return None };
+            let &[y1, y0, mo, d, h, mi, se, u2, u1, u0] = b.as_ref() else {
+                return None;
+            };
             let year = u16::from_be_bytes([y1, y0]);
             let micro = u32::from_be_bytes([0, u2, u1, u0]);
-            let tail = if micro > 0 { format!(".{micro:06}") } else { String::new() };
-            Some(format!("{year:04}-{:02}-{d:02} {h:02}:{mi:02}:{se:02}{tail}", mo & 0x7f))
+            let tail = if micro > 0 {
+                format!(".{micro:06}")
+            } else {
+                String::new()
+            };
+            Some(format!(
+                "{year:04}-{:02}-{d:02} {h:02}:{mi:02}:{se:02}{tail}",
+                mo & 0x7f
+            ))
         }
         ("datetime", "date") => {
             let b = numpy::bytes_of(trace, *args.first()?)?;
-            let &[y1, y0, mo, d] = b.as_ref() else { return None };
-            Some(format!("{:04}-{mo:02}-{d:02}", u16::from_be_bytes([y1, y0])))
+            let &[y1, y0, mo, d] = b.as_ref() else {
+                return None;
+            };
+            Some(format!(
+                "{:04}-{mo:02}-{d:02}",
+                u16::from_be_bytes([y1, y0])
+            ))
         }
         ("datetime", "time") if args.len() == 1 => {
             let b = numpy::bytes_of(trace, *args.first()?)?;
-            let &[h, mi, se, u2, u1, u0] = b.as_ref() else { return None };
+            let &[h, mi, se, u2, u1, u0] = b.as_ref() else {
+                return None;
+            };
             let micro = u32::from_be_bytes([0, u2, u1, u0]);
-            let tail = if micro > 0 { format!(".{micro:06}") } else { String::new() };
+            let tail = if micro > 0 {
+                format!(".{micro:06}")
+            } else {
+                String::new()
+            };
             Some(format!("{:02}:{mi:02}:{se:02}{tail}", h & 0x7f))
         }
         ("datetime", "timedelta") => {
             let (days, secs, micro) = (int(0)?, int(1).unwrap_or(0), int(2).unwrap_or(0));
             let plural = if days.abs() == 1 { "" } else { "s" };
-            let lead = if days == 0 { String::new() } else { format!("{days} day{plural}, ") };
-            let tail = if micro > 0 { format!(".{micro:06}") } else { String::new() };
+            let lead = if days == 0 {
+                String::new()
+            } else {
+                format!("{days} day{plural}, ")
+            };
+            let tail = if micro > 0 {
+                format!(".{micro:06}")
+            } else {
+                String::new()
+            };
             let (h, m, sec) = (secs / 3600, secs / 60 % 60, secs % 60);
             Some(format!("{lead}{h}:{m:02}:{sec:02}{tail}"))
         }
@@ -227,7 +289,14 @@ fn text_of(s: &Lower<'_, '_>, module: &str, class: &str, call: &Call) -> Option<
             b.resize(16, 0);
             b.reverse();
             let h = hex::encode(&b);
-            Some(format!("{}-{}-{}-{}-{}", h.get(..8)?, h.get(8..12)?, h.get(12..16)?, h.get(16..20)?, h.get(20..)?))
+            Some(format!(
+                "{}-{}-{}-{}-{}",
+                h.get(..8)?,
+                h.get(8..12)?,
+                h.get(12..16)?,
+                h.get(16..20)?,
+                h.get(20..)?
+            ))
         }
         _ => None,
     }
@@ -247,7 +316,9 @@ const MODULE_INTERNALS: &[&str] = &[
 /// buffers, then the children (`torch/nn/modules/module.py`, `_save_to_state_dict`).
 pub(super) fn module(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>> {
     let trace = s.trace;
-    let Some(state) = module_state(s, call) else { return Ok(None) };
+    let Some(state) = module_state(s, call) else {
+        return Ok(None);
+    };
     if s.is_quiet() {
         return Ok(None);
     }
@@ -262,7 +333,11 @@ pub(super) fn module(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>
     let mut beside = Vec::new();
     collect(s, &state, "", &mut flat, &mut beside, 0)?;
     if !beside.is_empty() {
-        let what = if s.place().is_empty() { class.clone() } else { s.place().to_owned() };
+        let what = if s.place().is_empty() {
+            class.clone()
+        } else {
+            s.place().to_owned()
+        };
         beside.sort();
         beside.dedup();
         let shown: Vec<String> = beside.iter().take(8).cloned().collect();
@@ -273,15 +348,27 @@ pub(super) fn module(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>
         );
         s.omit(what, why);
     }
-    let dict = Dict { entries: flat, ..Dict::default() };
-    let object = Object { class, state_dict: Some(Value::Dict(dict)), ..Object::default() };
+    let dict = Dict {
+        entries: flat,
+        ..Dict::default()
+    };
+    let object = Object {
+        class,
+        state_dict: Some(Value::Dict(dict)),
+        ..Object::default()
+    };
     Ok(Some(Value::Object(Box::new(object))))
 }
 
 /// The instance dict of a module, or `None` for other objects.
 fn module_state(s: &Lower<'_, '_>, call: &Call) -> Option<Vec<(NodeId, NodeId)>> {
     let state = call.states.iter().rev().find_map(|&st| s.pairs(st))?;
-    let has = |key| s.trace.lookup(&state, key).and_then(|v| s.pairs(v)).is_some();
+    let has = |key| {
+        s.trace
+            .lookup(&state, key)
+            .and_then(|v| s.pairs(v))
+            .is_some()
+    };
     (has("_parameters") && has("_modules")).then_some(state)
 }
 
@@ -294,7 +381,10 @@ fn collect(
     depth: u32,
 ) -> Result<()> {
     if depth > s.limits.depth {
-        return Err(weighbridge_core::Error::limit("pytorch.too-deep", "modules nest too deep"));
+        return Err(weighbridge_core::Error::limit(
+            "pytorch.too-deep",
+            "modules nest too deep",
+        ));
     }
     let trace = s.trace;
     let skip: Vec<String> = trace
@@ -303,7 +393,10 @@ fn collect(
             Node::Set(l) => l.clone(),
             Node::Call(c) => {
                 let inner = trace.items(c.args).and_then(|a| a.first().copied());
-                let mut items = inner.and_then(|i| trace.items(i)).unwrap_or_default().to_vec();
+                let mut items = inner
+                    .and_then(|i| trace.items(i))
+                    .unwrap_or_default()
+                    .to_vec();
                 items.extend_from_slice(&c.items);
                 items
             }
@@ -314,7 +407,9 @@ fn collect(
         .filter_map(|i| trace.text(i).map(|t| t.into_owned()))
         .collect();
     for (group, persistent_only) in [("_parameters", false), ("_buffers", true)] {
-        let Some(pairs) = trace.lookup(state, group).and_then(|id| s.pairs(id)) else { continue };
+        let Some(pairs) = trace.lookup(state, group).and_then(|id| s.pairs(id)) else {
+            continue;
+        };
         for (k, v) in pairs {
             let key = s.plain(k)?;
             let step = step_of(&key);
@@ -328,16 +423,25 @@ fn collect(
     }
     for (k, _) in state {
         if let Some(name) = trace.text(*k) {
-            let hook = name.ends_with("_hooks") || name.ends_with("_hooks_with_kwargs") || name.ends_with("_hooks_always_called");
+            let hook = name.ends_with("_hooks")
+                || name.ends_with("_hooks_with_kwargs")
+                || name.ends_with("_hooks_always_called");
             if !MODULE_INTERNALS.contains(&name.as_ref()) && !hook {
                 beside.push(name.into_owned());
             }
         }
     }
-    let children = trace.lookup(state, "_modules").and_then(|id| s.pairs(id)).unwrap_or_default();
+    let children = trace
+        .lookup(state, "_modules")
+        .and_then(|id| s.pairs(id))
+        .unwrap_or_default();
     for (k, v) in children {
-        let Node::Call(c) = trace.node(v) else { continue };
-        let Some(inner) = module_state(s, c) else { continue };
+        let Node::Call(c) = trace.node(v) else {
+            continue;
+        };
+        let Some(inner) = module_state(s, c) else {
+            continue;
+        };
         let key = s.plain(k)?;
         let prefix = format!("{prefix}{}.", step_of(&key));
         collect(s, &inner, &prefix, flat, beside, depth + 1)?;

@@ -36,7 +36,10 @@ pub(super) fn open_nested(
     depth: u32,
 ) -> Result<Model> {
     if depth > NESTED_FILES {
-        return Err(Error::limit("pytorch.nested-files", "torch files lie in each other too deep"));
+        return Err(Error::limit(
+            "pytorch.nested-files",
+            "torch files lie in each other too deep",
+        ));
     }
     let mut head = vec![0u8; 512.min(usize::try_from(source.len()).unwrap_or(512))];
     source.read_at(0, &mut head)?;
@@ -60,7 +63,10 @@ pub(super) fn open_nested(
         }
     };
     if model.parts.is_empty() {
-        model.parts.push(Part { path: source.name().into(), bytes });
+        model.parts.push(Part {
+            path: source.name().into(),
+            bytes,
+        });
     }
     Ok(model)
 }
@@ -83,13 +89,20 @@ fn open_bare(source: &Arc<dyn ByteSource>, options: &OpenOptions, depth: u32) ->
     let mut none = NoStorages;
     let low = lower(trace, &mut none, options, source.len(), depth)?;
     let torch = !low.tensors.is_empty() || names_torch(&low.structure.0);
-    let mut model = Model::new(if torch { FormatId::PyTorch } else { FormatId::Pickle });
+    let mut model = Model::new(if torch {
+        FormatId::PyTorch
+    } else {
+        FormatId::Pickle
+    });
     model.container = Some("pickle");
     fill(&mut model, low);
     if (end as u64) < source.len() {
         model.warnings.push(Warning {
             rule: "pickle.trailing-data",
-            message: format!("{} bytes follow the first pickle", source.len() - end as u64),
+            message: format!(
+                "{} bytes follow the first pickle",
+                source.len() - end as u64
+            ),
             offset: Some(end as u64),
         });
     }
@@ -111,7 +124,10 @@ impl Storages for NoStorages {
     fn find(&mut self, request: &StorageRequest) -> Result<Arc<Storage>> {
         Err(Error::malformed(
             "pytorch.missing-storage",
-            format!("storage {} is named, and there is no storage beside this pickle", request.key),
+            format!(
+                "storage {} is named, and there is no storage beside this pickle",
+                request.key
+            ),
         ))
     }
 }
@@ -161,7 +177,12 @@ pub(super) fn load_pickle(
     let mut step = 256u64 << 10;
     loop {
         let n = step.min(left);
-        Limits::check(n, limits.pickle_bytes, "pickle.too-large", "bytes of a pickle")?;
+        Limits::check(
+            n,
+            limits.pickle_bytes,
+            "pickle.too-large",
+            "bytes of a pickle",
+        )?;
         let mut data = source.read_vec(at..at + n)?;
         let trace = pickle::run(&data, limits);
         let end = trace.end;
@@ -207,7 +228,11 @@ pub fn pickles(source: &Arc<dyn ByteSource>, limits: &Limits) -> Result<Vec<Pick
     let mut at = 0u64;
     let count = if legacy::sniff(&head) { 5 } else { 1 };
     for i in 0..count {
-        let place = if count == 1 { "pickle".to_owned() } else { format!("pickle {}", i + 1) };
+        let place = if count == 1 {
+            "pickle".to_owned()
+        } else {
+            format!("pickle {}", i + 1)
+        };
         let (data, whole) = match load_pickle(source.as_ref(), at, limits) {
             Ok((data, _)) => (data, true),
             Err(e) if matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Truncated) => {
@@ -217,7 +242,12 @@ pub fn pickles(source: &Arc<dyn ByteSource>, limits: &Limits) -> Result<Vec<Pick
             Err(e) => return Err(e),
         };
         let n = data.len() as u64;
-        out.push(PickleBytes { place, offset: at, data, torchscript: false });
+        out.push(PickleBytes {
+            place,
+            offset: at,
+            data,
+            torchscript: false,
+        });
         at += n;
         if !whole {
             break;

@@ -26,7 +26,10 @@ impl Lower<'_, '_> {
     /// name yet.
     pub(super) fn tensor_of(&mut self, call: &Call, depth: u32) -> Result<Option<Tensor>> {
         if depth > WRAPS {
-            return Err(Error::limit("pytorch.nested-rebuild", "tensor constructors wrap too deep"));
+            return Err(Error::limit(
+                "pytorch.nested-rebuild",
+                "tensor constructors wrap too deep",
+            ));
         }
         let Some(global) = self.trace.global(call.callee) else {
             return Ok(None);
@@ -38,7 +41,9 @@ impl Lower<'_, '_> {
             ("torch._utils", name) => match name {
                 "_rebuild_tensor" | "_rebuild_tensor_v2" => self.dense(args, None)?,
                 "_rebuild_tensor_v3" => {
-                    let Some(&d) = args.get(6) else { return bad("_rebuild_tensor_v3 has no dtype") };
+                    let Some(&d) = args.get(6) else {
+                        return bad("_rebuild_tensor_v3 has no dtype");
+                    };
                     let d = self.dtype_arg(d)?;
                     self.dense(args, Some(d))?
                 }
@@ -86,7 +91,10 @@ impl Lower<'_, '_> {
             _ => None,
         };
         made.ok_or_else(|| {
-            Error::malformed("pytorch.rebuild-arguments", "an argument that must be a tensor is none")
+            Error::malformed(
+                "pytorch.rebuild-arguments",
+                "an argument that must be a tensor is none",
+            )
         })
     }
 
@@ -106,7 +114,9 @@ impl Lower<'_, '_> {
 
     pub(super) fn dims(&self, id: Option<NodeId>, what: &str) -> Result<Shape> {
         let items = id.and_then(|id| self.int_list(id));
-        let Some(items) = items else { return bad(format!("the {what} of a tensor is no tuple")) };
+        let Some(items) = items else {
+            return bad(format!("the {what} of a tensor is no tuple"));
+        };
         items
             .into_iter()
             .map(|i| {
@@ -152,7 +162,11 @@ impl Lower<'_, '_> {
             return bad("a tensor over an untyped storage has no dtype");
         };
         let mut t = self.view(&storage, dtype, args)?;
-        let hooks_at = if args.len() > 6 && self.trace.global(arg(args, 6)).is_some() { 7 } else { 6 };
+        let hooks_at = if args.len() > 6 && self.trace.global(arg(args, 6)).is_some() {
+            7
+        } else {
+            6
+        };
         if let Some(meta) = args.get(hooks_at).and_then(|&m| self.trace.dict(m)) {
             let on = |key: &str| {
                 self.trace
@@ -164,8 +178,13 @@ impl Lower<'_, '_> {
                 lazy_signs(&mut t, conj, neg);
             }
         }
-        if args.get(4).is_some_and(|&r| matches!(self.trace.node(r), Node::Bool(true))) {
-            t.extra_mut().attributes.push(("requires_grad".into(), Value::Bool(true)));
+        if args
+            .get(4)
+            .is_some_and(|&r| matches!(self.trace.node(r), Node::Bool(true)))
+        {
+            t.extra_mut()
+                .attributes
+                .push(("requires_grad".into(), Value::Bool(true)));
         }
         Ok(t)
     }
@@ -182,17 +201,22 @@ impl Lower<'_, '_> {
     }
 
     fn mark_parameter(&mut self, t: &mut Tensor, args: &[NodeId]) -> Result<()> {
-        let grad = args.get(1).is_some_and(|&r| matches!(self.trace.node(r), Node::Bool(true)));
+        let grad = args
+            .get(1)
+            .is_some_and(|&r| matches!(self.trace.node(r), Node::Bool(true)));
         let state = match args.get(3).copied() {
             Some(id) if !matches!(self.trace.node(id), Node::None) => Some(self.plain(id)?),
             _ => None,
         };
         let extra = t.extra_mut();
         extra.attributes.retain(|(k, _)| k != "requires_grad");
+        extra.attributes.push((
+            "class".into(),
+            Value::Str("torch.nn.parameter.Parameter".into()),
+        ));
         extra
             .attributes
-            .push(("class".into(), Value::Str("torch.nn.parameter.Parameter".into())));
-        extra.attributes.push(("requires_grad".into(), Value::Bool(grad)));
+            .push(("requires_grad".into(), Value::Bool(grad)));
         if let Some(state) = state {
             extra.attributes.push(("state".into(), state));
         }
@@ -206,9 +230,17 @@ impl Lower<'_, '_> {
             return bad("a quantized tensor lies over an untyped storage");
         };
         let mut t = self.view(&storage, dtype, args)?;
-        let params = args.get(4).and_then(|&p| self.trace.items(p)).map(<[NodeId]>::to_vec);
-        let Some(params) = params else { return bad("a quantized tensor has no parameters") };
-        let scheme = params.first().and_then(|&s| self.trace.global(s)).map(|g| g.name.clone());
+        let params = args
+            .get(4)
+            .and_then(|&p| self.trace.items(p))
+            .map(<[NodeId]>::to_vec);
+        let Some(params) = params else {
+            return bad("a quantized tensor has no parameters");
+        };
+        let scheme = params
+            .first()
+            .and_then(|&s| self.trace.global(s))
+            .map(|g| g.name.clone());
         let quantization = match (scheme.as_deref(), params.as_slice()) {
             (Some("per_tensor_affine" | "per_tensor_symmetric"), [_, scale, zero, ..]) => {
                 let scale = match self.trace.node(*scale) {
@@ -235,7 +267,12 @@ impl Lower<'_, '_> {
                 if scales.numel() != channels || zero_points.numel() != channels {
                     return bad("a quantized tensor has another number of scales than channels");
                 }
-                Quantization::PerChannel { axis, scales, zero_points, float_qparams }
+                Quantization::PerChannel {
+                    axis,
+                    scales,
+                    zero_points,
+                    float_qparams,
+                }
             }
             _ => {
                 return Err(Error::unsupported(
@@ -258,11 +295,19 @@ impl Lower<'_, '_> {
             Some("torch.sparse_bsr") => Layout::SparseBsr,
             Some("torch.sparse_bsc") => Layout::SparseBsc,
             other => {
-                return Err(Error::unsupported("pytorch.layout", format!("the layout {other:?}")));
+                return Err(Error::unsupported(
+                    "pytorch.layout",
+                    format!("the layout {other:?}"),
+                ));
             }
         };
-        let data = args.get(1).and_then(|&d| self.trace.items(d)).map(<[NodeId]>::to_vec);
-        let Some(data) = data else { return bad("a sparse tensor has no parts") };
+        let data = args
+            .get(1)
+            .and_then(|&d| self.trace.items(d))
+            .map(<[NodeId]>::to_vec);
+        let Some(data) = data else {
+            return bad("a sparse tensor has no parts");
+        };
         let n = if layout == Layout::SparseCoo { 1 } else { 2 };
         let mut indices = Vec::new();
         for i in 0..n {
@@ -276,12 +321,17 @@ impl Lower<'_, '_> {
         }
         t.layout = layout;
         let coalesced = (layout == Layout::SparseCoo)
-            .then(|| data.get(3).map(|&c| matches!(self.trace.node(c), Node::Bool(true))))
+            .then(|| {
+                data.get(3)
+                    .map(|&c| matches!(self.trace.node(c), Node::Bool(true)))
+            })
             .flatten();
         let extra = t.extra_mut();
         extra.sparse = Some(Sparse { indices, values });
         if let Some(c) = coalesced {
-            extra.attributes.push(("is_coalesced".into(), Value::Bool(c)));
+            extra
+                .attributes
+                .push(("is_coalesced".into(), Value::Bool(c)));
         }
         Ok(t)
     }
@@ -298,7 +348,9 @@ impl Lower<'_, '_> {
 
     /// `(dtype, size, stride, requires_grad)`.
     fn meta(&mut self, args: &[NodeId]) -> Result<Tensor> {
-        let Some(&d) = args.first() else { return bad("a meta tensor has no dtype") };
+        let Some(&d) = args.first() else {
+            return bad("a meta tensor has no dtype");
+        };
         let dtype = self.dtype_arg(d)?;
         let shape = self.dims(args.get(1).copied(), "size")?;
         if dtype.size_of(&shape).is_none() {
@@ -315,8 +367,12 @@ impl Lower<'_, '_> {
             Some(Node::Call(c)) => numpy::array(self.trace, &c.clone(), self.limits)?,
             _ => None,
         };
-        let Some(array) = array else { return bad("the values of a device tensor are no array") };
-        let Some(&d) = args.get(1) else { return bad("a device tensor has no dtype") };
+        let Some(array) = array else {
+            return bad("the values of a device tensor are no array");
+        };
+        let Some(&d) = args.get(1) else {
+            return bad("a device tensor has no dtype");
+        };
         let dtype = self.dtype_arg(d)?;
         let len = array.data.len() as u64;
         let shape: Shape = array.shape.as_slice().into();
@@ -324,7 +380,11 @@ impl Lower<'_, '_> {
             return bad("the values of a device tensor have another dtype than the tensor");
         }
         let source = Arc::new(SliceSource::new(array.data, "numpy array"));
-        let data = StorageData::Raw { source, offset: 0, crc32: None };
+        let data = StorageData::Raw {
+            source,
+            offset: 0,
+            crc32: None,
+        };
         let storage = Arc::new(Storage::new("numpy array", len, false, data)?);
         let view = View { storage, offset: 0 };
         Ok(Tensor::new("", dtype, &shape, TensorSource::View(view)))
@@ -397,22 +457,33 @@ impl Lower<'_, '_> {
         let extra = t.extra_mut();
         extra.attributes.retain(|(k, _)| k != "class");
         extra.attributes.push(("class".into(), Value::Str(class)));
-        let dims = global_shape.iter().map(|&d| i64::try_from(d).unwrap_or(i64::MAX)).collect();
-        extra.attributes.push(("global_shape".into(), Value::Size(dims)));
-        extra.attributes.push(("placements".into(), Value::List(placements)));
+        let dims = global_shape
+            .iter()
+            .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
+            .collect();
+        extra
+            .attributes
+            .push(("global_shape".into(), Value::Size(dims)));
+        extra
+            .attributes
+            .push(("placements".into(), Value::List(placements)));
         Ok(Some(t))
     }
 
     /// `DTensorSpec.placements` in torch's short form: `S(0)`, `R`, `P(sum)`.
     fn placements(&self, spec: NodeId) -> Vec<Value> {
-        let Node::Call(c) = self.trace.node(spec) else { return Vec::new() };
+        let Node::Call(c) = self.trace.node(spec) else {
+            return Vec::new();
+        };
         let state = c.states.iter().rev().find_map(|&s| self.trace.dict(s));
         let list = state.and_then(|d| self.trace.lookup(d, "placements"));
         let items = list.and_then(|l| self.trace.items(l)).unwrap_or_default();
         items
             .iter()
             .map(|&p| {
-                let Node::Call(c) = self.trace.node(p) else { return Value::Str("?".into()) };
+                let Node::Call(c) = self.trace.node(p) else {
+                    return Value::Str("?".into());
+                };
                 let name = self.trace.global(c.callee).map_or("?", |g| g.name.as_str());
                 let state = c.states.iter().rev().find_map(|&s| self.trace.dict(s));
                 let field = |key: &str| state.and_then(|d| self.trace.lookup(d, key));
@@ -476,7 +547,11 @@ pub(super) fn strided_view(
     if shape.len() != strides.len() {
         return Err(Error::malformed(
             "pytorch.stride-length",
-            format!("a tensor has {} sizes and {} strides", shape.len(), strides.len()),
+            format!(
+                "a tensor has {} sizes and {} strides",
+                shape.len(),
+                strides.len()
+            ),
         ));
     }
     if shape.len() > 64 {
@@ -491,10 +566,17 @@ pub(super) fn strided_view(
             format!("a tensor of shape {shape:?} and stride {strides:?} has no size in 64 bits"),
         )
     };
-    let bytes = dtype.size_of(&shape).filter(|&b| b <= i64::MAX as u64).ok_or_else(overflow)?;
+    let bytes = dtype
+        .size_of(&shape)
+        .filter(|&b| b <= i64::MAX as u64)
+        .ok_or_else(overflow)?;
     // torch's packed pairs count bytes, ours values: the last dimension doubles.
     let packed = dtype == DType::F4;
-    let width = if packed { 1 } else { dtype.bytes().unwrap_or(1) };
+    let width = if packed {
+        1
+    } else {
+        dtype.bytes().unwrap_or(1)
+    };
     let row_major = {
         let mut n = 1u64;
         let mut same = true;
@@ -508,7 +590,10 @@ pub(super) fn strided_view(
     let mut reach = offset;
     if !empty {
         for (&d, &s) in shape.iter().zip(&strides) {
-            reach = (d - 1).checked_mul(s).and_then(|n| reach.checked_add(n)).ok_or_else(overflow)?;
+            reach = (d - 1)
+                .checked_mul(s)
+                .and_then(|n| reach.checked_add(n))
+                .ok_or_else(overflow)?;
         }
         let whole = if dtype.bytes().is_some() || packed {
             reach.checked_add(1).and_then(|n| n.checked_mul(width))
@@ -527,8 +612,12 @@ pub(super) fn strided_view(
             ));
         }
     }
-    let first = offset.checked_mul(width).and_then(|o| o.checked_add(storage.base));
-    let Some(first) = first else { return Err(overflow()) };
+    let first = offset
+        .checked_mul(width)
+        .and_then(|o| o.checked_add(storage.base));
+    let Some(first) = first else {
+        return Err(overflow());
+    };
     let misaligned = !storage.base.is_multiple_of(width);
     if packed || dtype.bytes().is_none() {
         if !row_major && !empty {
@@ -538,9 +627,17 @@ pub(super) fn strided_view(
             ));
         }
         if packed {
-            match shape.last_mut().and_then(|d| d.checked_mul(2).map(|n| (d, n))) {
+            match shape
+                .last_mut()
+                .and_then(|d| d.checked_mul(2).map(|n| (d, n)))
+            {
                 Some((d, n)) => *d = n,
-                None => return Err(Error::unsupported("pytorch.packed-scalar", "a scalar F4 pair")),
+                None => {
+                    return Err(Error::unsupported(
+                        "pytorch.packed-scalar",
+                        "a scalar F4 pair",
+                    ));
+                }
             }
         }
     }
@@ -549,9 +646,15 @@ pub(super) fn strided_view(
         TensorSource::View(View { storage, offset: 0 })
     } else if row_major || misaligned {
         if !row_major {
-            return Err(Error::unsupported("pytorch.misaligned-view", "a strided view of a misaligned storage"));
+            return Err(Error::unsupported(
+                "pytorch.misaligned-view",
+                "a strided view of a misaligned storage",
+            ));
         }
-        TensorSource::View(View { storage, offset: first })
+        TensorSource::View(View {
+            storage,
+            offset: first,
+        })
     } else {
         TensorSource::Strided(Box::new(Strided {
             storage,
@@ -561,5 +664,8 @@ pub(super) fn strided_view(
             neg: false,
         }))
     };
-    Ok(Tensor { extra: None::<Box<Extra>>, ..Tensor::new("", dtype, &shape, source) })
+    Ok(Tensor {
+        extra: None::<Box<Extra>>,
+        ..Tensor::new("", dtype, &shape, source)
+    })
 }

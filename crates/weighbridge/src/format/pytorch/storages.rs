@@ -85,14 +85,20 @@ pub(super) fn request(trace: &Trace<'_>, id: NodeId) -> Result<StorageRequest> {
     let view = match rest.first() {
         None => None,
         Some(&v) => match trace.items(v) {
-            Some([_key, offset, size]) => {
-                Some((count(*offset, "a view's offset")?, count(*size, "a view's size")?))
-            }
+            Some([_key, offset, size]) => Some((
+                count(*offset, "a view's offset")?,
+                count(*size, "a view's size")?,
+            )),
             _ if matches!(trace.node(v), Node::None) => None,
             _ => return Err(bad("the view of a persistent id is no triple")),
         },
     };
-    Ok(StorageRequest { key, dtype, numel: count(*numel, "a storage's size")?, view })
+    Ok(StorageRequest {
+        key,
+        dtype,
+        numel: count(*numel, "a storage's size")?,
+        view,
+    })
 }
 
 /// The storage that `request` asks for, as the tensors over it see it.
@@ -100,7 +106,10 @@ pub(super) fn resolve(storages: &mut dyn Storages, request: &StorageRequest) -> 
     let storage = storages.find(request)?;
     let width = request.dtype.map_or(1, |d| d.bytes().unwrap_or(1));
     let need = request.numel.checked_mul(width).ok_or_else(|| {
-        Error::malformed("pytorch.storage-overflow", format!("a storage of {} elements", request.numel))
+        Error::malformed(
+            "pytorch.storage-overflow",
+            format!("a storage of {} elements", request.numel),
+        )
     })?;
     if need > storage.len() {
         return Err(Error::malformed(
@@ -129,20 +138,29 @@ pub(super) fn resolve(storages: &mut dyn Storages, request: &StorageRequest) -> 
             }
         }
     };
-    Ok(StorageRef { storage, base, len, dtype: request.dtype })
+    Ok(StorageRef {
+        storage,
+        base,
+        len,
+        dtype: request.dtype,
+    })
 }
 
 /// Refuses keys that are no plain record name: they are joined to the archive's folder.
 pub(super) fn check_key(key: &str) -> Result<()> {
     let plain = !key.is_empty()
         && key.len() <= 256
-        && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+        && key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     if plain {
         return Ok(());
     }
     Err(Error::malformed(
         "pytorch.storage-key",
-        format!("the storage key {key:?} is no plain name: it could climb out of the archive's folder"),
+        format!(
+            "the storage key {key:?} is no plain name: it could climb out of the archive's folder"
+        ),
     )
     .help("no version of torch writes such keys; do not load this file with other tools"))
 }

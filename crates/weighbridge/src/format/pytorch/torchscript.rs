@@ -28,13 +28,23 @@ pub(super) fn open(
     model.version = text(archive, &format!("{root}version"))?;
     let big = big_endian(archive, root)?;
     // torch 1.0 to 1.3 kept tensors under tensors/; later ones under data/.
-    let folder = if archive.members().iter().any(|m| m.name.starts_with(&format!("{root}data/"))) {
+    let folder = if archive
+        .members()
+        .iter()
+        .any(|m| m.name.starts_with(&format!("{root}data/")))
+    {
         "data/"
     } else {
         "tensors/"
     };
     let mut records = Records::new(archive, format!("{root}{folder}"), "", big);
-    let low = lower_record(archive, &format!("{root}data.pkl"), &mut records, options, depth)?;
+    let low = lower_record(
+        archive,
+        &format!("{root}data.pkl"),
+        &mut records,
+        options,
+        depth,
+    )?;
     fill(&mut model, low);
     let mut attributes = Vec::new();
     let mut flat = Vec::new();
@@ -42,11 +52,19 @@ pub(super) fn open(
         flatten(&v, "", &mut flat, &mut attributes);
     }
     // `state.` of the module objects is not part of a parameter's name.
-    model.structure = Some(Value::Dict(Dict { entries: flat, ..Dict::default() }));
+    model.structure = Some(Value::Dict(Dict {
+        entries: flat,
+        ..Dict::default()
+    }));
     if !attributes.is_empty() {
-        let tree = Value::Dict(Dict { entries: attributes, ..Dict::default() });
+        let tree = Value::Dict(Dict {
+            entries: attributes,
+            ..Dict::default()
+        });
         let json = structure::to_json(&tree, Form::Stored).to_string();
-        model.metadata.push(("torchscript.attributes".into(), Value::Str(json)));
+        model
+            .metadata
+            .push(("torchscript.attributes".into(), Value::Str(json)));
     }
     let constants = format!("{root}constants.pkl");
     let mut records = Records::new(archive, format!("{root}constants/"), "", big);
@@ -58,7 +76,8 @@ pub(super) fn open(
             t.name.push_str("#2");
         }
         if let Some(Value::Dict(d)) = &mut model.structure {
-            d.entries.push((Value::Str(t.name.clone()), Value::Tensor(t.name.clone())));
+            d.entries
+                .push((Value::Str(t.name.clone()), Value::Tensor(t.name.clone())));
         }
         model.tensors.push(t);
     }
@@ -72,7 +91,13 @@ fn flatten(
     flat: &mut Vec<(Value, Value)>,
     attributes: &mut Vec<(Value, Value)>,
 ) {
-    let join = |k: &str| if path.is_empty() { k.to_owned() } else { format!("{path}.{k}") };
+    let join = |k: &str| {
+        if path.is_empty() {
+            k.to_owned()
+        } else {
+            format!("{path}.{k}")
+        }
+    };
     match v {
         Value::Tensor(name) => flat.push((Value::Str(name.clone()), v.clone())),
         Value::Object(o) => {
