@@ -399,14 +399,22 @@ mod tests {
             assert!(help.contains("Examples:"), "{}", verb.get_name());
             assert!(help.contains("Exit codes:"), "{}", verb.get_name());
             for arg in verb.get_arguments() {
-                assert!(arg.get_help().is_some(), "{} {}", verb.get_name(), arg.get_id());
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} {}",
+                    verb.get_name(),
+                    arg.get_id()
+                );
             }
         }
     }
 
     #[test]
     fn json_is_accepted_before_and_after_the_verb() {
-        for line in [["weighbridge", "--json", "check", "x"], ["weighbridge", "check", "x", "--json"]] {
+        for line in [
+            ["weighbridge", "--json", "check", "x"],
+            ["weighbridge", "check", "x", "--json"],
+        ] {
             assert!(Cli::try_parse_from(line).unwrap().common.json);
         }
     }
@@ -414,10 +422,16 @@ mod tests {
     #[test]
     fn values_are_checked_while_parsing() {
         let parse = |args: &[&str]| {
-            Cli::try_parse_from(["weighbridge"].iter().chain(args)).map(|_| ()).map_err(|e| e.to_string())
+            Cli::try_parse_from(["weighbridge"].iter().chain(args))
+                .map(|_| ())
+                .map_err(|e| e.to_string())
         };
         assert!(parse(&["convert", "a", "b", "--rename", "x=y"]).is_ok());
-        assert!(parse(&["convert", "a", "b", "--rename", "xy"]).unwrap_err().contains("FROM=TO"));
+        assert!(
+            parse(&["convert", "a", "b", "--rename", "xy"])
+                .unwrap_err()
+                .contains("FROM=TO")
+        );
         assert!(parse(&["convert", "a", "b", "--shard-size", "5"]).is_ok());
         assert!(parse(&["convert", "a", "b", "--shard-size", "5Q"]).is_err());
         assert!(parse(&["diff", "a", "b", "--atol", "-1"]).is_err());

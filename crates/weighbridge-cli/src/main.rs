@@ -32,13 +32,17 @@ fn main() -> ExitCode {
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(cli, &mut out)));
     let done = done.unwrap_or_else(|_| {
         weighbridge::output::remove_temporaries();
-        Err(Error::unsupported("internal", "weighbridge itself failed; this is a bug")
-            .help("report it with the message above and, if you can, the file"))
+        Err(
+            Error::unsupported("internal", "weighbridge itself failed; this is a bug")
+                .help("report it with the message above and, if you can, the file"),
+        )
     });
-    let exit = done.and_then(|exit| out.flush().map(|()| exit)).unwrap_or_else(|e| {
-        out.failure(&e);
-        Exit::Failed
-    });
+    let exit = done
+        .and_then(|exit| out.flush().map(|()| exit))
+        .unwrap_or_else(|e| {
+            out.failure(&e);
+            Exit::Failed
+        });
     exit.into()
 }
 
@@ -70,7 +74,11 @@ fn usage(e: &clap::Error, raw: &[OsString]) -> Exit {
     let text = e.render().to_string();
     let message = text.split("\n\n").next().unwrap_or_default().trim();
     let message = message.strip_prefix("error: ").unwrap_or(message);
-    let common = Common { json: true, quiet: true, color: ColorWhen::Never };
+    let common = Common {
+        json: true,
+        quiet: true,
+        color: ColorWhen::Never,
+    };
     Output::new(&common).failure(
         &Error::parameter("cli.usage", message).help("weighbridge --help lists verbs and flags"),
     );

@@ -132,7 +132,11 @@ pub(crate) fn error_document(e: &Error, path: Option<&Path>) -> Json {
         (None, None) => {}
     }
     place.extend(e.path().iter().cloned());
-    let place = if place.is_empty() { None } else { Some(place.join(" → ")) };
+    let place = if place.is_empty() {
+        None
+    } else {
+        Some(place.join(" → "))
+    };
     json!({
         "schema_version": SCHEMA_VERSION,
         "error": {
@@ -222,14 +226,20 @@ mod tests {
         let mut ser = Serializer::with_formatter(&mut out, SafeFormatter::default());
         value.serialize(&mut ser).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert!(!text.chars().any(|c| unsafe_for_terminals(c) && c != '\n'), "{text}");
+        assert!(
+            !text.chars().any(|c| unsafe_for_terminals(c) && c != '\n'),
+            "{text}"
+        );
         assert!(text.contains("\\u009b2J") && text.contains("\\u202e") && text.contains("語"));
         assert_eq!(serde_json::from_str::<Json>(&text).unwrap(), value);
     }
 
     #[test]
     fn the_error_document_has_every_field_always() {
-        let e = Error::malformed("a.b", "expected 1, found 2").at(9).within("data.pkl").in_file("m.pt");
+        let e = Error::malformed("a.b", "expected 1, found 2")
+            .at(9)
+            .within("data.pkl")
+            .in_file("m.pt");
         let d = error_document(&e, None);
         assert_eq!(d["schema_version"], 1);
         assert_eq!(

@@ -33,14 +33,18 @@ impl Progress {
             bar.set_style(style);
         }
         let visible = !output.quiet && std::io::stderr().is_terminal();
-        Self { bar, hidden_until: visible.then(|| Instant::now() + PATIENCE) }
+        Self {
+            bar,
+            hidden_until: visible.then(|| Instant::now() + PATIENCE),
+        }
     }
 
     /// Tells that `bytes` more are done.
     pub(crate) fn add(&mut self, bytes: u64) {
         if self.hidden_until.is_some_and(|t| Instant::now() >= t) {
             self.hidden_until = None;
-            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
+            self.bar
+                .set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
         }
         self.bar.inc(bytes);
     }

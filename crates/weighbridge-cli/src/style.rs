@@ -24,11 +24,19 @@ pub(crate) enum Tone {
 
 impl Style {
     pub(crate) fn stdout(when: ColorWhen) -> Self {
-        Self { on: decide(when, std::io::stdout().is_terminal(), |k| std::env::var(k).ok()) }
+        Self {
+            on: decide(when, std::io::stdout().is_terminal(), |k| {
+                std::env::var(k).ok()
+            }),
+        }
     }
 
     pub(crate) fn stderr(when: ColorWhen) -> Self {
-        Self { on: decide(when, std::io::stderr().is_terminal(), |k| std::env::var(k).ok()) }
+        Self {
+            on: decide(when, std::io::stderr().is_terminal(), |k| {
+                std::env::var(k).ok()
+            }),
+        }
     }
 
     /// `text` to be shown as `tone`.
@@ -96,18 +104,27 @@ mod tests {
     fn the_environment_is_honoured_in_its_order() {
         let with = |when, terminal, vars: &[(&str, &str)]| {
             decide(when, terminal, |k| {
-                vars.iter().find(|(n, _)| *n == k).map(|(_, v)| (*v).to_owned())
+                vars.iter()
+                    .find(|(n, _)| *n == k)
+                    .map(|(_, v)| (*v).to_owned())
             })
         };
         let auto = ColorWhen::Auto;
         assert!(with(auto, true, &[]));
         assert!(!with(auto, false, &[]));
         assert!(!with(auto, true, &[("NO_COLOR", "1")]));
-        assert!(with(auto, true, &[("NO_COLOR", "")]), "an empty NO_COLOR does not count");
+        assert!(
+            with(auto, true, &[("NO_COLOR", "")]),
+            "an empty NO_COLOR does not count"
+        );
         assert!(!with(auto, true, &[("CLICOLOR", "0")]));
         assert!(with(auto, false, &[("CLICOLOR_FORCE", "1")]));
         assert!(!with(auto, false, &[("CLICOLOR_FORCE", "0")]));
-        assert!(!with(auto, true, &[("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1")]));
+        assert!(!with(
+            auto,
+            true,
+            &[("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1")]
+        ));
         assert!(!with(auto, true, &[("TERM", "dumb")]));
         assert!(with(ColorWhen::Always, false, &[("NO_COLOR", "1")]));
         assert!(!with(ColorWhen::Never, true, &[("CLICOLOR_FORCE", "1")]));
@@ -116,7 +133,10 @@ mod tests {
     #[test]
     fn paint_adds_nothing_when_off() {
         assert_eq!(Style { on: false }.paint(Tone::Bad, "x").to_string(), "x");
-        assert_eq!(Style { on: true }.paint(Tone::Bad, "x").to_string(), "\x1b[1;31mx\x1b[0m");
+        assert_eq!(
+            Style { on: true }.paint(Tone::Bad, "x").to_string(),
+            "\x1b[1;31mx\x1b[0m"
+        );
         assert_eq!(Style { on: true }.paint(Tone::Plain, "x").to_string(), "x");
     }
 }

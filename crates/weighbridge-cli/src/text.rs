@@ -42,7 +42,10 @@ pub(crate) fn unsafe_for_terminals(c: char) -> bool {
 /// `s` made safe and cut to about `width` characters.
 pub(crate) fn brief(s: &str, width: usize) -> String {
     // Cut first: a metadata value can be megabytes.
-    let cut = s.char_indices().nth(width).map_or(s, |(i, _)| s.get(..i).unwrap_or_default());
+    let cut = s
+        .char_indices()
+        .nth(width)
+        .map_or(s, |(i, _)| s.get(..i).unwrap_or_default());
     let mut out = safe(cut).into_owned();
     if cut.len() < s.len() {
         out.push('…');
@@ -90,7 +93,10 @@ pub(crate) fn size(n: u64) -> String {
     } else {
         0
     };
-    format!("{value:.decimals$} {}", UNITS.get(unit).copied().unwrap_or_default())
+    format!(
+        "{value:.decimals$} {}",
+        UNITS.get(unit).copied().unwrap_or_default()
+    )
 }
 
 /// Parses `5GB`, `500MB`, `1.5GiB`, `4096`: decimal units are powers of 1000, `iB` units of 1024.
@@ -137,7 +143,10 @@ mod tests {
     fn strings_of_files_cannot_drive_the_terminal() {
         assert!(matches!(safe("layer.0.weight — ü 語"), Cow::Borrowed(_)));
         assert_eq!(safe("a\x1b[31mb\n"), "a\\u{1b}[31mb\\n");
-        assert_eq!(safe("\u{9b}2J\u{202e}gpj.exe\u{7f}"), "\\u{9b}2J\\u{202e}gpj.exe\\u{7f}");
+        assert_eq!(
+            safe("\u{9b}2J\u{202e}gpj.exe\u{7f}"),
+            "\\u{9b}2J\\u{202e}gpj.exe\\u{7f}"
+        );
         assert_eq!(brief("abc\x1bdef", 4), "abc\\u{1b}…");
         assert_eq!(brief("abc", 3), "abc");
     }
@@ -179,7 +188,19 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(n), "{text}");
         }
-        for text in ["", "0", "GB", "5G", "-1", "1e3", "inf", "nan", "1..5MB", "99999999TB", "5 GB x"] {
+        for text in [
+            "",
+            "0",
+            "GB",
+            "5G",
+            "-1",
+            "1e3",
+            "inf",
+            "nan",
+            "1..5MB",
+            "99999999TB",
+            "5 GB x",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

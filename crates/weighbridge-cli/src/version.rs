@@ -29,7 +29,9 @@ pub(crate) fn print(verbose: bool, out: &mut Output) -> Result<Exit> {
         out.line(format_args!("target: {target}"))?;
         out.line(format_args!("reads: {}", READS.join(", ")))?;
         out.line(format_args!("writes: {}", WRITES.join(", ")))?;
-        out.line(format_args!("JSON documents: schema_version {SCHEMA_VERSION}"))?;
+        out.line(format_args!(
+            "JSON documents: schema_version {SCHEMA_VERSION}"
+        ))?;
     }
     Ok(Exit::Done)
 }

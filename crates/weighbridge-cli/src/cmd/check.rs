@@ -75,7 +75,10 @@ fn human(report: &Report, out: &mut Output) -> Result<()> {
     let n = report.violations.len() as u64;
     if n == 0 {
         if !out.quiet {
-            out.line(format_args!("{path}: {} ({format})", style.paint(Tone::Good, "ok")))?;
+            out.line(format_args!(
+                "{path}: {} ({format})",
+                style.paint(Tone::Good, "ok")
+            ))?;
         }
         return Ok(());
     }

@@ -2,6 +2,7 @@
 
 mod document;
 mod human;
+mod values;
 
 use std::path::Path;
 
@@ -20,7 +21,7 @@ struct Inspected<'a> {
     /// Digest of each tensor with data, in tensor order; empty when not asked for.
     hashes: Vec<Option<[u8; 32]>>,
     /// Statistics of each tensor with data, likewise.
-    stats: Vec<Option<weighbridge::stats::Stats>>,
+    stats: Vec<Option<values::Stats>>,
 }
 
 pub(crate) fn run(args: &Inspect, out: &mut Output) -> Result<Exit> {
@@ -52,4 +53,14 @@ pub(crate) fn run(args: &Inspect, out: &mut Output) -> Result<Exit> {
         out.document(&documents)?;
     }
     Ok(exit)
+}
+
+fn inspect<'a>(path: &'a Path, args: &Inspect, _out: &Output) -> Result<Inspected<'a>> {
+    let model = open_options(&args.open, None).open(path)?;
+    Ok(Inspected {
+        path,
+        model,
+        hashes: Vec::new(),
+        stats: Vec::new(),
+    })
 }

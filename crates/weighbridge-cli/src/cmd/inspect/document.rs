@@ -86,8 +86,11 @@ impl Serialize for Document<'_> {
         }
         let warnings: Vec<Json> = model.warnings.iter().map(warning).collect();
         m.serialize_entry("warnings", &warnings)?;
-        let omitted: Vec<Json> =
-            model.omitted.iter().map(|(what, why)| json!({"what": what, "why": why})).collect();
+        let omitted: Vec<Json> = model
+            .omitted
+            .iter()
+            .map(|(what, why)| json!({"what": what, "why": why}))
+            .collect();
         if !omitted.is_empty() {
             m.serialize_entry("omitted", &omitted)?;
         }
@@ -112,7 +115,10 @@ impl Serialize for Tensors<'_> {
         let tensors = &self.0.x.model.tensors;
         let mut seq = s.serialize_seq(Some(tensors.len()))?;
         for i in 0..tensors.len() {
-            seq.serialize_element(&One { document: self.0, index: i })?;
+            seq.serialize_element(&One {
+                document: self.0,
+                index: i,
+            })?;
         }
         seq.end()
     }
@@ -183,7 +189,12 @@ fn quantization(q: &Quantization) -> Json {
             "scale": super::values::number(*scale),
             "zero_point": zero_point,
         }),
-        Quantization::PerChannel { axis, scales, zero_points, float_qparams } => json!({
+        Quantization::PerChannel {
+            axis,
+            scales,
+            zero_points,
+            float_qparams,
+        } => json!({
             "scheme": if *float_qparams {
                 "per_channel_affine_float_qparams"
             } else {
@@ -203,7 +214,10 @@ fn described(t: &Tensor) -> Json {
 fn graph(g: &Graph) -> Json {
     let mut operators: Map<String, Json> = Map::new();
     for n in &g.nodes {
-        let seen = operators.get(&n.operator).and_then(Json::as_u64).unwrap_or(0);
+        let seen = operators
+            .get(&n.operator)
+            .and_then(Json::as_u64)
+            .unwrap_or(0);
         operators.insert(n.operator.clone(), (seen + 1).into());
     }
     json!({

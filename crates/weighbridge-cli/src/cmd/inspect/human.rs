@@ -33,7 +33,10 @@ pub(super) fn print(x: &Inspected<'_>, all: bool, out: &mut Output) -> Result<()
 
 fn field(out: &mut Output, name: &str, value: impl Display) -> Result<()> {
     let style = out.style;
-    out.line(format_args!("  {} {value}", style.paint(Tone::Dim, format_args!("{name:<10}"))))
+    out.line(format_args!(
+        "  {} {value}",
+        style.paint(Tone::Dim, format_args!("{name:<10}"))
+    ))
 }
 
 fn summary(x: &Inspected<'_>, out: &mut Output) -> Result<()> {
@@ -41,24 +44,39 @@ fn summary(x: &Inspected<'_>, out: &mut Output) -> Result<()> {
     let style = out.style;
     let path = x.path.to_string_lossy();
     out.line(style.paint(Tone::Head, safe(&path)))?;
-    let container = model.container.map(|c| format!(" ({c})")).unwrap_or_default();
+    let container = model
+        .container
+        .map(|c| format!(" ({c})"))
+        .unwrap_or_default();
     let version = model
         .version
         .as_deref()
         .map(|v| format!(", version {}", brief(v, WIDE)))
         .unwrap_or_default();
-    field(out, "format", format_args!("{}{container}{version}", model.format.as_str()))?;
+    field(
+        out,
+        "format",
+        format_args!("{}{container}{version}", model.format.as_str()),
+    )?;
     field(
         out,
         "files",
-        format_args!("{}, {}", plural(model.parts.len() as u64, "file"), size(model.file_bytes())),
+        format_args!(
+            "{}, {}",
+            plural(model.parts.len() as u64, "file"),
+            size(model.file_bytes())
+        ),
     )?;
     tensors(model, out)?;
     aliases(model, out)?;
     metadata(model, out)?;
     structure(model, out)?;
     for (what, why) in &model.omitted {
-        field(out, "left out", format_args!("{}: {}", brief(what, WIDE), brief(why, 200)))?;
+        field(
+            out,
+            "left out",
+            format_args!("{}: {}", brief(what, WIDE), brief(why, 200)),
+        )?;
     }
     for w in &model.warnings {
         let text = format!("{} ({})", brief(&w.message, 400), w.rule);
@@ -87,8 +105,15 @@ fn tensors(model: &Model, out: &mut Output) -> Result<()> {
     )?;
     let mut types: Vec<(&str, u64)> = by_type.into_iter().collect();
     types.sort_by_key(|t| std::cmp::Reverse(t.1));
-    let types: Vec<String> = types.iter().map(|(d, n)| format!("{d} × {}", count(*n))).collect();
-    if types.is_empty() { Ok(()) } else { field(out, "dtypes", types.join(", ")) }
+    let types: Vec<String> = types
+        .iter()
+        .map(|(d, n)| format!("{d} × {}", count(*n)))
+        .collect();
+    if types.is_empty() {
+        Ok(())
+    } else {
+        field(out, "dtypes", types.join(", "))
+    }
 }
 
 fn aliases(model: &Model, out: &mut Output) -> Result<()> {
@@ -101,8 +126,16 @@ fn aliases(model: &Model, out: &mut Output) -> Result<()> {
             .map(|t| brief(&t.name, WIDE))
             .collect();
         let more = group.len().saturating_sub(names.len());
-        let more = if more > 0 { format!(" and {} more", count(more as u64)) } else { String::new() };
-        field(out, "aliases", format_args!("{}{more} share storage", names.join(", ")))?;
+        let more = if more > 0 {
+            format!(" and {} more", count(more as u64))
+        } else {
+            String::new()
+        };
+        field(
+            out,
+            "aliases",
+            format_args!("{}{more} share storage", names.join(", ")),
+        )?;
     }
     more(out, groups.len())
 }
@@ -116,7 +149,11 @@ fn more(out: &mut Output, total: usize) -> Result<()> {
 
 fn metadata(model: &Model, out: &mut Output) -> Result<()> {
     for (k, v) in model.metadata.iter().take(KEYS) {
-        field(out, "metadata", format_args!("{} = {}", brief(k, WIDE), value(v)))?;
+        field(
+            out,
+            "metadata",
+            format_args!("{} = {}", brief(k, WIDE), value(v)),
+        )?;
     }
     more(out, model.metadata.len())
 }
@@ -177,7 +214,9 @@ fn table(x: &Inspected<'_>, rows: usize, out: &mut Output) -> Result<()> {
     table.load_preset(presets::NOTHING);
     match terminal_size::terminal_size() {
         Some((terminal_size::Width(w), _)) => {
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(w);
+            table
+                .set_content_arrangement(ContentArrangement::Dynamic)
+                .set_width(w);
         }
         None => {
             table.set_content_arrangement(ContentArrangement::Disabled);
@@ -202,7 +241,10 @@ fn table(x: &Inspected<'_>, rows: usize, out: &mut Output) -> Result<()> {
     }
     let hidden = x.model.tensors.len().saturating_sub(rows);
     if hidden > 0 {
-        out.line(format_args!("… and {} more tensors (--tensors lists all)", count(hidden as u64)))?;
+        out.line(format_args!(
+            "… and {} more tensors (--tensors lists all)",
+            count(hidden as u64)
+        ))?;
     }
     Ok(())
 }
