@@ -1,1 +1,5 @@
-//! Tensor-by-tensor comparison of two models.
+//! Comparing models tensor by tensor.
+
+mod lockstep;
+
+pub(crate) use lockstep::{in_step, same_bytes};

@@ -127,6 +127,7 @@ pub struct Plan {
 pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
     Some(match format {
         FormatId::PyTorch | FormatId::Pickle => &pytorch::PyTorch,
+        FormatId::Safetensors => &safetensors::Safetensors,
         _ => return None,
     })
 }

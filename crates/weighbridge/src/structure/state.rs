@@ -204,6 +204,10 @@ pub(crate) fn step_name(key: &Value) -> Option<String> {
         Value::Bool(b) => Some(if *b { "True" } else { "False" }.to_owned()),
         Value::Null => Some("None".to_owned()),
         Value::Float(f) => Some(format!("{f:?}")),
+        Value::Tuple(items) => {
+            let parts: Option<Vec<String>> = items.iter().map(step_name).collect();
+            Some(format!("({})", parts?.join(", ")))
+        }
         _ => None,
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! Reference: `torch/serialization.py`, `torch/_utils.py`, `caffe2/serialize/inline_container.cc`.
 
+mod alias_out;
 mod archive;
 pub(crate) mod dtype;
 mod export;
@@ -17,12 +18,19 @@ mod legacy;
 mod lower;
 mod numpy;
 mod objects;
+mod pickle_out;
 mod read;
 mod rebuild;
+mod state_out;
+mod storage_out;
 mod storages;
 mod tar;
+mod tensor_out;
 mod torchscript;
 mod verify;
+pub mod write;
+#[cfg(test)]
+mod write_tests;
 
 pub use read::{is_torch_zip, open, pickles};
 
