@@ -21,8 +21,9 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 2] = [
+static CHECKS: [&dyn Check; 3] = [
     &checks::pickle_globals::PickleGlobals,
+    &checks::torchscript::TorchScript,
     &checks::format::Format,
 ];
 

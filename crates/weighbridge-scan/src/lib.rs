@@ -21,4 +21,4 @@ pub use engine::{Check, Engine};
 pub use finding::{FileReport, Finding, Findings, Gap, Severity, Verdict};
 pub use globals::{Catalogue, Standing};
 pub use rule::{RuleMeta, Rules};
-pub use subject::{ComputedCall, Fault, GlobalUse, PickleTrace, Subject, Use};
+pub use subject::{ComputedCall, Fault, GlobalUse, PickleTrace, Script, Subject, Use};

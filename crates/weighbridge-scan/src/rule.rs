@@ -25,8 +25,8 @@ pub struct RuleMeta {
     pub references: Vec<String>,
 }
 
+/// The rules of one file; what else it holds belongs to the checks.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RuleFile {
     rule: Vec<RuleMeta>,
 }
@@ -35,9 +35,10 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
     ("format.toml", include_str!("../rules/format.toml")),
     ("pickle.toml", include_str!("../rules/pickle.toml")),
+    crate::checks::torchscript::DATA,
 ];
 
 impl Rules {

@@ -68,6 +68,17 @@ impl PickleTrace {
     }
 }
 
+/// A source file of a TorchScript archive.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    /// The archive member.
+    pub place: String,
+    /// Where its first byte lies in the file; `None` when it is stored compressed.
+    pub base: Option<u64>,
+    /// The code.
+    pub text: String,
+}
+
 /// A broken rule of the file's own format, or a limit that was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -96,6 +107,8 @@ pub struct Subject<'a> {
     pub model: Option<&'a Model>,
     /// Every pickle found in it.
     pub pickles: Vec<PickleTrace>,
+    /// The code of a TorchScript archive.
+    pub scripts: Vec<Script>,
     /// Archive members whose contents are encrypted.
     pub encrypted: Vec<String>,
     /// What is wrong with it.
@@ -114,6 +127,7 @@ impl<'a> Subject<'a> {
             source,
             model: None,
             pickles: Vec::new(),
+            scripts: Vec::new(),
             encrypted: Vec::new(),
             faults: Vec::new(),
             gaps: Vec::new(),

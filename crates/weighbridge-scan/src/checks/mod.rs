@@ -2,3 +2,4 @@
 
 pub mod format;
 pub mod pickle_globals;
+pub mod torchscript;
