@@ -5,6 +5,9 @@ use weighbridge_core::{Error, ErrorKind, model::Model};
 
 use crate::finding::Gap;
 
+/// Most faults kept for one file: the first ones tell the story.
+const MOST_FAULTS: usize = 100;
+
 /// What a pickle does with a global it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Use {
@@ -143,12 +146,21 @@ impl<'a> Subject<'a> {
             ErrorKind::Malformed
             | ErrorKind::Truncated
             | ErrorKind::Limit
-            | ErrorKind::Integrity => self.faults.push(Fault {
-                rule: error.rule().to_owned(),
-                place,
-                offset,
-                message: error.message().to_owned(),
-            }),
+            | ErrorKind::Integrity => {
+                let fault = Fault {
+                    rule: error.rule().to_owned(),
+                    place,
+                    offset,
+                    message: error.message().to_owned(),
+                };
+                // Several readers meet the same damage.
+                let same = |f: &Fault| {
+                    (&f.rule, f.offset, &f.message) == (&fault.rule, offset, &fault.message)
+                };
+                if !self.faults.iter().any(same) && self.faults.len() < MOST_FAULTS {
+                    self.faults.push(fault);
+                }
+            }
             _ => self.gaps.push(Gap {
                 place,
                 offset,

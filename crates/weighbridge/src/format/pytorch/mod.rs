@@ -19,7 +19,7 @@ mod lower;
 mod numpy;
 mod objects;
 mod pickle_out;
-mod read;
+pub(crate) mod read;
 mod rebuild;
 mod state_out;
 mod storage_out;
