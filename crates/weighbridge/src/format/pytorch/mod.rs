@@ -27,7 +27,7 @@ mod megatron_rules;
 mod numpy;
 mod objects;
 mod pickle_out;
-mod read;
+pub(crate) mod read;
 mod rebuild;
 mod state_out;
 mod storage_out;
