@@ -57,11 +57,7 @@ impl Other {
 ///
 /// # Errors
 /// Whatever reading either gives, and what `f` returns.
-pub(crate) fn in_step(
-    a: &Tensor,
-    b: &Tensor,
-    f: &mut Both<'_>,
-) -> Result<()> {
+pub(crate) fn in_step(a: &Tensor, b: &Tensor, f: &mut Both<'_>) -> Result<()> {
     // Eight elements of n bits are n bytes.
     let unit = (a.dtype.bits() as usize, b.dtype.bits() as usize);
     if b.byte_len() <= SMALL {

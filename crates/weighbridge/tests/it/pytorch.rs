@@ -160,7 +160,12 @@ fn plain_safetensors(path: &Path) -> BTreeMap<String, (String, Vec<u64>, Vec<u8>
             continue;
         }
         let at = |i: usize| t["data_offsets"][i].as_u64().unwrap() as usize + 8 + n;
-        let shape = t["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).collect();
+        let shape = t["shape"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|d| d.as_u64().unwrap())
+            .collect();
         let dtype = t["dtype"].as_str().unwrap().to_owned();
         out.insert(name.clone(), (dtype, shape, bytes[at(0)..at(1)].to_vec()));
     }
@@ -180,10 +185,12 @@ fn real_checkpoints_read_as_the_reference_reads_them() {
         let answer = dir.join(format!("{file}.expected.safetensors"));
         if !answer.exists() {
             let ok = match file {
-                "ncnn_not_torch.bin" => opened.as_ref().is_err_and(|e| e.rule() == "format.unknown"),
-                "tddfa_param_whitening.pkl" => {
-                    opened.as_ref().is_ok_and(|m| m.tensors.is_empty() && m.structure.is_some())
+                "ncnn_not_torch.bin" => {
+                    opened.as_ref().is_err_and(|e| e.rule() == "format.unknown")
                 }
+                "tddfa_param_whitening.pkl" => opened
+                    .as_ref()
+                    .is_ok_and(|m| m.tensors.is_empty() && m.structure.is_some()),
                 _ => false,
             };
             if !ok {
@@ -211,7 +218,10 @@ fn real_checkpoints_read_as_the_reference_reads_them() {
         for (name, w) in &want {
             match have.get(name) {
                 None => bad.push(format!("{file}: {name} is missing")),
-                Some(h) if h != w => bad.push(format!("{file}: {name} differs: {:?} {:?} for {:?} {:?}", h.0, h.1, w.0, w.1)),
+                Some(h) if h != w => bad.push(format!(
+                    "{file}: {name} differs: {:?} {:?} for {:?} {:?}",
+                    h.0, h.1, w.0, w.1
+                )),
                 Some(_) => {}
             }
         }

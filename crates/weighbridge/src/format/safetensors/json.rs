@@ -42,6 +42,14 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// A scanner over text from inside the outermost container.
+    pub(super) fn inside(text: &'a str) -> Self {
+        Self {
+            depth: 1,
+            ..Self::new(text)
+        }
+    }
+
     /// The position, in bytes.
     pub(super) fn at(&self) -> usize {
         self.at
@@ -55,6 +63,12 @@ impl<'a> Scanner<'a> {
     /// The rest of the text.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    /// Takes the `n` bytes that the caller has parsed from [`Scanner::rest`].
+    #[inline]
+    pub(super) fn advance(&mut self, n: usize) {
+        self.at += n;
     }
 
     #[inline]

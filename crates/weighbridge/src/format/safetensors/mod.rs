@@ -4,11 +4,14 @@
 //! reference reader (`safetensors/src/tensor.rs`, crate 0.8.0).
 
 pub mod aliases;
+mod canonical;
+mod entry;
 pub mod header;
 mod json;
 mod names;
 mod read;
 mod verify;
+mod walk;
 mod write;
 
 use std::sync::Arc;

@@ -9,8 +9,10 @@ use weighbridge_core::model::{
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Limits, Result};
 
-use super::header::{self, Entry, MAX_HEADER, Visit};
+use super::entry::Entry;
+use super::header::{self, MAX_HEADER};
 use super::verify;
+use super::walk::{self, Visit};
 use crate::OpenOptions;
 
 /// Bytes of the length field in front of the header.
@@ -24,7 +26,6 @@ pub(super) fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result
 
 fn open_inner(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
     let range = header_range(source.as_ref(), &options.limits)?;
-    let text = source.read_vec(range.clone())?;
     let data_len = source.len() - range.end;
     let data = StorageData::Raw {
         source: Arc::clone(&source),
@@ -33,14 +34,14 @@ fn open_inner(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Mode
     };
     let storage = Storage::new("data", data_len, false, data)?.into_region();
     let mut build = Build {
-        tensors: Vec::with_capacity(text.len() / 128),
+        tensors: Vec::with_capacity((range.end / 128) as usize),
         storage: Arc::new(storage),
         end: 0,
         in_order: true,
     };
-    let metadata = header::walk(&text, options.lenient, &options.limits, &mut build)
-        .map_err(|e| e.shifted(LENGTH_BYTES))?;
+    let metadata = walk_header(source.as_ref(), &range, options, &mut build)?;
     if !build.covers(data_len) {
+        let text = source.read_vec(range)?;
         return Err(verify::first_layout_error(&text, data_len, options));
     }
     let mut model = Model::new(FormatId::Safetensors);
@@ -54,6 +55,36 @@ fn open_inner(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Mode
         .collect();
     model.tensors = build.tensors;
     Ok(model)
+}
+
+/// Walks the header by the fastest way that works: in pieces, then whole, then whole with every
+/// name looked up.
+fn walk_header(
+    source: &dyn ByteSource,
+    range: &Range<u64>,
+    options: &OpenOptions,
+    build: &mut Build,
+) -> Result<Vec<(String, String)>> {
+    let (lenient, limits) = (options.lenient, &options.limits);
+    let mut at = range.start;
+    let mut read = |piece: &mut [u8]| {
+        source.read_at(at, piece)?;
+        at += piece.len() as u64;
+        Ok(())
+    };
+    // At most MAX_HEADER.
+    let len = (range.end - range.start) as usize;
+    if let Some(metadata) = walk::walk_pieces(len, &mut read, lenient, limits, build)? {
+        return Ok(metadata);
+    }
+    let shifted = |e: Error| e.shifted(LENGTH_BYTES);
+    let text = source.read_vec(range.clone())?;
+    build.restart();
+    if let Some(metadata) = walk::walk_unique(&text, lenient, limits, build).map_err(shifted)? {
+        return Ok(metadata);
+    }
+    build.restart();
+    walk::walk(&text, lenient, limits, build).map_err(shifted)
 }
 
 /// Where the header's JSON lies, from the length in front of it.
@@ -177,6 +208,11 @@ impl Build {
             extra: None,
         };
         (tensor, (begin, end))
+    }
+
+    fn restart(&mut self) {
+        self.tensors.clear();
+        (self.end, self.in_order) = (0, true);
     }
 
     /// Whether the tensors cover the data region exactly.

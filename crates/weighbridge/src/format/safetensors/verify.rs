@@ -3,8 +3,9 @@
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, ErrorKind, Result};
 
-use super::header::{self, Entry, Shown, Visit};
+use super::entry::{Entry, Shown};
 use super::read::{LENGTH_BYTES, header_range};
+use super::walk::{self, Visit};
 use crate::OpenOptions;
 use crate::check::Violation;
 
@@ -51,7 +52,7 @@ pub(super) fn first_layout_error(text: &[u8], data_len: u64, options: &OpenOptio
 /// in the file.
 fn collect(text: &[u8], data_len: u64, options: &OpenOptions) -> Vec<Error> {
     let mut all = Collector::default();
-    match header::walk(text, options.lenient, &options.limits, &mut all) {
+    match walk::walk(text, options.lenient, &options.limits, &mut all) {
         Ok(_) => all.layout(data_len, LENGTH_BYTES + text.len() as u64),
         Err(e) => all.errors.push(e.shifted(LENGTH_BYTES)),
     }

@@ -16,7 +16,8 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Result};
 
 use super::aliases::{self, Sharing};
-use super::header::{MAX_HEADER, METADATA_KEY, Shown, has_dtype};
+use super::entry::{Shown, has_dtype};
+use super::header::{MAX_HEADER, METADATA_KEY};
 use super::json::{push_string, push_u64};
 use super::names::NameTable;
 use crate::format::{Note, Plan, PlannedFile, WriteOptions};
