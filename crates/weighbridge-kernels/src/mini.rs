@@ -109,6 +109,9 @@ pub(crate) const E2M1: Mini = Mini {
     unsigned_zero: false,
 };
 
+/// What PyTorch decodes the NaN of the FNUZ and E8M0 types to (signalling, as it happens).
+pub(crate) const PYTORCH_NAN: f32 = f32::from_bits(0x7f80_0001);
+
 impl Mini {
     /// The value of `code`, which every such format gives exactly.
     #[inline(always)]
@@ -117,7 +120,7 @@ impl Mini {
         let sign = ((code & sign_bit) != 0) as u32;
         let magnitude = (code & (sign_bit - 1)) as u32;
         if self.unsigned_zero && code == sign_bit {
-            return f32::NAN;
+            return PYTORCH_NAN;
         }
         if !self.unsigned_zero && magnitude as u16 > self.max {
             // Formats with infinity have it right after the greatest finite value.

@@ -42,7 +42,7 @@ pub fn f32_to_bf16(x: f32) -> u16 {
 pub fn e8m0_to_f32(code: u8) -> f32 {
     match code {
         0 => f32::from_bits(0x0040_0000), // 2^-127 is subnormal
-        255 => f32::NAN,
+        255 => mini::PYTORCH_NAN,
         _ => f32::from_bits(u32::from(code) << 23),
     }
 }
@@ -185,7 +185,12 @@ mod tests {
         assert_eq!(e8m0_to_f32(127), 1.0);
         assert_eq!(f64::from(e8m0_to_f32(0)), 2f64.powi(-127));
         assert_eq!(f64::from(e8m0_to_f32(254)), 2f64.powi(127));
-        assert!(e8m0_to_f32(255).is_nan());
+        let nan = [
+            e8m0_to_f32(255),
+            e4m3fnuz_to_f32(0x80),
+            e5m2fnuz_to_f32(0x80),
+        ];
+        assert_eq!(nan.map(f32::to_bits), [0x7f80_0001; 3]);
     }
 
     /// The nearest code by search over all values, ties to the even code. Overflow begins half

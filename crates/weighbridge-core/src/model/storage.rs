@@ -164,23 +164,23 @@ impl Storage {
     }
 
     fn settle(&self, computed: u32) -> Result<()> {
-        if let Some(stored) = self.crc32() {
-            if stored != computed {
-                let (source, at) = match &self.data {
-                    StorageData::Raw { source, offset, .. }
-                    | StorageData::Deflated { source, offset, .. } => (source, *offset),
-                };
-                return Err(Error::integrity(
-                    "zip.crc-mismatch",
-                    format!(
-                        "{}: the stored CRC-32 is {stored:08x}, the bytes give {computed:08x}",
-                        self.name
-                    ),
-                )
-                .span(at, self.len)
-                .in_file(source.name())
-                .help("the payload was damaged or altered after it was written; fetch it again"));
-            }
+        if let Some(stored) = self.crc32()
+            && stored != computed
+        {
+            let (source, at) = match &self.data {
+                StorageData::Raw { source, offset, .. }
+                | StorageData::Deflated { source, offset, .. } => (source, *offset),
+            };
+            return Err(Error::integrity(
+                "zip.crc-mismatch",
+                format!(
+                    "{}: the stored CRC-32 is {stored:08x}, the bytes give {computed:08x}",
+                    self.name
+                ),
+            )
+            .span(at, self.len)
+            .in_file(source.name())
+            .help("the payload was damaged or altered after it was written; fetch it again"));
         }
         self.verified.store(true, Ordering::Relaxed);
         Ok(())

@@ -49,6 +49,7 @@ impl Layout {
 
 /// The affine quantization of a torch quantized tensor: `value = (q - zero_point) × scale`.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // lives in the boxed `Extra` of few tensors
 pub enum Quantization {
     /// One scale for the tensor.
     PerTensor {
@@ -347,10 +348,10 @@ impl Tensor {
 pub(super) fn alias_groups(tensors: &[Tensor]) -> Vec<Vec<usize>> {
     let mut by_storage: HashMap<*const Storage, Vec<usize>> = HashMap::new();
     for (i, t) in tensors.iter().enumerate() {
-        if let Some((storage, _)) = t.extent() {
-            if !storage.is_region() {
-                by_storage.entry(Arc::as_ptr(storage)).or_default().push(i);
-            }
+        if let Some((storage, _)) = t.extent()
+            && !storage.is_region()
+        {
+            by_storage.entry(Arc::as_ptr(storage)).or_default().push(i);
         }
     }
     let mut groups: Vec<Vec<usize>> = by_storage.into_values().filter(|g| g.len() > 1).collect();

@@ -5,10 +5,21 @@ use super::{ByteSource, check_range, range_of};
 use crate::error::Result;
 
 /// Bytes that already lie in memory.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SliceSource {
     bytes: Arc<[u8]>,
     name: String,
+}
+
+impl std::fmt::Debug for SliceSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "SliceSource({:?}, {} bytes)",
+            self.name,
+            self.bytes.len()
+        )
+    }
 }
 
 impl SliceSource {

@@ -1,1 +1,352 @@
-//! Carrying a model from one format to another.
+//! From any readable format to any writable one.
+//!
+//! A conversion is a pipeline over a [`Model`]: choose and rename tensors, fit the state beside
+//! them to the target, put computed tensors (casts, dequantization, …) in place of stored ones,
+//! let the target's writer plan, and stream. What changes on the way and what cannot be carried
+//! is known before the first byte is written.
+
+mod dense;
+mod names;
+mod options;
+mod state;
+#[cfg(test)]
+mod tests;
+mod transform;
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value as Json, json};
+use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
+use weighbridge_core::{Error, Limits, Result};
+
+pub use options::{ConvertOptions, parse_dtype, target_of};
+pub(crate) use transform::{kind_of, part_of};
+
+use crate::format::pytorch::write::PyTorchWriter;
+use crate::format::safetensors::Safetensors;
+use crate::format::{FormatWriter, Note, Plan, WriteOptions};
+use crate::output;
+
+/// What a conversion did, or would do.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The files written; with `dry_run` those that would be.
+    pub output: Vec<PathBuf>,
+    /// How many tensors went in.
+    pub tensors: u64,
+    /// The size of all files together, in bytes.
+    pub bytes: u64,
+    /// What changed on the way.
+    pub changed: Vec<Note>,
+    /// What could not go in.
+    pub lost: Vec<Note>,
+    /// What was noticed.
+    pub warnings: Vec<Warning>,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// The report as the JSON document of `convert`.
+    pub fn to_json(&self) -> Json {
+        let notes = |notes: &[Note]| -> Vec<Json> {
+            notes
+                .iter()
+                .map(|n| json!({"what": n.what, "why": n.why}))
+                .collect()
+        };
+        let warnings: Vec<Json> = self
+            .warnings
+            .iter()
+            .map(|w| {
+                let mut m = json!({"rule": w.rule, "message": w.message});
+                if let (Some(o), Some(m)) = (w.offset, m.as_object_mut()) {
+                    m.insert("offset".into(), o.into());
+                }
+                m
+            })
+            .collect();
+        let output: Vec<String> = self
+            .output
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect();
+        json!({
+            "output": output,
+            "tensors": self.tensors,
+            "bytes": self.bytes,
+            "changed": notes(&self.changed),
+            "lost": notes(&self.lost),
+            "warnings": warnings,
+            "seconds": self.seconds,
+        })
+    }
+}
+
+/// The writer of a format.
+///
+/// # Errors
+/// `Unsupported` for formats that are not written yet.
+pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
+    match format {
+        FormatId::Safetensors => Ok(&Safetensors),
+        FormatId::PyTorch => Ok(&PyTorchWriter),
+        other => Err(Error::unsupported(
+            "convert.target",
+            format!("writing {} is not supported yet", other.as_str()),
+        )
+        .help("write .safetensors, or .pt, .pth, .ckpt or .bin for PyTorch")),
+    }
+}
+
+/// Converts `model` to `path`. `progress` is told the bytes written since its last call and
+/// the total; files appear at `path` only when all are complete.
+///
+/// # Errors
+/// `Parameter` for options that make no sense, `Lossy` when `strict` is set and something but
+/// names would change, `Unsupported` when no tensor fits the target, `Limit` when tensors expand
+/// past the cap, and what reading and writing gives. Nothing is left at `path` then.
+///
+/// # Examples
+/// ```no_run
+/// use std::path::Path;
+/// use weighbridge::convert::{ConvertOptions, convert};
+/// let model = weighbridge::open("checkpoint.pt")?;
+/// let options = ConvertOptions { dry_run: true, ..ConvertOptions::default() };
+/// let report = convert(model, Path::new("out.safetensors"), &options, &mut |_, _| {})?;
+/// for note in &report.lost {
+///     println!("{}: {}", note.what, note.why);
+/// }
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
+pub fn convert(
+    model: Model,
+    path: &Path,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report> {
+    let started = Instant::now();
+    let target = match options.target {
+        Some(t) => t,
+        None => target_of(path)?,
+    };
+    let writer = writer(target)?;
+    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let mut job = Job::prepare(model, options, target)?;
+    let plan = job.plan(writer, options, stem.unwrap_or_default())?;
+    let report = job.report(&plan, path);
+    if options.strict {
+        refuse_changes(&report)?;
+    }
+    if report.tensors == 0 {
+        return Err(nothing_fits(&report));
+    }
+    if options.dry_run {
+        return Ok(report.timed(started));
+    }
+    // Headers are a small part of the files: they count as done at the end.
+    let (total, mut told) = (report.bytes, 0u64);
+    let output = output::write_plan(writer, &job.model, &plan, path, options.sync, &mut |n| {
+        told = told.saturating_add(n);
+        progress(n, total);
+    })?;
+    progress(total.saturating_sub(told), total);
+    Ok(Report { output, ..report }.timed(started))
+}
+
+impl Report {
+    fn timed(mut self, started: Instant) -> Self {
+        self.seconds = started.elapsed().as_secs_f64();
+        self
+    }
+}
+
+fn refuse_changes(report: &Report) -> Result<()> {
+    let values: Vec<&Note> = report
+        .changed
+        .iter()
+        .filter(|n| !n.naming)
+        .chain(&report.lost)
+        .collect();
+    let Some(first) = values.first() else {
+        return Ok(());
+    };
+    let more = match values.len() {
+        1 => String::new(),
+        n => format!(", and {} more", n - 1),
+    };
+    Err(Error::lossy(
+        "convert.strict",
+        format!("{}: {}{more}", first.what, first.why),
+    )
+    .help("leave --strict out to write what fits; --dry-run lists everything"))
+}
+
+fn nothing_fits(report: &Report) -> Error {
+    match report.lost.first() {
+        Some(n) => Error::unsupported(
+            "convert.nothing-fits",
+            format!("no tensor fits the target: {}: {}", n.what, n.why),
+        ),
+        None => Error::unsupported("convert.no-tensors", "the model has no tensors"),
+    }
+}
+
+/// A model on its way, with what is said of it.
+struct Job {
+    model: Model,
+    changed: Vec<Note>,
+    lost: Vec<Note>,
+    /// Tensors that hold moved state.
+    bulk: HashSet<String>,
+}
+
+impl Job {
+    fn prepare(mut model: Model, options: &ConvertOptions, target: FormatId) -> Result<Self> {
+        let (mut changed, mut lost) = (Vec::new(), Vec::new());
+        for (what, why) in std::mem::take(&mut model.omitted) {
+            lost.push(Note::new(what, why));
+        }
+        if model.graph.is_some() {
+            let why = format!("{} holds no computation graph", target.as_str());
+            lost.push(Note::new("graph", why));
+        }
+        for w in &model.warnings {
+            if w.rule == "names.collision" {
+                changed.push(Note {
+                    what: "names".into(),
+                    why: w.message.clone(),
+                    naming: true,
+                });
+            }
+        }
+        let mut bulk = HashSet::new();
+        if let Some(s) = &model.structure {
+            crate::structure::bulk_names(s, &mut bulk);
+        }
+        let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
+        let before: HashMap<String, DType> = dtypes(&model.tensors);
+        transform::apply(
+            &mut model,
+            options,
+            target,
+            |n| bulk.contains(n),
+            &mut changed,
+        )?;
+        state::refresh_aliases(&mut model, &before);
+        check_expansion(&model, &options.limits)?;
+        state::flatten(&mut model, options, renamed, &bulk, &mut changed, &mut lost);
+        prune_refused(&mut model, target)?;
+        state::settle(&mut model, options, target, &mut lost);
+        for t in &model.tensors {
+            if t.name.starts_with(crate::structure::BULK_PREFIX) {
+                bulk.insert(t.name.clone());
+            }
+        }
+        Ok(Self {
+            model,
+            changed,
+            lost,
+            bulk,
+        })
+    }
+
+    /// Lets the writer plan.
+    fn plan(
+        &mut self,
+        writer: &dyn FormatWriter,
+        options: &ConvertOptions,
+        stem: String,
+    ) -> Result<Plan> {
+        let write = WriteOptions {
+            shard_size: options.shard_size,
+            stem,
+            dedupe: options.dedupe,
+            weights_only: options.weights_only,
+        };
+        writer.plan(&self.model, &write)
+    }
+
+    fn report(&mut self, plan: &Plan, path: &Path) -> Report {
+        let mut changed = std::mem::take(&mut self.changed);
+        let mut lost = std::mem::take(&mut self.lost);
+        changed.extend(plan.changed.iter().cloned());
+        lost.extend(plan.lost.iter().cloned());
+        for list in [&mut changed, &mut lost] {
+            let mut seen = HashSet::new();
+            list.retain(|n| seen.insert((n.what.clone(), n.why.clone())));
+        }
+        let names = plan.files.iter().map(|f| f.name.as_str());
+        let names = names.chain(plan.side_files.iter().map(|(n, _)| n.as_str()));
+        let output = names.map(|n| match n {
+            "" => path.to_path_buf(),
+            n => path.with_file_name(n),
+        });
+        let sizes = plan.files.iter().map(|f| f.bytes);
+        let sizes = sizes.chain(plan.side_files.iter().map(|(_, c)| c.len() as u64));
+        let tensors = plan.files.iter().flat_map(|f| &f.tensors).filter(|&&i| {
+            let t = self.model.tensors.get(i);
+            t.is_some_and(|t| !self.bulk.contains(&t.name))
+        });
+        Report {
+            output: output.collect(),
+            tensors: tensors.count() as u64,
+            bytes: sizes.fold(0, u64::saturating_add),
+            changed,
+            lost,
+            warnings: std::mem::take(&mut self.model.warnings),
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Takes tensors that the target cannot hold out of a structure that is written beside the
+/// others; the writer lists them.
+fn prune_refused(model: &mut Model, target: FormatId) -> Result<()> {
+    if target != FormatId::Safetensors || model.structure.is_none() {
+        return Ok(());
+    }
+    // The writer is asked about the odd ones only: planning a large model takes a while.
+    let odd = |t: &&Tensor| {
+        t.layout != Layout::Strided
+            || !t.has_data()
+            || t.quantization().is_some()
+            || t.dtype.bytes().is_none()
+            || part_of(t.dtype).is_some()
+            || t.dtype.is_quantized()
+    };
+    let mut asked = Model::new(model.format);
+    asked.tensors = model.tensors.iter().filter(odd).cloned().collect();
+    if asked.tensors.is_empty() {
+        return Ok(());
+    }
+    let plan = writer(target)?.plan(&asked, &WriteOptions::default())?;
+    let refused: HashSet<String> = plan.lost.into_iter().map(|n| n.what).collect();
+    if let Some(s) = &mut model.structure {
+        state::prune(s, &refused);
+    }
+    Ok(())
+}
+
+fn dtypes(tensors: &[Tensor]) -> HashMap<String, DType> {
+    tensors.iter().map(|t| (t.name.clone(), t.dtype)).collect()
+}
+
+/// Refuses tensors that would take far more bytes than the input has.
+fn check_expansion(model: &Model, limits: &Limits) -> Result<()> {
+    let total = model
+        .tensors
+        .iter()
+        .fold(0u64, |n, t| n.saturating_add(t.byte_len()));
+    let cap = limits.expand_cap(model.file_bytes());
+    if total > cap {
+        return Err(Error::limit(
+            "convert.expansion",
+            format!("the tensors would take {total} bytes, the cap is {cap}"),
+        )
+        .help("raise the cap with --max-expand SIZE if you trust the file's origin"));
+    }
+    Ok(())
+}

@@ -12,5 +12,6 @@
     unreachable_pub
 )]
 
+mod convert;
 mod pytorch;
 mod safetensors;

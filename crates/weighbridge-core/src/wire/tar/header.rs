@@ -214,6 +214,7 @@ impl Extended {
     ) -> Result<()> {
         let raw = read_extended(source, block, at)?;
         let mut rest = raw.as_slice();
+        let mut named_sparse = false;
         // GNU tar and Python stop at a NUL: some writers pad the last block inside the size.
         while rest.first().is_some_and(|&b| b != 0) {
             let (record, left) = next_record(rest).ok_or_else(|| {
@@ -227,7 +228,12 @@ impl Extended {
             rest = left;
             let (key, value) = record;
             match key {
-                b"path" => self.path = Some(value.to_vec()),
+                b"path" if !named_sparse => self.path = Some(value.to_vec()),
+                // The name that the file with holes had; the header's own is a placeholder.
+                b"GNU.sparse.name" => {
+                    self.path = Some(value.to_vec());
+                    (self.sparse, named_sparse) = (true, true);
+                }
                 b"linkpath" => self.link = Some(value.to_vec()),
                 b"size" => self.size = Some(decimal(value).ok_or_else(|| bad_size(at))?),
                 k if k.starts_with(b"GNU.sparse.") => self.sparse = true,

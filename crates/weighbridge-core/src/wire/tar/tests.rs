@@ -225,6 +225,15 @@ fn maps_of_holes_are_stepped_over() {
         "tar.no-payload"
     );
     assert_eq!(a.read(a.by_name("after").unwrap(), 9).unwrap(), b"1");
+    let a = open(archive(&[
+        member(b"x", b'x', b"24 GNU.sparse.name=real\n12 path=tmp\n"),
+        member(b"tmp", b'0', b"1"),
+    ]))
+    .unwrap();
+    assert_eq!(
+        (a.members()[0].name.as_str(), a.members()[0].kind),
+        ("real", Kind::Sparse)
+    );
 }
 
 fn exercise(bytes: &[u8]) -> usize {

@@ -1,6 +1,7 @@
 //! Reading members: local headers, payload ranges, whole contents.
 
 use std::io::Read;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::directory::Wide;
@@ -14,7 +15,7 @@ use crate::model::{CHUNK, Storage, StorageData};
 #[derive(Debug)]
 struct Local {
     name: Vec<u8>,
-    extra: Vec<u8>,
+    extra: Range<u64>,
     method: Method,
     flags: u16,
     crc32: u32,
@@ -76,9 +77,14 @@ impl Archive {
                 false,
                 false,
             ];
-            let wide = wide
-                .widen(&local.extra, full)
-                .map_err(|e| e.at(m.header_offset))?;
+            // The extra fields matter (and are read) only where a number is in them.
+            let wide = if full.contains(&true) {
+                let extra = self.source.read_vec(local.extra)?;
+                wide.widen(&extra, full)
+                    .map_err(|e| e.at(m.header_offset))?
+            } else {
+                wide
+            };
             // Zeros stand for "see the central directory" in some writers' headers.
             if wide.size != 0 && wide.size != m.size {
                 return bad("the size", wide.size.to_string(), m.size.to_string());
@@ -116,7 +122,7 @@ impl Archive {
         let missing = |found: String| {
             Error::malformed(
                 "zip.header-mismatch",
-                format!("no local header is where the central directory says; {found}"),
+                format!("the local header is not the member's: {found}"),
             )
             .span(m.header_offset, LOCAL_LEN)
         };
@@ -125,7 +131,7 @@ impl Archive {
         let mut c = Cursor::new(&fixed);
         let signature = c.u32()?;
         if signature != LOCAL {
-            return Err(missing(format!("found {signature:08x}")));
+            return Err(missing(format!("its signature is {signature:08x}")));
         }
         let _version = c.u16()?;
         let flags = c.u16()?;
@@ -134,6 +140,11 @@ impl Archive {
         let crc32 = c.u32()?;
         let (stored, size) = (c.u32()?, c.u32()?);
         let (name_len, extra_len) = (u64::from(c.u16()?), u64::from(c.u16()?));
+        // Before the name is read: members that share one header with a long name must not make
+        // the work larger than the directory is.
+        if name_len != m.name_bytes().len() as u64 {
+            return Err(missing(format!("the header's name has {name_len} bytes")));
+        }
         let name_at = m.header_offset.saturating_add(LOCAL_LEN);
         let extra_at = name_at.saturating_add(name_len);
         let data_offset = extra_at.saturating_add(extra_len);
@@ -144,7 +155,7 @@ impl Archive {
         }
         Ok(Local {
             name: self.source.read_vec(name_at..extra_at)?,
-            extra: self.source.read_vec(extra_at..data_offset)?,
+            extra: extra_at..data_offset,
             method,
             flags,
             crc32,

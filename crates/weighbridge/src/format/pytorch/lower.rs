@@ -136,7 +136,7 @@ impl<'t, 's> Lower<'t, 's> {
                 Some(g) if g.module == "torch" && dtype::is_dtype(&g.name) => {
                     Value::DType(format!("torch.{}", g.name))
                 }
-                _ => Value::Global(trace.global_name(id).unwrap_or_default()),
+                _ => Value::Global(self.class_name(id)),
             },
             Node::DynamicGlobal(..) => Value::Global(trace.render(id, 200)),
             Node::Persistent(p) => self.persistent(*p)?,
@@ -230,10 +230,10 @@ impl<'t, 's> Lower<'t, 's> {
             return self.emit(t);
         }
         // Old whole-module saves carry each class with its source: ("module", class, file, text).
-        if let Some([kind, class, ..]) = self.trace.items(id) {
-            if self.trace.text(*kind).as_deref() == Some("module") {
-                return self.value(*class);
-            }
+        if let Some([kind, class, ..]) = self.trace.items(id)
+            && self.trace.text(*kind).as_deref() == Some("module")
+        {
+            return self.value(*class);
         }
         // A storage that stands alone is a tensor of one dimension.
         let request = storages::request(self.trace, id)?;
@@ -373,12 +373,36 @@ impl<'t, 's> Lower<'t, 's> {
         })
     }
 
+    /// The dotted name of a class or function, in Python 3's spelling; whole-module saves before
+    /// torch 1.6 wrap classes in a persistent id that carries their source.
+    pub(super) fn class_name(&self, id: NodeId) -> String {
+        let id = match self.trace.node(id) {
+            Node::Persistent(p) => match self.trace.items(*p) {
+                Some([kind, class, ..]) if self.trace.text(*kind).as_deref() == Some("module") => {
+                    *class
+                }
+                _ => id,
+            },
+            _ => id,
+        };
+        let Some(g) = self.trace.global(id) else {
+            return self.trace.render(id, 200);
+        };
+        // `Lib/_compat_pickle.py`, the names that protocols up to 2 write in Python 2's spelling.
+        let (module, name) = match (g.module.as_str(), g.name.as_str()) {
+            ("__builtin__", "xrange") => ("builtins", "range"),
+            ("__builtin__", "unicode") => ("builtins", "str"),
+            ("__builtin__", "long") => ("builtins", "int"),
+            ("__builtin__" | "exceptions", name) => ("builtins", name),
+            ("copy_reg", name) => ("copyreg", name),
+            other => other,
+        };
+        format!("{module}.{name}")
+    }
+
     /// Anything else: an object with its class, arguments, state and items kept as data.
     pub(super) fn opaque(&mut self, call: &Call) -> Result<Value> {
-        let class = match self.trace.global_name(call.callee) {
-            Some(n) => n,
-            None => self.trace.render(call.callee, 200),
-        };
+        let class = self.class_name(call.callee);
         let trace = self.trace;
         // A mapping subclass: built empty, then filled.
         let state = call.states.last().copied();
@@ -399,7 +423,11 @@ impl<'t, 's> Lower<'t, 's> {
         // `copyreg._reconstructor(class, base, state)` and `copyreg.__newobj__(class, …)` build an
         // instance of their first argument.
         let mut args = trace.items(call.args).unwrap_or_default();
-        if let Some(real) = args.first().and_then(|&a| trace.global_name(a)) {
+        if let Some(real) = args
+            .first()
+            .filter(|&&a| trace.global(a).is_some())
+            .map(|&a| self.class_name(a))
+        {
             let wrapper = object.class.rsplit('.').next().unwrap_or_default();
             if matches!(wrapper, "_reconstructor" | "__newobj__" | "__newobj_ex__")
                 && object.class.starts_with("copy")

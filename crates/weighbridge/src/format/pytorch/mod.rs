@@ -11,12 +11,14 @@
 //!
 //! Reference: `torch/serialization.py`, `torch/_utils.py`, `caffe2/serialize/inline_container.cc`.
 
+mod alias_out;
 mod archive;
 pub(crate) mod dcp;
 pub(crate) mod deepspeed;
 mod deepspeed_files;
 pub(crate) mod dtype;
 mod export;
+mod foreign_out;
 mod folder;
 mod legacy;
 mod lower;
@@ -24,12 +26,19 @@ pub(crate) mod megatron;
 mod megatron_rules;
 mod numpy;
 mod objects;
-mod read;
+mod pickle_out;
+pub(crate) mod read;
 mod rebuild;
+mod state_out;
+mod storage_out;
 mod storages;
 mod tar;
+mod tensor_out;
 mod torchscript;
 mod verify;
+pub mod write;
+#[cfg(test)]
+mod write_tests;
 
 pub use read::{is_torch_zip, open, pickles};
 

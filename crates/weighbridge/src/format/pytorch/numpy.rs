@@ -442,7 +442,7 @@ fn python_layout(text: &str) -> String {
     };
     let n = digits.len() as i32;
     let (head, tail) = digits.split_at(1);
-    if exp < -4 || exp >= 16 {
+    if !(-4..16).contains(&exp) {
         let tail = if tail.is_empty() {
             String::new()
         } else {

@@ -122,6 +122,18 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
             Some(t) => Value::Global(t.into_owned()),
             None => return Ok(None),
         },
+        // TorchScript tags its containers with their types.
+        ("torch.jit._pickle", "restore_type_tag") => match args.first() {
+            Some(&inner) => s.value(inner)?,
+            None => return Ok(None),
+        },
+        (
+            "torch.jit._pickle",
+            "build_intlist" | "build_doublelist" | "build_boollist" | "build_tensorlist",
+        ) => match args.first().and_then(|&a| trace.items(a)) {
+            Some(items) => Value::List(s.list(items)?),
+            None => return Ok(None),
+        },
         (m, _) if m == "numpy" || m.starts_with("numpy.") => return numpy_value(s, call),
         _ => match text_of(s, module, &g.name, call) {
             Some(text) => {
@@ -179,15 +191,15 @@ fn numpy_value(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>> {
     if let Some(a) = numpy::array(trace, call, limits)? {
         return Ok(Some(Value::NdArray(a)));
     }
-    if trace.global(call.callee).is_some_and(|g| g.name == "dtype") {
-        if let Some(name) = numpy::dtype_name_of_call(trace, call) {
-            let object = Object {
-                class: "numpy.dtype".into(),
-                text: Some(name),
-                ..Object::default()
-            };
-            return Ok(Some(Value::Object(Box::new(object))));
-        }
+    if trace.global(call.callee).is_some_and(|g| g.name == "dtype")
+        && let Some(name) = numpy::dtype_name_of_call(trace, call)
+    {
+        let object = Object {
+            class: "numpy.dtype".into(),
+            text: Some(name),
+            ..Object::default()
+        };
+        return Ok(Some(Value::Object(Box::new(object))));
     }
     Ok(None)
 }
@@ -269,6 +281,7 @@ fn text_of(s: &Lower<'_, '_>, module: &str, class: &str, call: &Call) -> Option<
             let (h, m, sec) = (secs / 3600, secs / 60 % 60, secs % 60);
             Some(format!("{lead}{h}:{m:02}:{sec:02}{tail}"))
         }
+        ("fractions", "Fraction") if args.len() == 2 => Some(format!("{}/{}", int(0)?, int(1)?)),
         ("decimal", "Decimal") | ("fractions", "Fraction") => {
             trace.text(*args.first()?).map(|t| t.into_owned())
         }
@@ -322,11 +335,9 @@ pub(super) fn module(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>
     if s.is_quiet() {
         return Ok(None);
     }
-    let class = trace.global_name(call.callee).unwrap_or_default();
+    let class = s.class_name(call.callee);
     let class = match trace.items(call.args).and_then(|a| a.first()) {
-        Some(&real) if class.ends_with("._reconstructor") => {
-            trace.global_name(real).unwrap_or(class)
-        }
+        Some(&real) if class.ends_with("._reconstructor") => s.class_name(real),
         _ => class,
     };
     let mut flat = Vec::new();

@@ -55,8 +55,8 @@ impl Lower<'_, '_> {
                 "_rebuild_qtensor" => self.quantized(args, depth)?,
                 "_rebuild_sparse_tensor" => self.sparse(args, depth)?,
                 "_rebuild_meta_tensor_no_storage" => self.meta(args)?,
-                "_rebuild_device_tensor_from_numpy" | "_rebuild_xla_tensor" => {
-                    self.from_numpy(args)?
+                "_rebuild_device_tensor_numpy_tensor" | "_rebuild_xla_tensor" => {
+                    self.numpy_tensor(args)?
                 }
                 "_rebuild_device_tensor_from_cpu_tensor" => {
                     self.inner(args.first().copied(), depth)?
@@ -64,7 +64,7 @@ impl Lower<'_, '_> {
                 _ => return Ok(None),
             },
             ("torch._tensor" | "torch.tensor", "_rebuild_from_type" | "_rebuild_from_type_v2") => {
-                return self.from_type(args, call.offset, depth);
+                return self.rebuilt_type(args, call.offset, depth);
             }
             ("torch.jit._pickle", "restore_type_tag") => {
                 return match args.first().map(|&id| self.trace.node(id)) {
@@ -362,7 +362,7 @@ impl Lower<'_, '_> {
     }
 
     /// `(array, dtype, device, requires_grad)`.
-    fn from_numpy(&mut self, args: &[NodeId]) -> Result<Tensor> {
+    fn numpy_tensor(&mut self, args: &[NodeId]) -> Result<Tensor> {
         let array = match args.first().map(|&a| self.trace.node(a)) {
             Some(Node::Call(c)) => numpy::array(self.trace, &c.clone(), self.limits)?,
             _ => None,
@@ -391,7 +391,12 @@ impl Lower<'_, '_> {
     }
 
     /// `_rebuild_from_type_v2(function, type, args, state)` and its older form without a type.
-    fn from_type(&mut self, args: &[NodeId], offset: usize, depth: u32) -> Result<Option<Tensor>> {
+    fn rebuilt_type(
+        &mut self,
+        args: &[NodeId],
+        offset: usize,
+        depth: u32,
+    ) -> Result<Option<Tensor>> {
         let [function, class, inner_args, state, ..] = *args else {
             return Ok(None);
         };

@@ -67,7 +67,7 @@ impl Entry<'_> {
             return Error::malformed("safetensors.begin-after-end", message)
                 .span(at.start as u64, at.len() as u64);
         };
-        if bits % 8 != 0 {
+        if !bits.is_multiple_of(8) {
             return Error::malformed(
                 "safetensors.part-of-a-byte",
                 format!("tensor {name} of {dtype} has {bits} bits, which are no whole bytes"),

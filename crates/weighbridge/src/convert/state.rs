@@ -1,0 +1,202 @@
+//! What becomes of the state beside the tensors.
+
+use std::collections::{HashMap, HashSet};
+
+use weighbridge_core::model::{DType, FormatId, Model, Value};
+
+use super::options::ConvertOptions;
+use crate::format::Note;
+use crate::format::safetensors::aliases;
+use crate::structure::{self, each_child};
+
+/// Metadata in which the PyTorch reader tells how a file was laid out, which is no state.
+const LAYOUT_FACTS: [&str; 2] = ["byteorder", "trailing_bytes"];
+
+/// Removes references to the tensors in `gone`: entries from mappings (and mappings that become
+/// empty by it), items of lists and tuples become null so that the others keep their place.
+pub(super) fn prune(v: &mut Value, gone: &HashSet<String>) {
+    if !gone.is_empty() && prune_inner(v, gone) {
+        *v = Value::Null;
+    }
+}
+
+/// Whether nothing is left of `v`.
+fn prune_inner(v: &mut Value, gone: &HashSet<String>) -> bool {
+    match v {
+        Value::Tensor(name) => gone.contains(name),
+        Value::List(items) | Value::Tuple(items) => {
+            let before = items.len();
+            let mut empty = 0;
+            for item in items.iter_mut() {
+                if prune_inner(item, gone) {
+                    *item = Value::Null;
+                    empty += 1;
+                }
+            }
+            before > 0 && empty == before
+        }
+        Value::Set(items) | Value::FrozenSet(items) => {
+            let before = items.len();
+            items.retain_mut(|v| !prune_inner(v, gone));
+            before > 0 && items.is_empty()
+        }
+        Value::Dict(d) => {
+            let before = d.entries.len();
+            d.entries.retain_mut(|(_, v)| !prune_inner(v, gone));
+            for (_, v) in &mut d.attributes {
+                prune(v, gone);
+            }
+            before > 0 && d.entries.is_empty() && d.attributes.is_empty()
+        }
+        Value::Object(o) => {
+            for v in &mut o.args {
+                prune(v, gone);
+            }
+            for (_, v) in &mut o.kwargs {
+                prune(v, gone);
+            }
+            let parts = [&mut o.state, &mut o.items, &mut o.state_dict];
+            for v in parts.into_iter().flatten() {
+                prune(v, gone);
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
+fn holds_tensor(v: &Value) -> bool {
+    let mut found = matches!(v, Value::Tensor(_));
+    each_child(v, &mut |_, child| found = found || holds_tensor(child));
+    found
+}
+
+/// Lists the largest parts of `v` that hold no tensor.
+fn list_state(v: &Value, path: &str, why: &str, lost: &mut Vec<Note>) {
+    if matches!(v, Value::Tensor(_)) {
+        return;
+    }
+    if !holds_tensor(v) {
+        let what = if path.is_empty() { "$" } else { path };
+        lost.push(Note::new(what, why));
+        return;
+    }
+    each_child(v, &mut |step, child| {
+        let path = match path {
+            "" => step,
+            _ => format!("{path}.{step}"),
+        };
+        list_state(child, &path, why, lost);
+    });
+}
+
+/// Leaves the structure out where names were changed or only weights are wanted.
+pub(super) fn flatten(
+    model: &mut Model,
+    options: &ConvertOptions,
+    renamed: bool,
+    bulk: &HashSet<String>,
+    changed: &mut Vec<Note>,
+    lost: &mut Vec<Note>,
+) {
+    if options.weights_only || renamed {
+        if let Some(s) = model.structure.take()
+            && !options.weights_only
+        {
+            let why = "left out with the structure, since tensors were renamed";
+            list_state(&s, "", why, lost);
+            changed.push(Note {
+                what: "structure".into(),
+                why: "tensors were renamed: the output is a flat set of tensors".into(),
+                naming: true,
+            });
+        }
+        model.tensors.retain(|t| !bulk.contains(&t.name));
+    }
+    if options.weights_only {
+        for t in &mut model.tensors {
+            if let Some(e) = &mut t.extra {
+                e.attributes.retain(|(k, _)| k == "is_coalesced");
+            }
+        }
+    }
+}
+
+/// Fits the metadata to the target.
+pub(super) fn settle(
+    model: &mut Model,
+    options: &ConvertOptions,
+    target: FormatId,
+    lost: &mut Vec<Note>,
+) {
+    let torch = matches!(model.format, FormatId::PyTorch | FormatId::Pickle);
+    model.metadata.retain(|(k, _)| {
+        let fact = torch && LAYOUT_FACTS.contains(&k.as_str());
+        let state = options.weights_only && (torch || k == structure::TENSORS_KEY);
+        !fact && !state
+    });
+    match target {
+        FormatId::Safetensors => into_metadata(model, torch, options.weights_only),
+        _ if torch => {
+            for (key, _) in &model.metadata {
+                let why = "a PyTorch checkpoint has no place for it beside the pickle";
+                lost.push(Note::new(format!("metadata {key}"), why));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Moves structure and attributes into the metadata that a safetensors file holds.
+fn into_metadata(model: &mut Model, torch: bool, weights_only: bool) {
+    if torch && !model.metadata.iter().any(|(k, _)| k == "format") {
+        model
+            .metadata
+            .insert(0, ("format".into(), Value::Str("pt".into())));
+    }
+    if weights_only {
+        return;
+    }
+    if let Some(s) = &mut model.structure {
+        let mut taken: HashSet<String> = model.tensors.iter().map(|t| t.name.clone()).collect();
+        let moved = structure::move_bulk(s, &mut taken);
+        model.tensors.extend(moved);
+    }
+    for (key, text) in structure::metadata_entries(model) {
+        model.metadata.retain(|(k, _)| *k != key);
+        model.metadata.push((key, Value::Str(text)));
+    }
+    model.structure = None;
+}
+
+/// Keeps in the record of shared storage what still holds: tensors that are there, in full, with
+/// the dtype they had.
+pub(super) fn refresh_aliases(model: &mut Model, before: &HashMap<String, DType>) {
+    let record = model.metadata.iter_mut().find(|(k, _)| k == aliases::KEY);
+    let Some((_, Value::Str(text))) = record else {
+        return;
+    };
+    let Ok(mut groups) = aliases::decode(text) else {
+        return;
+    };
+    let now: HashMap<&str, DType> = model
+        .tensors
+        .iter()
+        .map(|t| (t.name.as_str(), t.dtype))
+        .collect();
+    for g in &mut groups {
+        g.tensors.retain(|a| {
+            let dtype = now.get(a.name.as_str());
+            dtype.is_some() && dtype == before.get(&a.name)
+        });
+        for a in &mut g.tensors {
+            a.same_as = None;
+        }
+    }
+    groups.retain(|g| g.tensors.len() > 1);
+    if groups.is_empty() {
+        model.metadata.retain(|(k, _)| k != aliases::KEY);
+    } else {
+        *text = aliases::encode(&groups);
+    }
+}
