@@ -40,7 +40,7 @@ impl Entry<'_> {
                 Err(self.overflow())
             };
         };
-        if bits % 8 == 0 && begin.checked_add(bits / 8) == Some(end) {
+        if bits.is_multiple_of(8) && begin.checked_add(bits / 8) == Some(end) {
             return Ok(());
         }
         Err(self.wrong_size(dtype, bits, begin, end))
@@ -67,7 +67,7 @@ impl Entry<'_> {
             return Error::malformed("safetensors.begin-after-end", message)
                 .span(at.start as u64, at.len() as u64);
         };
-        if bits % 8 != 0 {
+        if !bits.is_multiple_of(8) {
             return Error::malformed(
                 "safetensors.part-of-a-byte",
                 format!("tensor {name} of {dtype} has {bits} bits, which are no whole bytes"),
