@@ -23,6 +23,7 @@ pub mod format;
 pub mod hash;
 mod open;
 pub mod output;
+pub mod scan;
 pub mod stats;
 pub mod structure;
 

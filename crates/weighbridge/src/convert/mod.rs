@@ -22,7 +22,7 @@ use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
 pub use options::{ConvertOptions, parse_dtype, target_of};
-pub(crate) use transform::part_of;
+pub(crate) use transform::{kind_of, part_of};
 
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
@@ -224,7 +224,7 @@ impl Job {
         }
         let mut bulk = HashSet::new();
         if let Some(s) = &model.structure {
-            state::bulk_names(s, &mut bulk);
+            crate::structure::bulk_names(s, &mut bulk);
         }
         let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);

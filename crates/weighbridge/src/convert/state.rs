@@ -7,7 +7,7 @@ use weighbridge_core::model::{DType, FormatId, Model, Value};
 use super::options::ConvertOptions;
 use crate::format::Note;
 use crate::format::safetensors::aliases;
-use crate::structure;
+use crate::structure::{self, each_child};
 
 /// Metadata in which the PyTorch reader tells how a file was laid out, which is no state.
 const LAYOUT_FACTS: [&str; 2] = ["byteorder", "trailing_bytes"];
@@ -55,60 +55,13 @@ fn prune_inner(v: &mut Value, gone: &HashSet<String>) -> bool {
             for (_, v) in &mut o.kwargs {
                 prune(v, gone);
             }
-            for v in [&mut o.state, &mut o.items, &mut o.state_dict].into_iter().flatten() {
+            let parts = [&mut o.state, &mut o.items, &mut o.state_dict];
+            for v in parts.into_iter().flatten() {
                 prune(v, gone);
             }
             false
         }
         _ => false,
-    }
-}
-
-/// Names of the tensors that hold moved bytes of `v`.
-pub(super) fn bulk_names(v: &Value, out: &mut HashSet<String>) {
-    match v {
-        Value::Moved { tensor, .. } => {
-            out.insert(tensor.clone());
-        }
-        other => each_child(other, &mut |_, child| bulk_names(child, out)),
-    }
-}
-
-/// Calls `f` with every value inside `v` and what it adds to the path.
-fn each_child<'v>(v: &'v Value, f: &mut dyn FnMut(String, &'v Value)) {
-    match v {
-        Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::FrozenSet(items) => {
-            for (i, v) in items.iter().enumerate() {
-                f(i.to_string(), v);
-            }
-        }
-        Value::Dict(d) => {
-            for (i, (k, v)) in d.entries.iter().enumerate() {
-                f(structure::step_name(k).unwrap_or_else(|| i.to_string()), v);
-            }
-            for (name, v) in &d.attributes {
-                f(name.clone(), v);
-            }
-        }
-        Value::Object(o) => {
-            for (i, v) in o.args.iter().enumerate() {
-                f(format!("args.{i}"), v);
-            }
-            for (name, v) in &o.kwargs {
-                f(name.clone(), v);
-            }
-            let parts = [
-                ("state", &o.state),
-                ("items", &o.items),
-                ("state_dict", &o.state_dict),
-            ];
-            for (name, part) in parts {
-                if let Some(v) = part {
-                    f(name.to_owned(), v);
-                }
-            }
-        }
-        _ => {}
     }
 }
 

@@ -162,7 +162,7 @@ pub fn by_extension(path: &Path) -> Option<FormatId> {
 }
 
 /// The error for a file that is no model, saying what it is instead.
-pub(super) fn refuse(found: Detected, name: &str) -> Error {
+pub(crate) fn refuse(found: Detected, name: &str) -> Error {
     let e = match found {
         Detected::LfsPointer => Error::unsupported(
             "format.lfs-pointer",

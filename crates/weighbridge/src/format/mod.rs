@@ -1,6 +1,7 @@
 //! The formats, one folder each with the same file names: `read`, `write`, `verify`.
 
 pub mod detect;
+mod directory;
 pub mod pytorch;
 pub mod safetensors;
 pub mod shards;
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge_core::Result;
-use weighbridge_core::model::{FormatId, Model};
+use weighbridge_core::model::{FormatId, Model, Warning};
 use weighbridge_core::source::{self, ByteSource};
 
 use crate::OpenOptions;
@@ -132,9 +133,17 @@ pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
     })
 }
 
-/// Opens whatever lies at `path`.
+/// Opens whatever lies at `path`: a file, an index, any shard, or a folder that holds a model.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Model> {
-    open_file(path, options)
+    let mut model = directory::open(directory::locate(path, options)?, options)?;
+    if model.format == FormatId::Safetensors {
+        // What our own writer recorded beside the tensors: dropped duplicates, then the state.
+        if let Err(e) = safetensors::aliases::restore(&mut model) {
+            model.warnings.push(Warning::new(e.rule(), e.message()));
+        }
+        crate::structure::restore(&mut model, &options.limits);
+    }
+    Ok(model)
 }
 
 /// Opens one file as itself.
@@ -157,16 +166,25 @@ pub(crate) fn format_of(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> 
     }
 }
 
-/// Checks whatever lies at `path`.
+/// Checks whatever lies at `path`: one file, or every part of a model in several.
 pub(crate) fn check(path: &Path, options: &OpenOptions) -> Result<Report> {
-    let source = source::open_file(path, options.backend)?;
-    let format = format_of(&source, options)?;
-    let reader = reader(format)
-        .ok_or_else(|| detect::refuse(detect::Detected::Content(format), source.name()))?;
-    let violations = reader.verify(source, options)?;
+    let located = directory::locate(path, options)?;
+    let (format, violations) = match &located.target {
+        directory::Target::File(file) => check_file(file, options)?,
+        _ => directory::check(&located, options)?,
+    };
     Ok(Report {
         path: path.to_owned(),
         format,
         violations,
     })
+}
+
+/// Checks one file as itself.
+pub(crate) fn check_file(path: &Path, options: &OpenOptions) -> Result<(FormatId, Vec<Violation>)> {
+    let source = source::open_file(path, options.backend)?;
+    let format = format_of(&source, options)?;
+    let reader = reader(format)
+        .ok_or_else(|| detect::refuse(detect::Detected::Content(format), source.name()))?;
+    Ok((format, reader.verify(source, options)?))
 }

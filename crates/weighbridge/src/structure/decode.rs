@@ -407,9 +407,10 @@ fn number(n: &serde_json::Number) -> Result<Value> {
 
 fn integer(digits: &str) -> Result<Value> {
     if let Ok(i) = digits.parse::<i64>()
-        && i.to_string() == digits {
-            return Ok(Value::Int(i));
-        }
+        && i.to_string() == digits
+    {
+        return Ok(Value::Int(i));
+    }
     let magnitude = digits.strip_prefix('-').unwrap_or(digits);
     let canonical = magnitude.bytes().all(|b| b.is_ascii_digit())
         && magnitude.bytes().next().is_some_and(|b| b != b'0');

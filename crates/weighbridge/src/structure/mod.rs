@@ -11,7 +11,7 @@ pub use state::{
     BULK_BYTES, BULK_PREFIX, STRUCTURE_KEY, TENSORS_KEY, bulk_bytes, metadata_entries, move_bulk,
     restore, tensor_attributes,
 };
-pub(crate) use state::{free_name, step_name};
+pub(crate) use state::{bulk_names, each_child, free_name, is_flat, step_name};
 
 /// Which of the two forms of the tree is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -90,12 +90,11 @@ fn names(model: &Model) -> HashMap<String, usize> {
 pub fn metadata_entries(model: &Model) -> Vec<(String, String)> {
     let mut out = Vec::new();
     if let Some(s) = &model.structure
-        && !is_flat(s, model) {
-            out.push((
-                STRUCTURE_KEY.to_owned(),
-                to_json(s, Form::Stored).to_string(),
-            ));
-        }
+        && !is_flat(s, model)
+    {
+        let json = to_json(s, Form::Stored).to_string();
+        out.push((STRUCTURE_KEY.to_owned(), json));
+    }
     if let Some(json) = tensor_attributes(model) {
         out.push((TENSORS_KEY.to_owned(), json.to_string()));
     }
@@ -104,7 +103,7 @@ pub fn metadata_entries(model: &Model) -> Vec<(String, String)> {
 
 /// Whether `structure` is what a file without a structure gives: a plain dict of all tensors
 /// under their own names. (Python's dicts compare without regard to order.)
-fn is_flat(structure: &Value, model: &Model) -> bool {
+pub(crate) fn is_flat(structure: &Value, model: &Model) -> bool {
     let Value::Dict(d) = structure else {
         return false;
     };
@@ -208,6 +207,54 @@ pub(crate) fn step_name(key: &Value) -> Option<String> {
             Some(format!("({})", parts?.join(", ")))
         }
         _ => None,
+    }
+}
+
+/// Names of the tensors that hold moved bytes of `v`.
+pub(crate) fn bulk_names(v: &Value, out: &mut HashSet<String>) {
+    match v {
+        Value::Moved { tensor, .. } => {
+            out.insert(tensor.clone());
+        }
+        other => each_child(other, &mut |_, child| bulk_names(child, out)),
+    }
+}
+
+/// Calls `f` with every value inside `v` and what it adds to the path.
+pub(crate) fn each_child<'v>(v: &'v Value, f: &mut dyn FnMut(String, &'v Value)) {
+    match v {
+        Value::List(items) | Value::Tuple(items) | Value::Set(items) | Value::FrozenSet(items) => {
+            for (i, v) in items.iter().enumerate() {
+                f(i.to_string(), v);
+            }
+        }
+        Value::Dict(d) => {
+            for (i, (k, v)) in d.entries.iter().enumerate() {
+                f(step_name(k).unwrap_or_else(|| i.to_string()), v);
+            }
+            for (name, v) in &d.attributes {
+                f(name.clone(), v);
+            }
+        }
+        Value::Object(o) => {
+            for (i, v) in o.args.iter().enumerate() {
+                f(format!("args.{i}"), v);
+            }
+            for (name, v) in &o.kwargs {
+                f(name.clone(), v);
+            }
+            let parts = [
+                ("state", &o.state),
+                ("items", &o.items),
+                ("state_dict", &o.state_dict),
+            ];
+            for (name, part) in parts {
+                if let Some(v) = part {
+                    f(name.to_owned(), v);
+                }
+            }
+        }
+        _ => {}
     }
 }
 

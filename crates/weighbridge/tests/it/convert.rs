@@ -247,3 +247,43 @@ fn torch_reads_what_comes_back() {
         String::from_utf8_lossy(&out.stderr)
     );
 }
+
+/// Dequantized and densified values are torch's own, bit by bit.
+#[test]
+fn computed_tensors_match_the_recorded_digests() {
+    let Some(dir) = corpus() else { return };
+    let work = tempfile::tempdir().unwrap();
+    let options = ConvertOptions {
+        dequantize: true,
+        densify: true,
+        ..ConvertOptions::default()
+    };
+    let mut seen = 0;
+    for (file, json) in fixtures(&dir) {
+        let wanted: Vec<(String, String)> = json["tensors"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter_map(|(n, t)| {
+                let sha = t["dense_sha256"]
+                    .as_str()
+                    .or(t["quantized"]["dequant_f32_sha256"].as_str());
+                Some((n.clone(), sha?.to_owned()))
+            })
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        for target in ["m.safetensors", "m.pt"] {
+            let out = work.path().join(target);
+            let report = run(open(&file), &out, &options);
+            assert!(report.lost.is_empty(), "{file:?}: {report:?}");
+            let got = digests(&open(&out));
+            for (name, sha) in &wanted {
+                assert_eq!(&got[name].2, sha, "{file:?}: {name}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 8, "{seen} tensors compared");
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weighbridge::format::safetensors::{Safetensors, aliases, header};
+use weighbridge::format::shards;
 use weighbridge::format::{FormatReader, FormatWriter, WriteOptions};
 use weighbridge::output::{Sink, write_plan};
 use weighbridge::{DType, FormatId, Model, OpenOptions, Result, Tensor};
@@ -391,6 +392,19 @@ fn shards_are_written_with_an_index() {
             );
         }
     }
+    let limits = weighbridge::Limits::default();
+    let opener = |p: &std::path::Path| {
+        Safetensors.open(Arc::new(FileSource::open(p)?), &OpenOptions::default())
+    };
+    for start in [&paths[n], &paths[1]] {
+        let set = shards::discover(start, &limits).unwrap().unwrap();
+        let merged = shards::open_sharded(&set, false, &opener).unwrap();
+        assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);
+        same(&model, &merged);
+        for (a, b) in model.tensors.iter().zip(&merged.tensors) {
+            assert_eq!(a.name, b.name, "the index keeps the model's order");
+        }
+    }
     let whole = WriteOptions {
         shard_size: Some(total),
         ..o
@@ -478,6 +492,16 @@ fn lenient_takes_what_the_reference_reader_takes() {
             r#"{"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#,
             2,
             true,
+        ),
+        (
+            r#"{"a":{"dtype":"U8","shape":[5],"data_offsets":[7,2]},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#,
+            2,
+            true,
+        ),
+        (
+            r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"a":{"dtype":"U8","shape":[3],"data_offsets":[0,2]}}"#,
+            2,
+            false,
         ),
     ];
     for (text, data, lenient) in cases {

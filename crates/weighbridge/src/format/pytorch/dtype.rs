@@ -58,7 +58,7 @@ const OTHER: &[&str] = &[
 ];
 
 /// The element type of a storage class such as `FloatStorage` or the tar era's `FloatTensor`.
-pub(super) fn of_storage_class(name: &str) -> Option<DType> {
+pub(crate) fn of_storage_class(name: &str) -> Option<DType> {
     let stem = name
         .strip_suffix("Storage")
         .or_else(|| name.strip_suffix("Tensor"))?;

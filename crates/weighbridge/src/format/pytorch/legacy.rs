@@ -107,10 +107,11 @@ fn locate(
     let mut widths: HashMap<String, u64> = HashMap::new();
     for node in &trace.nodes {
         if let Node::Persistent(id) = node
-            && let Ok(r) = storages::request(trace, *id) {
-                let width = r.dtype.map_or(1, |d| d.bytes().unwrap_or(1));
-                widths.entry(r.key).or_insert(width);
-            }
+            && let Ok(r) = storages::request(trace, *id)
+        {
+            let width = r.dtype.map_or(1, |d| d.bytes().unwrap_or(1));
+            widths.entry(r.key).or_insert(width);
+        }
     }
     let list = keys.root.and_then(|r| keys.items(r)).ok_or_else(|| {
         Error::malformed(

@@ -231,9 +231,10 @@ impl<'t, 's> Lower<'t, 's> {
         }
         // Old whole-module saves carry each class with its source: ("module", class, file, text).
         if let Some([kind, class, ..]) = self.trace.items(id)
-            && self.trace.text(*kind).as_deref() == Some("module") {
-                return self.value(*class);
-            }
+            && self.trace.text(*kind).as_deref() == Some("module")
+        {
+            return self.value(*class);
+        }
         // A storage that stands alone is a tensor of one dimension.
         let request = storages::request(self.trace, id)?;
         let storage = storages::resolve(self.storages, &request)?;

@@ -7,19 +7,27 @@
 //! | legacy stream with magic number | `legacy` |
 //! | tar (2016–17) | `tar` |
 //! | bare pickle | `read` |
+//! | folders: distributed checkpoints, DeepSpeed, Megatron | `dcp`, `deepspeed`, `megatron` |
 //!
 //! Reference: `torch/serialization.py`, `torch/_utils.py`, `caffe2/serialize/inline_container.cc`.
 
 mod alias_out;
 mod archive;
+pub(crate) mod dcp;
+pub(crate) mod deepspeed;
+mod deepspeed_files;
 pub(crate) mod dtype;
 mod export;
+mod folder;
+mod foreign_out;
 mod legacy;
 mod lower;
+pub(crate) mod megatron;
+mod megatron_rules;
 mod numpy;
 mod objects;
 mod pickle_out;
-mod read;
+pub(crate) mod read;
 mod rebuild;
 mod state_out;
 mod storage_out;

@@ -192,14 +192,15 @@ fn numpy_value(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>> {
         return Ok(Some(Value::NdArray(a)));
     }
     if trace.global(call.callee).is_some_and(|g| g.name == "dtype")
-        && let Some(name) = numpy::dtype_name_of_call(trace, call) {
-            let object = Object {
-                class: "numpy.dtype".into(),
-                text: Some(name),
-                ..Object::default()
-            };
-            return Ok(Some(Value::Object(Box::new(object))));
-        }
+        && let Some(name) = numpy::dtype_name_of_call(trace, call)
+    {
+        let object = Object {
+            class: "numpy.dtype".into(),
+            text: Some(name),
+            ..Object::default()
+        };
+        return Ok(Some(Value::Object(Box::new(object))));
+    }
     Ok(None)
 }
 

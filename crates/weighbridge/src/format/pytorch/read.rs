@@ -168,7 +168,7 @@ pub(super) fn fill(model: &mut Model, low: Lowered) {
 ///
 /// # Errors
 /// What the pickle machine finds wrong, with offsets counted in the file.
-pub(super) fn load_pickle(
+pub(crate) fn load_pickle(
     source: &dyn ByteSource,
     at: u64,
     limits: &Limits,

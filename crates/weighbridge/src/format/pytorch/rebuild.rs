@@ -391,7 +391,12 @@ impl Lower<'_, '_> {
     }
 
     /// `_rebuild_from_type_v2(function, type, args, state)` and its older form without a type.
-    fn rebuilt_type(&mut self, args: &[NodeId], offset: usize, depth: u32) -> Result<Option<Tensor>> {
+    fn rebuilt_type(
+        &mut self,
+        args: &[NodeId],
+        offset: usize,
+        depth: u32,
+    ) -> Result<Option<Tensor>> {
         let [function, class, inner_args, state, ..] = *args else {
             return Ok(None);
         };

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use weighbridge_core::model::{Dict, Model, NdArray, Object, Value};
+use weighbridge_core::model::{Dict, Model, Value};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::dtype;
@@ -247,13 +247,13 @@ impl<'a> Out<'a, '_> {
         self.path.strip_prefix("$.").unwrap_or(&self.path)
     }
 
-    fn changed(&mut self, why: impl Into<String>) {
+    pub(super) fn changed(&mut self, why: impl Into<String>) {
         let note = Note::new(self.place(), why);
         self.plan.changed.push(note);
     }
 
     /// Runs `f` with `step` added to the path, one level deeper.
-    fn at(&mut self, step: &str, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    pub(super) fn at(&mut self, step: &str, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let len = self.path.len();
         self.path.push('.');
         self.path.push_str(step);
@@ -264,14 +264,14 @@ impl<'a> Out<'a, '_> {
 
     /// Memoizes the top of the stack where a reference points to it. The first value of a path
     /// counts.
-    fn remember(&mut self) {
+    pub(super) fn remember(&mut self) {
         if self.wanted.contains(self.path.as_str()) && !self.memo.contains_key(&self.path) {
             let id = self.p.put();
             self.memo.insert(self.path.clone(), id);
         }
     }
 
-    fn value(&mut self, v: &'a Value) -> Result<()> {
+    pub(super) fn value(&mut self, v: &'a Value) -> Result<()> {
         if self.depth > self.depth_limit {
             return Err(Error::limit(
                 "pytorch.too-deep",
@@ -385,7 +385,7 @@ impl<'a> Out<'a, '_> {
         self.list_items(items)
     }
 
-    fn list_items(&mut self, items: &'a [Value]) -> Result<()> {
+    pub(super) fn list_items(&mut self, items: &'a [Value]) -> Result<()> {
         for (b, batch) in items.chunks(BATCH).enumerate() {
             self.p.mark();
             for (i, v) in batch.iter().enumerate() {
@@ -453,7 +453,7 @@ impl<'a> Out<'a, '_> {
         Ok(())
     }
 
-    fn entries(&mut self, d: &'a Dict) -> Result<()> {
+    pub(super) fn entries(&mut self, d: &'a Dict) -> Result<()> {
         // A dict without the entry is nearer to the truth than one with nothing under its key.
         let (kept, gone): (Vec<&'a (Value, Value)>, Vec<_>) = d
             .entries
@@ -473,155 +473,6 @@ impl<'a> Out<'a, '_> {
                 self.at(&step, |s| s.value(v))?;
             }
             self.p.set_items();
-        }
-        Ok(())
-    }
-
-    /// A mapping of a class torch does not allow, or with keys that cannot be hashed any more.
-    fn foreign_dict(&mut self, d: &'a Dict) -> Result<()> {
-        let class = d.class.as_deref();
-        let shown = class.unwrap_or("dict");
-        self.changed(format!("{shown} becomes a plain tagged dict"));
-        self.p.empty_dict();
-        self.remember();
-        if let Some(class) = class {
-            self.key("$type")?;
-            self.p.str(class)?;
-            self.p.set_item();
-        }
-        self.key("$dict")?;
-        if d.entries.iter().all(|(k, _)| hashable(k)) {
-            self.p.empty_dict();
-            self.entries(d)?;
-        } else {
-            self.p.empty_list();
-            for (i, (k, v)) in d.entries.iter().enumerate() {
-                self.p.mark();
-                self.p.empty_list();
-                self.p.mark();
-                self.at("?", |s| s.value(k))?;
-                let step = structure::step_name(k).unwrap_or_else(|| i.to_string());
-                self.at(&step, |s| s.value(v))?;
-                self.p.appends();
-                self.p.appends();
-            }
-        }
-        self.p.set_item();
-        for (name, v) in &d.attributes {
-            self.p.str(name)?;
-            self.at(name, |s| s.value(v))?;
-            self.p.set_item();
-        }
-        Ok(())
-    }
-
-    fn key(&mut self, key: &str) -> Result<()> {
-        self.p.str(key)
-    }
-
-    /// `{tag: text}`.
-    fn tagged_text(&mut self, tag: &str, text: &str) -> Result<()> {
-        self.changed(format!(
-            "{} {text} becomes a plain tagged dict",
-            tag.trim_start_matches('$')
-        ));
-        self.p.empty_dict();
-        self.key(tag)?;
-        self.p.str(text)?;
-        self.p.set_item();
-        Ok(())
-    }
-
-    /// `{tag: [items]}`.
-    fn tagged_list(&mut self, tag: &str, items: &'a [Value]) -> Result<()> {
-        self.changed(format!(
-            "a {} becomes a plain tagged dict",
-            tag.trim_start_matches('$')
-        ));
-        self.p.empty_dict();
-        self.remember();
-        self.key(tag)?;
-        self.p.empty_list();
-        self.list_items(items)?;
-        self.p.set_item();
-        Ok(())
-    }
-
-    fn ndarray(&mut self, a: &NdArray) -> Result<()> {
-        self.changed("a NumPy array becomes a plain tagged dict with its bytes");
-        self.p.empty_dict();
-        self.p.mark();
-        self.key("$ndarray")?;
-        self.p.str(&a.dtype)?;
-        self.key("shape")?;
-        self.p.empty_list();
-        self.p.mark();
-        for &d in &a.shape {
-            self.p.count(d);
-        }
-        self.p.appends();
-        self.key("sha256")?;
-        self.p.str(&a.sha256)?;
-        self.key("data")?;
-        self.p.bytes(&a.data)?;
-        self.p.set_items();
-        Ok(())
-    }
-
-    fn np_scalar(&mut self, dtype: &str, text: &str, raw: &[u8]) -> Result<()> {
-        self.changed(format!("a NumPy {dtype} becomes a plain tagged dict"));
-        self.p.empty_dict();
-        self.p.mark();
-        for (key, value) in [("$npscalar", dtype), ("value", text)] {
-            self.key(key)?;
-            self.p.str(value)?;
-        }
-        self.key("raw")?;
-        self.p.bytes(raw)?;
-        self.p.set_items();
-        Ok(())
-    }
-
-    fn object(&mut self, o: &'a Object) -> Result<()> {
-        self.changed(format!("{} becomes a plain tagged dict", o.class));
-        self.p.empty_dict();
-        self.remember();
-        self.key("$object")?;
-        self.p.str(&o.class)?;
-        self.p.set_item();
-        if !o.args.is_empty() {
-            self.key("args")?;
-            self.p.empty_list();
-            self.at("args", |s| s.list_items(&o.args))?;
-            self.p.set_item();
-        }
-        if !o.kwargs.is_empty() {
-            self.key("kwargs")?;
-            self.p.empty_dict();
-            for (name, v) in &o.kwargs {
-                self.p.str(name)?;
-                self.at("kwargs", |s| s.at(name, |s| s.value(v)))?;
-                self.p.set_item();
-            }
-            self.p.set_item();
-        }
-        let parts = [
-            ("state", &o.state),
-            ("items", &o.items),
-            ("state_dict", &o.state_dict),
-        ];
-        for (name, part) in parts {
-            if let Some(v) = part {
-                self.key(name)?;
-                // The reader continues an object's own path in its state.
-                self.value(v)?;
-                self.p.set_item();
-            }
-        }
-        if let Some(text) = &o.text {
-            self.key("str")?;
-            self.p.str(text)?;
-            self.p.set_item();
         }
         Ok(())
     }
@@ -745,7 +596,7 @@ fn is_native(d: &Dict) -> bool {
 }
 
 /// Whether the Python object that is written for `v` can be a key or a member of a set.
-fn hashable(v: &Value) -> bool {
+pub(super) fn hashable(v: &Value) -> bool {
     match v {
         Value::Null
         | Value::Bool(_)

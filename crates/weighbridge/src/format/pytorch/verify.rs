@@ -31,9 +31,10 @@ pub(super) fn verify(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Resu
                 }
             }
         } else if tar::is_tar(&head)
-            && let Ok(archive) = tar::Archive::open(Arc::clone(&source), &options.limits) {
-                out.extend(archive.check_layout()?.iter().map(Violation::from));
-            }
+            && let Ok(archive) = tar::Archive::open(Arc::clone(&source), &options.limits)
+        {
+            out.extend(archive.check_layout()?.iter().map(Violation::from));
+        }
     }
     match super::read::open(Arc::clone(&source), options) {
         Ok(model) => {

@@ -1,0 +1,442 @@
+//! The command line as typed. `docs/cli.md` describes it for users.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weighbridge::FormatId;
+
+use crate::text::parse_size;
+
+/// One safe, fast toolkit for every ML model file format.
+///
+/// Nothing in a model file is ever executed. A PATH is a file, any shard or index of a sharded
+/// model, or a directory that holds one model.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weighbridge",
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_long_help = EXIT_CODES
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    /// Print the version; with --verbose also what this build reads and writes
+    #[arg(long, short = 'V')]
+    pub(crate) version: bool,
+
+    /// Say more (with --version)
+    #[arg(long, short = 'v')]
+    pub(crate) verbose: bool,
+}
+
+/// Flags that every verb has.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// Print one JSON document on standard output and nothing else there
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Print no progress and no messages but errors
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+
+    /// When to use colours; NO_COLOR, CLICOLOR and CLICOLOR_FORCE are honoured
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorWhen,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On terminals, unless the environment says otherwise
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Inspect(Inspect),
+    Check(Check),
+    Scan(Scan),
+    Convert(Box<Convert>),
+    Diff(Diff),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, clean, identical, conforming
+  1    the answer is bad news: a finding, a difference, a broken rule
+  2    the question could not be answered: usage, missing file, unsupported or malformed input
+  130  interrupted";
+
+/// Show format, sizes, metadata and tensors
+///
+/// Reads headers only, unless --hash or --stats ask for the values.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  weighbridge inspect model.safetensors
+  weighbridge inspect --tensors checkpoint.pt
+  weighbridge inspect --hash --json model/ | jq '.tensors[] | {name, sha256}'
+  weighbridge inspect --stats --tensors model.safetensors.index.json
+
+Exit codes: 0 done, 2 a path could not be read.")]
+pub(crate) struct Inspect {
+    /// Files, shards, indexes or directories
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// List every tensor (the default shows the first 40)
+    #[arg(long)]
+    pub(crate) tensors: bool,
+
+    /// Compute the sha256 of each tensor's contiguous little-endian bytes
+    #[arg(long)]
+    pub(crate) hash: bool,
+
+    /// Compute min, max, mean, standard deviation and the numbers of zeros, NaN and Inf
+    #[arg(long)]
+    pub(crate) stats: bool,
+
+    #[command(flatten)]
+    pub(crate) open: Open,
+}
+
+/// How inputs are opened.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Open {
+    /// Accept what the format's reference reader accepts, not only what its specification allows
+    #[arg(long)]
+    pub(crate) lenient: bool,
+
+    /// How many bytes the tensors may expand to when written out in full [default: max(1GiB, 16 x
+    /// file size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_expand: Option<u64>,
+}
+
+/// Check strict conformance to the format's own specification
+///
+/// Reads everything, payload checksums included, and reports every broken rule it can reach.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  weighbridge check model.safetensors
+  weighbridge check --lenient *.safetensors
+  weighbridge check --json --format pytorch weights.bin
+
+Exit codes: 0 conforming, 1 a rule is broken, 2 unreadable or of no known format.")]
+pub(crate) struct Check {
+    /// Files, shards, indexes or directories
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Check against this format instead of the detected one
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<CheckFormat>,
+
+    #[command(flatten)]
+    pub(crate) open: Open,
+}
+
+/// The formats `check` knows the rules of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckFormat {
+    Safetensors,
+    Pytorch,
+}
+
+impl CheckFormat {
+    pub(crate) fn id(self) -> FormatId {
+        match self {
+            Self::Safetensors => FormatId::Safetensors,
+            Self::Pytorch => FormatId::PyTorch,
+        }
+    }
+}
+
+/// Scan files for anything that harms whoever loads them
+///
+/// Directories are searched recursively. Nothing is executed or imported.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  weighbridge scan downloads/
+  weighbridge scan --fail-on malicious --json model.pt
+  weighbridge scan --explain WB-PKL-001
+
+Exit codes: 0 clean, 1 a finding reached --fail-on, 2 malformed or incomplete.")]
+pub(crate) struct Scan {
+    /// Files and directories
+    #[arg(required_unless_present = "explain", value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// How to print the report
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) format: ReportFormat,
+
+    /// The least severity that makes the exit code 1
+    #[arg(long, value_name = "SEVERITY", default_value = "suspicious")]
+    pub(crate) fail_on: FailOn,
+
+    /// Exit 0 when nothing was found but something could not be looked at
+    #[arg(long)]
+    pub(crate) allow_incomplete: bool,
+
+    /// Explain a rule and exit
+    #[arg(long, value_name = "RULE", conflicts_with = "paths")]
+    pub(crate) explain: Option<String>,
+}
+
+/// How a scan's report is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For people
+    Table,
+    /// The same as --json
+    Json,
+}
+
+/// The least severity that counts as bad news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    Suspicious,
+    Malicious,
+}
+
+/// Convert a model to another format
+///
+/// The target is told by OUT's extension (.safetensors; .pt .pth .ckpt .bin are PyTorch) or --to.
+/// Lists what changes on the way and what cannot be carried; OUT appears only when it is complete.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  weighbridge convert model.pt model.safetensors
+  weighbridge convert --dry-run checkpoint.ckpt out.safetensors
+  weighbridge convert lightning.ckpt model.safetensors \\
+      --select '^model\\.' --strip-prefix model. --weights-only
+  weighbridge convert model/ out/ --to safetensors --shard-size 5GB
+  weighbridge convert model.safetensors model.pt --dtype bf16
+
+Exit codes: 0 done, 2 refused or failed; then nothing is left at OUT.")]
+pub(crate) struct Convert {
+    /// A file, a shard, an index or a directory
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+
+    /// Where the result goes
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+
+    /// The target format, where OUT's extension does not tell it
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) to: Option<Target>,
+
+    /// Refuse when anything but names would change or be lost
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// Say what would be done and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Cast floating-point tensors to this dtype (f64, f32, f16, bf16)
+    #[arg(long, value_name = "DTYPE")]
+    pub(crate) dtype: Option<String>,
+
+    /// Split into files of at most this size, with an index (5GB, 500MB, 1GiB)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) shard_size: Option<u64>,
+
+    /// Keep only tensors whose name matches (repeatable: any of them)
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) select: Vec<String>,
+
+    /// Leave out tensors whose name matches (repeatable)
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) drop: Vec<String>,
+
+    /// Take this prefix off the names that have it (repeatable)
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) strip_prefix: Vec<String>,
+
+    /// Rename a tensor (repeatable)
+    #[arg(long, value_name = "FROM=TO", value_parser = parse_rename)]
+    pub(crate) rename: Vec<(String, String)>,
+
+    /// Leave all non-tensor state out
+    #[arg(long)]
+    pub(crate) weights_only: bool,
+
+    /// Turn quantized tensors that the target cannot hold into floats
+    #[arg(long)]
+    pub(crate) dequantize: bool,
+
+    /// Write sparse tensors in full
+    #[arg(long)]
+    pub(crate) densify: bool,
+
+    /// Write complex tensors that the target cannot hold as pairs of real numbers
+    #[arg(long)]
+    pub(crate) complex_as_real: bool,
+
+    /// Keep one copy of tensors that share storage
+    #[arg(long)]
+    pub(crate) dedupe: bool,
+
+    /// Which names to write where a tensor has two
+    #[arg(long, value_name = "WHICH", default_value = "name")]
+    pub(crate) names: Names,
+
+    /// Do not wait until the result is on the disk
+    #[arg(long)]
+    pub(crate) no_sync: bool,
+
+    #[command(flatten)]
+    pub(crate) open: Open,
+}
+
+/// The formats that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    Safetensors,
+    #[value(alias = "pytorch")]
+    Pt,
+}
+
+impl Target {
+    pub(crate) fn id(self) -> FormatId {
+        match self {
+            Self::Safetensors => FormatId::Safetensors,
+            Self::Pt => FormatId::PyTorch,
+        }
+    }
+}
+
+/// Which names a conversion writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Names {
+    /// The names the input stores
+    Name,
+    /// The meaningful path, where another is known
+    Label,
+}
+
+/// Compare two models tensor by tensor, across formats
+///
+/// Bits are compared when dtypes match, else values; NaNs of equal bits are equal.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  weighbridge diff model.pt model.safetensors
+  weighbridge diff --atol 1e-6 --rtol 1e-5 a.safetensors b.safetensors
+  weighbridge diff --json --metadata old/ new/
+
+Exit codes: 0 identical, 1 they differ, 2 one could not be read.")]
+pub(crate) struct Diff {
+    /// The first model
+    #[arg(value_name = "A")]
+    pub(crate) a: PathBuf,
+
+    /// The second model
+    #[arg(value_name = "B")]
+    pub(crate) b: PathBuf,
+
+    /// Compare metadata too
+    #[arg(long)]
+    pub(crate) metadata: bool,
+
+    /// Let values differ by this much in absolute terms
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = parse_tolerance)]
+    pub(crate) atol: f64,
+
+    /// Let values differ by this fraction of B's value
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = parse_tolerance)]
+    pub(crate) rtol: f64,
+
+    #[command(flatten)]
+    pub(crate) open: Open,
+}
+
+fn parse_rename(s: &str) -> Result<(String, String), String> {
+    match s.split_once('=') {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((from.into(), to.into())),
+        _ => Err("expected FROM=TO".into()),
+    }
+}
+
+fn parse_tolerance(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
+        _ => Err("expected a number that is not negative, such as 1e-6".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_examples_and_says_its_exit_codes() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.clone().render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{}", verb.get_name());
+            assert!(help.contains("Exit codes:"), "{}", verb.get_name());
+            for arg in verb.get_arguments() {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} {}",
+                    verb.get_name(),
+                    arg.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_accepted_before_and_after_the_verb() {
+        for line in [
+            ["weighbridge", "--json", "check", "x"],
+            ["weighbridge", "check", "x", "--json"],
+        ] {
+            assert!(Cli::try_parse_from(line).unwrap().common.json);
+        }
+    }
+
+    #[test]
+    fn values_are_checked_while_parsing() {
+        let parse = |args: &[&str]| {
+            Cli::try_parse_from(["weighbridge"].iter().chain(args))
+                .map(|_| ())
+                .map_err(|e| e.to_string())
+        };
+        assert!(parse(&["convert", "a", "b", "--rename", "x=y"]).is_ok());
+        assert!(
+            parse(&["convert", "a", "b", "--rename", "xy"])
+                .unwrap_err()
+                .contains("FROM=TO")
+        );
+        assert!(parse(&["convert", "a", "b", "--shard-size", "5"]).is_ok());
+        assert!(parse(&["convert", "a", "b", "--shard-size", "5Q"]).is_err());
+        assert!(parse(&["diff", "a", "b", "--atol", "-1"]).is_err());
+        assert!(parse(&["diff", "a", "b", "--atol", "nan"]).is_err());
+        assert!(parse(&["scan"]).is_err());
+        assert!(parse(&["scan", "--explain", "WB-PKL-001"]).is_ok());
+    }
+}

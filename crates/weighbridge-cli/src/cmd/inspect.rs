@@ -1,0 +1,66 @@
+//! `weighbridge inspect`.
+
+mod document;
+mod human;
+mod values;
+
+use std::path::Path;
+
+use weighbridge::{Model, Result};
+
+use crate::args::Inspect;
+use crate::cmd::open_options;
+use crate::exit::Exit;
+use crate::output::{Output, error_document};
+
+/// A model with what was asked for beyond its headers.
+#[derive(Debug)]
+struct Inspected<'a> {
+    path: &'a Path,
+    model: Model,
+    /// Digest of each tensor with data, in tensor order; empty when not asked for.
+    hashes: Vec<Option<[u8; 32]>>,
+    /// Statistics of each tensor with data, likewise.
+    stats: Vec<Option<values::Stats>>,
+}
+
+pub(crate) fn run(args: &Inspect, out: &mut Output) -> Result<Exit> {
+    let single = args.paths.len() == 1;
+    let mut exit = Exit::Done;
+    let mut documents = Vec::new();
+    for (i, path) in args.paths.iter().enumerate() {
+        match inspect(path, args, out) {
+            Ok(x) if out.json && single => out.document(&document::Document::new(&x))?,
+            Ok(x) if out.json => documents.push(document::Document::new(&x).to_json()),
+            Ok(x) => {
+                if i > 0 {
+                    out.line("")?;
+                }
+                human::print(&x, args.tensors, out)?;
+            }
+            Err(e) if single => return Err(e),
+            Err(e) => {
+                exit = exit.and(Exit::Failed);
+                if out.json {
+                    documents.push(error_document(&e, Some(path)));
+                } else {
+                    out.explain(&e);
+                }
+            }
+        }
+    }
+    if out.json && !single {
+        out.document(&documents)?;
+    }
+    Ok(exit)
+}
+
+fn inspect<'a>(path: &'a Path, args: &Inspect, _out: &Output) -> Result<Inspected<'a>> {
+    let model = open_options(&args.open, None).open(path)?;
+    Ok(Inspected {
+        path,
+        model,
+        hashes: Vec::new(),
+        stats: Vec::new(),
+    })
+}

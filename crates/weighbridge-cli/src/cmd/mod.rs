@@ -1,0 +1,24 @@
+//! One file a verb.
+
+pub(crate) mod check;
+pub(crate) mod convert;
+pub(crate) mod diff;
+pub(crate) mod inspect;
+pub(crate) mod scan;
+
+use weighbridge::{Backend, FormatId, OpenOptions};
+
+use crate::args::Open;
+
+/// How the command line opens files: by positional reads, so that a file which another process
+/// truncates gives an error and never a signal.
+pub(crate) fn open_options(open: &Open, format: Option<FormatId>) -> OpenOptions {
+    let mut options = OpenOptions {
+        backend: Backend::Pread,
+        lenient: open.lenient,
+        format,
+        ..OpenOptions::default()
+    };
+    options.limits.expand_bytes = open.max_expand;
+    options
+}

@@ -1,0 +1,85 @@
+//! `weighbridge scan`.
+
+use weighbridge::Result;
+use weighbridge::scan::{ScanOptions, scan};
+use weighbridge_scan::report::{Report, json, table};
+use weighbridge_scan::{RuleMeta, Rules, Severity};
+
+use crate::args::{FailOn, ReportFormat, Scan};
+use crate::exit::Exit;
+use crate::output::{Output, SCHEMA_VERSION};
+use crate::progress::Files;
+use crate::style::Tone;
+use crate::text::safe;
+
+pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
+    out.json |= args.format == ReportFormat::Json;
+    if let Some(id) = &args.explain {
+        return explain(Rules::builtin()?.get(id)?, out);
+    }
+    let mut progress = Files::new(out, "scanning");
+    let report = scan(&args.paths, &ScanOptions::default(), &mut |path| {
+        progress.next(path)
+    })?;
+    drop(progress);
+    if out.json {
+        out.document(&json::Document::new(&report))?;
+    } else {
+        // Clean files are worth a line each only when somebody named them.
+        let all = report.files.len() <= args.paths.len();
+        for line in table::lines(&report, all) {
+            let tone = match line.tone {
+                table::Tone::Plain => Tone::Plain,
+                table::Tone::Good => Tone::Good,
+                table::Tone::Warn => Tone::Warn,
+                table::Tone::Bad => Tone::Bad,
+            };
+            out.line(out.style.paint(tone, safe(&line.text)))?;
+        }
+    }
+    Ok(exit(&report, args))
+}
+
+fn exit(report: &Report, args: &Scan) -> Exit {
+    let fail_on = match args.fail_on {
+        FailOn::Suspicious => Severity::Suspicious,
+        FailOn::Malicious => Severity::Malicious,
+    };
+    if report.worst().is_some_and(|w| w >= fail_on) {
+        Exit::BadNews
+    } else if report.any_malformed() || (report.any_incomplete() && !args.allow_incomplete) {
+        Exit::Failed
+    } else {
+        Exit::Done
+    }
+}
+
+fn explain(rule: &RuleMeta, out: &mut Output) -> Result<Exit> {
+    if out.json {
+        out.document(&serde_json::json!({
+            "schema_version": SCHEMA_VERSION,
+            "rule": rule.id,
+            "title": rule.title,
+            "severity": rule.severity.as_str(),
+            "why": rule.why,
+            "advice": rule.advice,
+            "references": rule.references,
+        }))?;
+        return Ok(Exit::Done);
+    }
+    let style = out.style;
+    out.line(format_args!(
+        "{}: {}",
+        style.paint(Tone::Head, &rule.id),
+        rule.title
+    ))?;
+    out.line(format_args!("severity: {}", rule.severity.as_str()))?;
+    out.line("")?;
+    out.line(&rule.why)?;
+    out.line("")?;
+    out.line(format_args!("What to do: {}", rule.advice))?;
+    for r in &rule.references {
+        out.line(format_args!("See: {r}"))?;
+    }
+    Ok(Exit::Done)
+}

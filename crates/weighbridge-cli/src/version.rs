@@ -1,0 +1,37 @@
+//! `weighbridge --version`.
+
+use serde_json::json;
+use weighbridge::Result;
+
+use crate::exit::Exit;
+use crate::output::{Output, SCHEMA_VERSION};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What this build reads and writes, as the JSON documents spell it.
+const READS: [&str; 2] = ["safetensors", "pytorch"];
+const WRITES: [&str; 2] = ["safetensors", "pytorch"];
+
+pub(crate) fn print(verbose: bool, out: &mut Output) -> Result<Exit> {
+    let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+    if out.json {
+        out.document(&json!({
+            "schema_version": SCHEMA_VERSION,
+            "version": VERSION,
+            "target": target,
+            "reads": READS,
+            "writes": WRITES,
+        }))?;
+        return Ok(Exit::Done);
+    }
+    out.line(format_args!("weighbridge {VERSION}"))?;
+    if verbose {
+        out.line(format_args!("target: {target}"))?;
+        out.line(format_args!("reads: {}", READS.join(", ")))?;
+        out.line(format_args!("writes: {}", WRITES.join(", ")))?;
+        out.line(format_args!(
+            "JSON documents: schema_version {SCHEMA_VERSION}"
+        ))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,275 @@
+//! What a scan says: findings, gaps and verdicts.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use weighbridge_core::Result;
+
+use crate::rule::Rules;
+
+/// How bad one finding is, worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing; no verdict follows from it.
+    Info,
+    /// Must be looked at; no proof of harm.
+    Suspicious,
+    /// Loading the file the ordinary way does harm.
+    Malicious,
+}
+
+impl Severity {
+    /// The spelling of the JSON documents and of `--fail-on`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Suspicious => "suspicious",
+            Self::Malicious => "malicious",
+        }
+    }
+}
+
+/// What is said of a file or of a whole scan, worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every byte was accounted for by a parsed structure, and everything that a loader
+    /// interprets was read to its end without a finding.
+    Clean,
+    /// Nothing bad was seen, but something could not be looked at.
+    Incomplete,
+    /// The file breaks its format or reached a limit.
+    Malformed,
+    /// Something must be looked at.
+    Suspicious,
+    /// Loading the file the ordinary way does harm.
+    Malicious,
+}
+
+impl Verdict {
+    /// The spelling of the JSON documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Incomplete => "incomplete",
+            Self::Malformed => "malformed",
+            Self::Suspicious => "suspicious",
+            Self::Malicious => "malicious",
+        }
+    }
+}
+
+/// One thing that a rule found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The rule, such as `WB-PKL-001`.
+    pub rule: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The place inside the file: an archive member, a stream; empty for the file itself.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// First byte it concerns, counted in the place it names (in the file when `place` is empty
+    /// or stored uncompressed; see [`crate::PickleTrace::base`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// What was found, for people.
+    pub message: String,
+    /// The thing itself: the decompiled call, the header field.
+    pub evidence: String,
+    /// Where the danger is described.
+    pub reference: String,
+}
+
+/// A part of the file that could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// The place inside the file; empty for the file itself.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// First byte that was not looked at, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Why not, for people.
+    pub reason: String,
+}
+
+/// The answer for one file.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileReport {
+    /// The path as the user gave it or as the walk found it.
+    pub path: String,
+    /// The format, as the JSON documents spell it; `unknown` when none was recognised.
+    pub format: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What the rules found, worst first and then in file order.
+    pub findings: Vec<Finding>,
+    /// What could not be looked at.
+    pub incomplete: Vec<Gap>,
+}
+
+/// Where checks put what they find.
+///
+/// The same thing met again at the same place is one finding with a count: a hostile pickle can
+/// repeat itself a million times and the report stays readable.
+#[derive(Debug)]
+pub struct Findings {
+    rules: &'static Rules,
+    found: Vec<(Finding, u64)>,
+    seen: HashMap<(String, String, String, String), usize>,
+    dropped: u64,
+}
+
+/// Most distinct findings kept for one file.
+const MOST_FINDINGS: usize = 1000;
+
+/// Longest evidence kept, in characters.
+const EVIDENCE_CHARS: usize = 400;
+
+impl Findings {
+    /// An empty collection whose severities and references come from `rules`.
+    pub fn new(rules: &'static Rules) -> Self {
+        Self {
+            rules,
+            found: Vec::new(),
+            seen: HashMap::new(),
+            dropped: 0,
+        }
+    }
+
+    /// Records that `rule` found `evidence` at `offset` of `place`.
+    ///
+    /// # Errors
+    /// `Parameter` when there is no such rule: a check and the rules' data disagree.
+    pub fn add(
+        &mut self,
+        rule: &str,
+        place: &str,
+        offset: Option<u64>,
+        message: impl Into<String>,
+        evidence: impl Into<String>,
+    ) -> Result<()> {
+        let meta = self.rules.get(rule)?;
+        let (message, evidence) = (message.into(), shortened(evidence.into()));
+        let key = (
+            rule.to_owned(),
+            place.to_owned(),
+            message.clone(),
+            evidence.clone(),
+        );
+        if let Some((_, n)) = self.seen.get(&key).and_then(|&i| self.found.get_mut(i)) {
+            *n += 1;
+            return Ok(());
+        }
+        if self.found.len() >= MOST_FINDINGS {
+            self.dropped += 1;
+            // The cap may not turn a malicious file into a suspicious one: make room for it.
+            let Some(slot) = self
+                .found
+                .iter()
+                .position(|(f, _)| f.severity < meta.severity)
+            else {
+                return Ok(());
+            };
+            self.found.remove(slot);
+            self.seen.clear();
+        } else {
+            self.seen.insert(key, self.found.len());
+        }
+        self.found.push((
+            Finding {
+                rule: meta.id.clone(),
+                severity: meta.severity,
+                place: place.to_owned(),
+                offset,
+                message,
+                evidence,
+                reference: meta.references.first().cloned().unwrap_or_default(),
+            },
+            1,
+        ));
+        Ok(())
+    }
+
+    /// The findings, worst first, and how many more there were than are kept.
+    pub fn into_sorted(self) -> (Vec<Finding>, u64) {
+        let mut out: Vec<Finding> = self
+            .found
+            .into_iter()
+            .map(|(mut f, n)| {
+                if n > 1 {
+                    f.message = format!("{} ({n} times)", f.message);
+                }
+                f
+            })
+            .collect();
+        // Stable: equal severities stay in the order of the file.
+        out.sort_by_key(|f| std::cmp::Reverse(f.severity));
+        (out, self.dropped)
+    }
+}
+
+fn shortened(s: String) -> String {
+    match s.char_indices().nth(EVIDENCE_CHARS) {
+        Some((cut, _)) => format!("{}…", s.get(..cut).unwrap_or_default()),
+        None => s,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> &'static Rules {
+        Rules::builtin().unwrap()
+    }
+
+    #[test]
+    fn repeats_are_counted_not_listed() {
+        let mut f = Findings::new(rules());
+        for at in 0..3 {
+            f.add("WB-PKL-004", "data.pkl", Some(at), "imports a.b", "a.b")
+                .unwrap();
+        }
+        let (out, dropped) = f.into_sorted();
+        assert_eq!((out.len(), dropped), (1, 0));
+        assert_eq!(out[0].offset, Some(0));
+        assert_eq!(out[0].message, "imports a.b (3 times)");
+    }
+
+    #[test]
+    fn a_flood_of_lesser_findings_does_not_hide_the_worst() {
+        let mut f = Findings::new(rules());
+        for i in 0..MOST_FINDINGS + 10 {
+            f.add("WB-PKL-004", "", None, format!("imports m.n{i}"), "")
+                .unwrap();
+        }
+        f.add("WB-PKL-001", "", None, "calls os.system", "os.system('x')")
+            .unwrap();
+        let (out, dropped) = f.into_sorted();
+        assert_eq!(out.len(), MOST_FINDINGS);
+        assert_eq!(dropped, 11);
+        assert_eq!(out[0].severity, Severity::Malicious);
+    }
+
+    #[test]
+    fn an_unknown_rule_is_refused() {
+        let mut f = Findings::new(rules());
+        assert!(f.add("WB-NONE-999", "", None, "", "").is_err());
+    }
+
+    #[test]
+    fn verdicts_are_ordered_worst_last() {
+        let order = [
+            Verdict::Clean,
+            Verdict::Incomplete,
+            Verdict::Malformed,
+            Verdict::Suspicious,
+            Verdict::Malicious,
+        ];
+        assert!(order.windows(2).all(|w| w[0] < w[1]));
+        assert_eq!(order.map(Verdict::as_str)[4], "malicious");
+    }
+}

@@ -1,0 +1,177 @@
+//! What the scanner looks at: everything a caller saw of one file.
+
+use weighbridge_core::source::ByteSource;
+use weighbridge_core::{Error, ErrorKind, model::Model};
+
+use crate::finding::Gap;
+
+/// Most faults kept for one file: the first ones tell the story.
+const MOST_FAULTS: usize = 100;
+
+/// What a pickle does with a global it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Use {
+    /// It is only referred to.
+    Import,
+    /// An instance is built without calling the class (`NEWOBJ`, `NEWOBJ_EX`).
+    Construct,
+    /// It is called (`REDUCE`, `INST`, `OBJ`), or handed to an allowed function that calls it.
+    Call,
+    /// State is set on the imported thing itself (`BUILD` on a module, class or function).
+    Change,
+}
+
+/// A call of what an earlier call gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComputedCall {
+    /// Where the opcode that calls lies, in bytes from the start of the pickle.
+    pub offset: u64,
+    /// What is done: `Construct` or `Call`.
+    pub how: Use,
+    /// The global at the root of the chain, as module and name, where there is one.
+    pub root: Option<(String, String)>,
+    /// The whole call as source text.
+    pub text: String,
+}
+
+/// One global of a pickle and what is done with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GlobalUse {
+    /// The module as the stream spells it, or `None` when it is no constant of the stream.
+    pub module: Option<String>,
+    /// The name as the stream spells it, possibly dotted, or `None` likewise.
+    pub name: Option<String>,
+    /// Where the opcode that uses it lies, in bytes from the start of the pickle.
+    pub offset: u64,
+    /// What is done with it.
+    pub how: Use,
+    /// The arguments of the call as source text, without the parentheses.
+    pub args: String,
+}
+
+/// What one pickle stream does.
+#[derive(Debug, Clone, Default)]
+pub struct PickleTrace {
+    /// The place inside the file: an archive member, `stream 2`; empty for the file itself.
+    pub place: String,
+    /// Where the stream's first byte lies in the file; `None` when it is stored compressed, and
+    /// then offsets count from the start of the stream.
+    pub base: Option<u64>,
+    /// The globals it names and uses, in stream order. One that is used in the same way many
+    /// times is listed for the first few only.
+    pub globals: Vec<GlobalUse>,
+    /// The calls of what earlier calls gave, likewise.
+    pub computed: Vec<ComputedCall>,
+}
+
+impl PickleTrace {
+    /// The offset to report for `at` of the stream.
+    pub fn offset(&self, at: u64) -> u64 {
+        self.base.unwrap_or(0).saturating_add(at)
+    }
+}
+
+/// A source file of a TorchScript archive.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    /// The archive member.
+    pub place: String,
+    /// Where its first byte lies in the file; `None` when it is stored compressed.
+    pub base: Option<u64>,
+    /// The code.
+    pub text: String,
+}
+
+/// A broken rule of the file's own format, or a limit that was reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The reader's rule, such as `zip.crc-mismatch`.
+    pub rule: String,
+    /// The place inside the file; empty for the file itself.
+    pub place: String,
+    /// First byte it concerns.
+    pub offset: Option<u64>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// One file, as far as the caller could take it apart.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    /// The path shown in the report.
+    pub path: String,
+    /// The format, as the JSON documents spell it; `unknown` when none was recognised.
+    pub format: String,
+    /// The container or variant, where the format has several.
+    pub container: Option<String>,
+    /// The bytes.
+    pub source: &'a dyn ByteSource,
+    /// The model, when it opened.
+    pub model: Option<&'a Model>,
+    /// Every pickle found in it.
+    pub pickles: Vec<PickleTrace>,
+    /// The code of a TorchScript archive.
+    pub scripts: Vec<Script>,
+    /// Archive members whose contents are encrypted.
+    pub encrypted: Vec<String>,
+    /// What is wrong with it.
+    pub faults: Vec<Fault>,
+    /// What could not be looked at.
+    pub gaps: Vec<Gap>,
+}
+
+impl<'a> Subject<'a> {
+    /// A subject of which nothing is known but its bytes.
+    pub fn new(path: impl Into<String>, source: &'a dyn ByteSource) -> Self {
+        Self {
+            path: path.into(),
+            format: "unknown".into(),
+            container: None,
+            source,
+            model: None,
+            pickles: Vec::new(),
+            scripts: Vec::new(),
+            encrypted: Vec::new(),
+            faults: Vec::new(),
+            gaps: Vec::new(),
+        }
+    }
+
+    /// Records that reading gave `error`: what the file is to blame for makes it malformed,
+    /// anything else leaves it incomplete.
+    pub fn failed(&mut self, error: &Error) {
+        let place = error.path().join(" → ");
+        let offset = error.byte_span().map(|s| s.offset);
+        match error.kind() {
+            ErrorKind::Malformed
+            | ErrorKind::Truncated
+            | ErrorKind::Limit
+            | ErrorKind::Integrity => {
+                let fault = Fault {
+                    rule: error.rule().to_owned(),
+                    place,
+                    offset,
+                    message: error.message().to_owned(),
+                };
+                // Several readers meet the same damage.
+                let same = |f: &Fault| {
+                    (&f.rule, f.offset, &f.message) == (&fault.rule, offset, &fault.message)
+                };
+                if !self.faults.iter().any(same) && self.faults.len() < MOST_FAULTS {
+                    self.faults.push(fault);
+                }
+            }
+            _ => self.gaps.push(Gap {
+                place,
+                offset,
+                reason: format!("{} ({})", error.message(), error.rule()),
+            }),
+        }
+    }
+
+    /// Whether the file is a TorchScript archive, whose pickles name classes of the archive's own
+    /// code.
+    pub fn is_torchscript(&self) -> bool {
+        self.container.as_deref() == Some("torchscript")
+    }
+}

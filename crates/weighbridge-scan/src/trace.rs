@@ -1,0 +1,310 @@
+//! From the abstract machine's trace to the uses of globals that the checks judge.
+
+use std::collections::{HashMap, HashSet};
+
+use weighbridge_core::Result;
+use weighbridge_core::pickle::{Call, CallOp, Node, NodeId, Trace};
+
+use crate::globals::Catalogue;
+use crate::subject::{ComputedCall, GlobalUse, PickleTrace, Use};
+
+/// How often one global used in one way is listed; a checkpoint rebuilds a hundred thousand
+/// tensors with the same function.
+const REPEATS: u32 = 8;
+
+/// Longest rendering of arguments, in characters.
+const ARGS_CHARS: usize = 300;
+
+/// How many calls are followed from a computed callee to the global at its root.
+const CHAIN: usize = 64;
+
+impl PickleTrace {
+    /// Takes from `trace` what the checks judge. `place` and `base` are the fields of the same
+    /// name.
+    ///
+    /// # Errors
+    /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out.
+    pub fn of(place: impl Into<String>, base: Option<u64>, trace: &Trace<'_>) -> Result<Self> {
+        let mut c = Collector {
+            trace,
+            catalogue: Catalogue::builtin()?,
+            used: HashSet::new(),
+            counts: HashMap::new(),
+            computed: 0,
+            out: Self {
+                place: place.into(),
+                base,
+                ..Self::default()
+            },
+        };
+        for node in &trace.nodes {
+            if let Node::Call(call) = node {
+                c.call(call);
+            }
+        }
+        for b in &trace.builds {
+            if let Some(g) = trace.global(b.target) {
+                c.used.insert(b.target);
+                let state = trace.render(b.state, ARGS_CHARS);
+                c.add(
+                    Some(&g.module),
+                    Some(&g.name),
+                    b.offset,
+                    Use::Change,
+                    || state,
+                );
+            }
+        }
+        c.imports();
+        c.out.globals.sort_by_key(|g| g.offset);
+        Ok(c.out)
+    }
+}
+
+struct Collector<'t, 'd> {
+    trace: &'t Trace<'d>,
+    catalogue: &'static Catalogue,
+    /// Nodes that are called or changed, so that naming them is no bare import.
+    used: HashSet<NodeId>,
+    counts: HashMap<(Option<&'t str>, Option<&'t str>, Use), u32>,
+    computed: u32,
+    out: PickleTrace,
+}
+
+impl<'t> Collector<'t, '_> {
+    fn add(
+        &mut self,
+        module: Option<&'t str>,
+        name: Option<&'t str>,
+        offset: usize,
+        how: Use,
+        args: impl FnOnce() -> String,
+    ) {
+        let n = self.counts.entry((module, name, how)).or_default();
+        *n += 1;
+        if *n <= REPEATS {
+            self.out.globals.push(GlobalUse {
+                module: module.map(str::to_owned),
+                name: name.map(str::to_owned),
+                offset: offset as u64,
+                how,
+                args: args(),
+            });
+        }
+    }
+
+    fn call(&mut self, call: &'t Call) {
+        let how = match call.op {
+            CallOp::NewObj | CallOp::NewObjEx => Use::Construct,
+            CallOp::Reduce | CallOp::Inst | CallOp::Obj => Use::Call,
+        };
+        self.applied(call.callee, call, how);
+        let Some(g) = self.trace.global(call.callee) else {
+            return;
+        };
+        let Some((arguments, how)) = self.catalogue.applies(&g.module, &g.name) else {
+            return;
+        };
+        let items = self.trace.items(call.args).unwrap_or_default();
+        for id in arguments.iter().filter_map(|&i| items.get(i)) {
+            self.applied(*id, call, how);
+        }
+    }
+
+    /// `callee` is called or constructed by `call`, itself or through an allowed function.
+    fn applied(&mut self, callee: NodeId, call: &'t Call, how: Use) {
+        let trace = self.trace;
+        match trace.node(callee) {
+            Node::Global(_) => {
+                self.used.insert(callee);
+                if let Some(g) = trace.global(callee) {
+                    let args = || rendered(trace, call);
+                    self.add(Some(&g.module), Some(&g.name), call.offset, how, args);
+                }
+            }
+            Node::DynamicGlobal(..) | Node::Extension(_) => {
+                self.used.insert(callee);
+                self.hidden(callee, call.offset, how);
+            }
+            Node::Call(inner) if callee == call.callee || how == Use::Call => {
+                self.computed += 1;
+                if self.computed <= REPEATS {
+                    self.out.computed.push(ComputedCall {
+                        offset: call.offset as u64,
+                        how,
+                        root: self.root(inner),
+                        text: format!(
+                            "{}({})",
+                            trace.render(callee, ARGS_CHARS),
+                            rendered(trace, call)
+                        ),
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A global whose name the stream does not spell out.
+    fn hidden(&mut self, id: NodeId, offset: usize, how: Use) {
+        let text = self.trace.render(id, ARGS_CHARS);
+        self.add(None, None, offset, how, || text);
+    }
+
+    fn root(&self, call: &Call) -> Option<(String, String)> {
+        let mut at = call.callee;
+        for _ in 0..CHAIN {
+            match self.trace.node(at) {
+                Node::Call(inner) => at = inner.callee,
+                _ => break,
+            }
+        }
+        self.trace
+            .global(at)
+            .map(|g| (g.module.clone(), g.name.clone()))
+    }
+
+    fn imports(&mut self) {
+        for (i, node) in self.trace.nodes.iter().enumerate() {
+            let Ok(id) = NodeId::try_from(i) else { return };
+            if self.used.contains(&id) {
+                continue;
+            }
+            match node {
+                Node::Global(_) => {
+                    if let Some(g) = self.trace.global(id) {
+                        self.add(
+                            Some(&g.module),
+                            Some(&g.name),
+                            g.offset,
+                            Use::Import,
+                            String::new,
+                        );
+                    }
+                }
+                Node::DynamicGlobal(..) | Node::Extension(_) => self.hidden(id, 0, Use::Import),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn rendered(trace: &Trace<'_>, call: &Call) -> String {
+    let text = trace.render(call.args, ARGS_CHARS);
+    // A tuple's own parentheses are the call's.
+    let inner = text.strip_prefix('(').and_then(|t| t.strip_suffix(')'));
+    let mut args = match inner {
+        Some(inner) => inner.strip_suffix(',').unwrap_or(inner).to_owned(),
+        None => format!("*{text}"),
+    };
+    if let Some(kwargs) = call.kwargs {
+        let kwargs = trace.render(kwargs, ARGS_CHARS);
+        args = if args.is_empty() {
+            format!("**{kwargs}")
+        } else {
+            format!("{args}, **{kwargs}")
+        };
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use weighbridge_core::{Limits, pickle};
+
+    use super::*;
+
+    fn trace(data: &[u8]) -> PickleTrace {
+        let t = pickle::run(data, &Limits::default());
+        PickleTrace::of("p", None, &t).unwrap()
+    }
+
+    fn uses(t: &PickleTrace) -> Vec<(String, Use)> {
+        t.globals
+            .iter()
+            .map(|g| {
+                let part = |s: &Option<String>| s.clone().unwrap_or_else(|| "?".into());
+                (
+                    format!("{}.{}({})", part(&g.module), part(&g.name), g.args),
+                    g.how,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_reduce_is_a_call_with_its_arguments_and_offset() {
+        let t = trace(b"cposix\nsystem\n(Vid\ntR.");
+        assert_eq!(uses(&t), [("posix.system(\"id\")".into(), Use::Call)]);
+        assert_eq!(t.globals[0].offset, 20);
+    }
+
+    #[test]
+    fn newobj_constructs_and_a_bare_global_imports() {
+        let t = trace(b"\x80\x02(cm\nC\n)\x81cm\nD\nt.");
+        assert_eq!(
+            uses(&t),
+            [
+                ("m.C()".into(), Use::Construct),
+                ("m.D()".into(), Use::Import)
+            ]
+        );
+    }
+
+    #[test]
+    fn state_set_on_a_global_is_a_change() {
+        let t = trace(b"\x80\x02csys\nmodules\n}b.");
+        assert_eq!(uses(&t), [("sys.modules({})".into(), Use::Change)]);
+    }
+
+    #[test]
+    fn what_an_allowed_function_calls_is_called() {
+        // numpy's __generator_ctor calls its second argument with its first.
+        let t = trace(b"cnumpy.random._pickle\n__generator_ctor\n(Vid\ncposix\nsystem\ntR.");
+        assert!(
+            uses(&t).contains(&("posix.system(\"id\", posix.system)".into(), Use::Call)),
+            "{:?}",
+            uses(&t)
+        );
+        assert!(!t.globals.iter().any(|g| g.how == Use::Import));
+    }
+
+    #[test]
+    fn calling_a_result_is_computed_and_knows_its_root() {
+        let t = trace(b"cfunctools\npartial\n(cposix\nsystem\ntR(Vid\ntR.");
+        assert_eq!(t.computed.len(), 1);
+        assert_eq!(
+            t.computed[0].root,
+            Some(("functools".into(), "partial".into()))
+        );
+        assert_eq!(
+            t.computed[0].text,
+            "functools.partial(posix.system)(\"id\")"
+        );
+    }
+
+    #[test]
+    fn names_that_are_no_constants_are_hidden() {
+        // The module of a STACK_GLOBAL is the result of a call.
+        let t = trace(b"\x80\x04cbuiltins\nstr\n(Vos\ntRVsystem\n\x93(Vid\ntR.");
+        let hidden = t.globals.iter().find(|g| g.module.is_none()).unwrap();
+        assert_eq!(hidden.how, Use::Call);
+        // An extension code names whatever the loading process registered.
+        let t = trace(b"\x80\x02\x82\x05)R.");
+        assert!(
+            t.globals
+                .iter()
+                .any(|g| g.module.is_none() && g.how == Use::Call)
+        );
+    }
+
+    #[test]
+    fn a_hundred_thousand_equal_calls_are_listed_a_few_times() {
+        let mut data = b"(".to_vec();
+        for _ in 0..100_000 {
+            data.extend_from_slice(b"cm\nf\n)R");
+        }
+        data.extend_from_slice(b"t.");
+        assert_eq!(trace(&data).globals.len(), REPEATS as usize);
+    }
+}
