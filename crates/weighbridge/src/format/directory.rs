@@ -62,10 +62,15 @@ pub(crate) fn read_small(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(io)?;
     file.take(MOST + 1).read_to_end(&mut bytes).map_err(io)?;
-    let text = String::from_utf8(bytes).ok().filter(|t| t.len() as u64 <= MOST);
+    let text = String::from_utf8(bytes)
+        .ok()
+        .filter(|t| t.len() as u64 <= MOST);
     text.ok_or_else(|| {
-        Error::malformed("directory.bad-side-file", "it should be one short line of text")
-            .in_file(shown)
+        Error::malformed(
+            "directory.bad-side-file",
+            "it should be one short line of text",
+        )
+        .in_file(shown)
     })
 }
 
@@ -112,7 +117,10 @@ pub(crate) fn locate(path: &Path, options: &OpenOptions) -> Result<Located> {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default();
     if name.ends_with(".index.json") {
         return Ok(Located::plain(Target::Index(path.to_owned())));
     }
@@ -209,7 +217,14 @@ fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
             Rank::Unreadable => false,
         });
     }
-    all.sort_by_key(|c| (c.rank == Rank::Unreadable, c.variant, c.rank, c.shown.clone()));
+    all.sort_by_key(|c| {
+        (
+            c.rank == Rank::Unreadable,
+            c.variant,
+            c.rank,
+            c.shown.clone(),
+        )
+    });
     let Some(first) = all.first().cloned() else {
         return Err(no_model(dir, &listed, &ignored));
     };
@@ -238,7 +253,10 @@ fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
         let names: Vec<&str> = ignored.iter().map(String::as_str).collect();
         warnings.push(Warning::new(
             "directory.side-files",
-            format!("training state beside the model is left out: {}", names.join(", ")),
+            format!(
+                "training state beside the model is left out: {}",
+                names.join(", ")
+            ),
         ));
     }
     Ok(Located {
@@ -257,7 +275,10 @@ fn no_model(dir: &Path, listed: &[Listed], ignored: &[String]) -> Error {
     let help = if folders.is_empty() {
         "name the model's file itself".to_owned()
     } else {
-        format!("name the model's file, or one of its folders: {}", folders.join(", "))
+        format!(
+            "name the model's file, or one of its folders: {}",
+            folders.join(", ")
+        )
     };
     Error::unsupported("directory.no-model", message)
         .in_file(dir.display().to_string())
@@ -268,7 +289,11 @@ fn ambiguous(dir: &Path, rivals: &[&Candidate]) -> Error {
     let names: Vec<&str> = rivals.iter().map(|c| c.shown.as_str()).collect();
     Error::parameter(
         "directory.ambiguous",
-        format!("the folder holds {} models: {}", names.len(), names.join(", ")),
+        format!(
+            "the folder holds {} models: {}",
+            names.len(),
+            names.join(", ")
+        ),
     )
     .in_file(dir.display().to_string())
     .help("name the one that is meant")
@@ -319,10 +344,16 @@ fn candidates(
         out.push(trainer(Target::Dcp(dir.to_owned()), ".metadata"));
     }
     if megatron::is_checkpoint(listed) {
-        out.push(trainer(Target::Megatron(dir.to_owned()), "the Megatron checkpoint"));
+        out.push(trainer(
+            Target::Megatron(dir.to_owned()),
+            "the Megatron checkpoint",
+        ));
     }
     if deepspeed::is_checkpoint(listed) {
-        out.push(trainer(Target::DeepSpeed(dir.to_owned()), "the DeepSpeed checkpoint"));
+        out.push(trainer(
+            Target::DeepSpeed(dir.to_owned()),
+            "the DeepSpeed checkpoint",
+        ));
     }
     // Members of a set are no models of their own.
     let indexed: BTreeSet<&str> = listed
@@ -338,7 +369,8 @@ fn candidates(
         let Some((stem, ext)) = f.name.rsplit_once('.') else {
             continue;
         };
-        if strip_shard(stem).is_some_and(|base| indexed.contains(format!("{base}.{ext}").as_str())) {
+        if strip_shard(stem).is_some_and(|base| indexed.contains(format!("{base}.{ext}").as_str()))
+        {
             continue;
         }
         if deepspeed::is_rank_file(&f.name) || f.name.ends_with(".distcp") {
@@ -408,7 +440,9 @@ fn file_candidate(
 fn is_training_state(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name);
     let stem = stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '-');
-    let pickled = [".pt", ".pth", ".bin", ".pkl"].iter().any(|e| name.ends_with(e));
+    let pickled = [".pt", ".pth", ".bin", ".pkl"]
+        .iter()
+        .any(|e| name.ends_with(e));
     pickled
         && matches!(
             stem,

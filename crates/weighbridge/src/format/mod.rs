@@ -173,10 +173,7 @@ pub(crate) fn check(path: &Path, options: &OpenOptions) -> Result<Report> {
 }
 
 /// Checks one file as itself.
-pub(crate) fn check_file(
-    path: &Path,
-    options: &OpenOptions,
-) -> Result<(FormatId, Vec<Violation>)> {
+pub(crate) fn check_file(path: &Path, options: &OpenOptions) -> Result<(FormatId, Vec<Violation>)> {
     let source = source::open_file(path, options.backend)?;
     let format = format_of(&source, options)?;
     let reader = reader(format)

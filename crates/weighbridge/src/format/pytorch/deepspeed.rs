@@ -178,7 +178,9 @@ fn zero(
     let Some(first) = states.first() else {
         return bad("there are no model states");
     };
-    model.parts.extend(states.iter().chain(&optim).map(Member::part));
+    model
+        .parts
+        .extend(states.iter().chain(&optim).map(Member::part));
     version(model, first);
     let (stage, ranks) = read_ranks(&optim)?;
     let state = State::read(first)?;
@@ -220,7 +222,9 @@ fn read_ranks(optim: &[Member]) -> Result<(i64, Vec<Rank<'_>>)> {
         // The plain BF16 optimizer writes no stage and cuts as stage 1 does.
         let own = state.get("zero_stage").and_then(Value::as_int).unwrap_or(1);
         if !(0..=3).contains(&own) || *stage.get_or_insert(own) != own {
-            return Err(fail("the ZeRO stage is none of 0 to 3, or not that of the other ranks"));
+            return Err(fail(
+                "the ZeRO stage is none of 0 to 3, or not that of the other ranks",
+            ));
         }
         let count = match state.get("partition_count") {
             Some(Value::List(l)) => l.iter().filter_map(Value::as_int).max(),
@@ -316,8 +320,14 @@ struct Run<'a> {
 fn from_runs(name: &str, shape: &Shape, dtype: DType, runs: &[Run<'_>]) -> Result<Tensor> {
     let width = dtype.bytes().unwrap_or(1);
     let view = |r: &Run<'_>| -> Result<TensorSource> {
-        let offset = r.start.checked_mul(width).and_then(|o| o.checked_add(r.flat.base));
-        let inside = r.start.checked_add(r.len).is_some_and(|e| e <= r.flat.numel);
+        let offset = r
+            .start
+            .checked_mul(width)
+            .and_then(|o| o.checked_add(r.flat.base));
+        let inside = r
+            .start
+            .checked_add(r.len)
+            .is_some_and(|e| e <= r.flat.numel);
         match offset.filter(|_| inside) {
             Some(offset) => Ok(TensorSource::View(View {
                 storage: Arc::clone(&r.flat.storage),
@@ -366,7 +376,11 @@ struct Merge {
 
 impl Merge {
     fn put(&mut self, t: Tensor) {
-        match self.names.get(&t.name).and_then(|&i| self.tensors.get_mut(i)) {
+        match self
+            .names
+            .get(&t.name)
+            .and_then(|&i| self.tensors.get_mut(i))
+        {
             Some(old) => *old = t,
             None => {
                 self.names.insert(t.name.clone(), self.tensors.len());
@@ -411,7 +425,11 @@ impl Merge {
         let Some(fragments) = first.get("frozen_param_fragments") else {
             return Ok(());
         };
-        for (name, _) in first.get("frozen_param_shapes").into_iter().flat_map(entries) {
+        for (name, _) in first
+            .get("frozen_param_shapes")
+            .into_iter()
+            .flat_map(entries)
+        {
             let t = fragments.get(name).and_then(|v| first.tensor_at(v));
             let Some(t) = t else {
                 return bad(format!("the frozen parameter {name:?} has no values"));
@@ -428,7 +446,11 @@ impl Merge {
         let Some(first) = states.first() else {
             return Ok(());
         };
-        for (name, size) in first.get("frozen_param_shapes").into_iter().flat_map(entries) {
+        for (name, size) in first
+            .get("frozen_param_shapes")
+            .into_iter()
+            .flat_map(entries)
+        {
             let Some(shape) = sizes(size) else {
                 return bad(format!("the shape of parameter {name:?} is none"));
             };
@@ -580,7 +602,12 @@ impl Merge {
     /// Moves the tensors into the model, in the module's order where it names them.
     fn finish(self, model: &mut Model, first: &Member) {
         let mut order: HashMap<&str, usize> = HashMap::new();
-        for (i, (name, _)) in first.get("module").into_iter().flat_map(entries).enumerate() {
+        for (i, (name, _)) in first
+            .get("module")
+            .into_iter()
+            .flat_map(entries)
+            .enumerate()
+        {
             order.insert(name, i);
         }
         let dropped = order.keys().filter(|n| !self.names.contains_key(**n));

@@ -34,10 +34,10 @@ fn parse(name: &str) -> Option<Name> {
         if rest.contains("expert_") {
             return Some(Name::Expert);
         }
-        let (layer, part) = rest.strip_suffix("-model_states")?.split_once('-').unwrap_or((
-            rest.strip_suffix("-model_states")?,
-            "model_00",
-        ));
+        let (layer, part) = rest
+            .strip_suffix("-model_states")?
+            .split_once('-')
+            .unwrap_or((rest.strip_suffix("-model_states")?, "model_00"));
         return Some(Name::Layer {
             layer: number(layer)?,
             mp: number(part.strip_prefix("model_")?)?,
@@ -53,7 +53,9 @@ fn parse(name: &str) -> Option<Name> {
         .strip_prefix("bf16_")
         .or_else(|| stem.strip_prefix("fp16_"))
         .unwrap_or(stem);
-    let (dp, rest) = rest.strip_prefix("zero_pp_rank_")?.split_once("_mp_rank_")?;
+    let (dp, rest) = rest
+        .strip_prefix("zero_pp_rank_")?
+        .split_once("_mp_rank_")?;
     let dp = number(dp)?;
     if let Some(mp) = rest.strip_suffix("_model_states") {
         return Some(Name::RankModel {
@@ -239,7 +241,9 @@ impl Files {
                 if want != *dp {
                     return Err(Error::truncated(
                         "deepspeed.missing-rank",
-                        format!("the file zero_pp_rank_{want}_mp_rank_{mp:02}_{what}.pt is missing"),
+                        format!(
+                            "the file zero_pp_rank_{want}_mp_rank_{mp:02}_{what}.pt is missing"
+                        ),
                     )
                     .in_file(self.dir.display().to_string())
                     .help("copy the files of every rank into the folder"));

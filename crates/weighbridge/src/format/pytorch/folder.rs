@@ -196,7 +196,11 @@ pub(super) fn narrow(t: &Tensor, axis: usize, start: u64, len: u64) -> Result<Te
     }
     let (storage, first, strides) = match &t.source {
         TensorSource::View(v) if axis == 0 => {
-            let row: Option<u64> = t.shape.iter().skip(1).try_fold(width, |n, &d| n.checked_mul(d));
+            let row: Option<u64> = t
+                .shape
+                .iter()
+                .skip(1)
+                .try_fold(width, |n, &d| n.checked_mul(d));
             let offset = row
                 .and_then(|r| r.checked_mul(start))
                 .and_then(|o| o.checked_add(v.offset))
@@ -209,9 +213,7 @@ pub(super) fn narrow(t: &Tensor, axis: usize, start: u64, len: u64) -> Result<Te
         TensorSource::View(v) if v.offset.is_multiple_of(width) => {
             (&v.storage, v.offset / width, row_major(&t.shape))
         }
-        TensorSource::Strided(s) if !s.conj && !s.neg => {
-            (&s.storage, s.offset, s.strides.clone())
-        }
+        TensorSource::Strided(s) if !s.conj && !s.neg => (&s.storage, s.offset, s.strides.clone()),
         _ => return Err(fault()),
     };
     let step = strides.get(axis).copied().unwrap_or(0);

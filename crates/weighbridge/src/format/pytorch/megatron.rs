@@ -14,9 +14,9 @@ use weighbridge_core::model::{
 };
 use weighbridge_core::{Error, Result};
 
+use super::dcp;
 use super::folder::{self, Member, is_plain_name, number};
 use super::megatron_rules::{Cut, Facts, cut};
-use super::dcp;
 use crate::OpenOptions;
 use crate::format::directory::{Listed, list, read_small};
 
@@ -59,20 +59,28 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
 
 /// The files of the checkpoint in `dir`, for checking them one by one; or the folder itself when
 /// it is one of `super::dcp`.
-pub(crate) fn files(dir: &Path, options: &OpenOptions) -> Result<std::result::Result<Vec<PathBuf>, PathBuf>> {
+pub(crate) fn files(
+    dir: &Path,
+    options: &OpenOptions,
+) -> Result<std::result::Result<Vec<PathBuf>, PathBuf>> {
     let (step, _) = step_dir(dir, options)?;
     if dcp::is_checkpoint(&step) {
         return Ok(Err(step));
     }
     let ranks = list(&step, &options.limits)?;
-    let ranks = ranks.iter().filter(|f| f.is_dir && rank_numbers(&f.name).is_some());
+    let ranks = ranks
+        .iter()
+        .filter(|f| f.is_dir && rank_numbers(&f.name).is_some());
     Ok(Ok(ranks.filter_map(|f| rank_file(&f.path)).collect()))
 }
 
 /// The folder of the step to open.
 fn step_dir(dir: &Path, options: &OpenOptions) -> Result<(PathBuf, Option<Warning>)> {
     let listed = list(dir, &options.limits)?;
-    if listed.iter().any(|f| f.is_dir && rank_numbers(&f.name).is_some()) {
+    if listed
+        .iter()
+        .any(|f| f.is_dir && rank_numbers(&f.name).is_some())
+    {
         return Ok((dir.to_owned(), None));
     }
     let Some(tracker) = listed.iter().find(|f| f.name == TRACKER && !f.is_dir) else {
@@ -99,7 +107,10 @@ fn step_dir(dir: &Path, options: &OpenOptions) -> Result<(PathBuf, Option<Warnin
             ),
         ));
     }
-    let others = listed.iter().filter(|f| f.is_dir && f.name.starts_with("iter_")).count();
+    let others = listed
+        .iter()
+        .filter(|f| f.is_dir && f.name.starts_with("iter_"))
+        .count();
     let warning = (others > 1).then(|| {
         Warning::new(
             "directory.choice",
@@ -128,7 +139,10 @@ fn open_inner(dir: &Path, options: &OpenOptions) -> Result<Model> {
     let all = || ranks.stages.iter().flatten();
     model.parts = all().map(Member::part).collect();
     let Some(first) = all().next() else {
-        return Err(Error::truncated("megatron.missing-rank", "there is no rank"));
+        return Err(Error::truncated(
+            "megatron.missing-rank",
+            "there is no rank",
+        ));
     };
     let version = version(first);
     model.version = version.map(|v| v.to_string());
@@ -148,7 +162,10 @@ fn open_inner(dir: &Path, options: &OpenOptions) -> Result<Model> {
         for m in stage {
             if m.path.with_file_name("distrib_optim.pt").is_file() {
                 model.omitted.push((
-                    format!("{} distrib_optim.pt", folder::file_name(m.path.parent().unwrap_or(&m.path))),
+                    format!(
+                        "{} distrib_optim.pt",
+                        folder::file_name(m.path.parent().unwrap_or(&m.path))
+                    ),
                     "the distributed optimizer's part: open the file itself to keep it".into(),
                 ));
             }
@@ -168,17 +185,27 @@ impl Ranks {
             let Some(file) = rank_file(&f.path) else {
                 return Err(Error::truncated(
                     "megatron.missing-rank",
-                    format!("{} has neither {} nor {}", f.name, RANK_FILES[0], RANK_FILES[1]),
+                    format!(
+                        "{} has neither {} nor {}",
+                        f.name, RANK_FILES[0], RANK_FILES[1]
+                    ),
                 ));
             };
             found.insert(numbers, file);
         }
         let digits = found.keys().map(Vec::len).max().unwrap_or(0);
         let Some((_, first)) = found.iter().next() else {
-            return Err(Error::truncated("megatron.missing-rank", "there are no mp_rank_* folders"));
+            return Err(Error::truncated(
+                "megatron.missing-rank",
+                "there are no mp_rank_* folders",
+            ));
         };
         let first = Member::open(first, options)?;
-        let size = |key: &str| arg(&first, key).and_then(Value::as_int).and_then(|n| u64::try_from(n).ok());
+        let size = |key: &str| {
+            arg(&first, key)
+                .and_then(Value::as_int)
+                .and_then(|n| u64::try_from(n).ok())
+        };
         let experts = size("expert_model_parallel_size").unwrap_or(1);
         let pipeline = size("pipeline_model_parallel_size");
         if digits == 3 || experts > 1 || digits == 2 && pipeline == Some(1) {
@@ -189,7 +216,14 @@ impl Ranks {
             .help("each rank file opens alone, as itself"));
         }
         let at = |k: &Vec<u64>, i: usize| k.get(i).copied().unwrap_or(0);
-        let seen = |i: usize| found.keys().map(|k| at(k, i)).max().unwrap_or(0).saturating_add(1);
+        let seen = |i: usize| {
+            found
+                .keys()
+                .map(|k| at(k, i))
+                .max()
+                .unwrap_or(0)
+                .saturating_add(1)
+        };
         let tensor = size("tensor_model_parallel_size").unwrap_or_else(|| seen(0));
         let pipeline = pipeline.unwrap_or_else(|| seen(1));
         // Counts are numbers of folders that are really there, whatever the arguments say.
@@ -300,7 +334,14 @@ impl<'a> Merge<'a> {
     }
 
     fn run(mut self, model: &mut Model) -> Result<()> {
-        let keys = self.ranks.stages.iter().flatten().next().map(chunk_keys).unwrap_or_default();
+        let keys = self
+            .ranks
+            .stages
+            .iter()
+            .flatten()
+            .next()
+            .map(chunk_keys)
+            .unwrap_or_default();
         // Interleaved stages take turns: the first chunk of every stage, then the second.
         for (key, _) in &keys {
             for (p, stage) in self.ranks.stages.iter().enumerate() {
@@ -309,7 +350,9 @@ impl<'a> Merge<'a> {
         }
         let layers: u64 = self.layers.values().copied().max().unwrap_or(0);
         let first = self.ranks.stages.iter().flatten().next();
-        let told = first.and_then(|m| arg(m, "num_layers")).and_then(Value::as_int);
+        let told = first
+            .and_then(|m| arg(m, "num_layers"))
+            .and_then(Value::as_int);
         if let Some(told) = told.filter(|&n| layers > 0 && n != layers as i64) {
             model.warnings.push(Warning::new(
                 "megatron.layer-count",
@@ -326,17 +369,28 @@ impl<'a> Merge<'a> {
             return Ok(());
         };
         let prefix = format!("{key}.");
-        let names: Vec<&Tensor> =
-            first.model.tensors.iter().filter(|t| t.name.starts_with(&prefix)).collect();
+        let names: Vec<&Tensor> = first
+            .model
+            .tensors
+            .iter()
+            .filter(|t| t.name.starts_with(&prefix))
+            .collect();
         let known: HashSet<&str> = names.iter().map(|t| t.name.as_str()).collect();
         for m in others {
             let extra = m.model.tensors.iter().find(|t| {
-                t.name.starts_with(&prefix) && !known.contains(t.name.as_str()) && !is_extra(&t.name)
+                t.name.starts_with(&prefix)
+                    && !known.contains(t.name.as_str())
+                    && !is_extra(&t.name)
             });
             if let Some(t) = extra {
                 return Err(Error::malformed(
                     "megatron.missing-tensor",
-                    format!("{} has the tensor {}, {} does not", m.shown(), t.name, first.shown()),
+                    format!(
+                        "{} has the tensor {}, {} does not",
+                        m.shown(),
+                        t.name,
+                        first.shown()
+                    ),
                 ));
             }
         }
@@ -409,7 +463,12 @@ impl<'a> Merge<'a> {
             let Some(part) = m.tensor(&t.name) else {
                 return Err(Error::malformed(
                     "megatron.missing-tensor",
-                    format!("{} has the tensor {}, {} does not", first.shown(), t.name, m.shown()),
+                    format!(
+                        "{} has the tensor {}, {} does not",
+                        first.shown(),
+                        t.name,
+                        m.shown()
+                    ),
                 ));
             };
             if part.dtype != t.dtype || part.shape.len() != t.shape.len() {
@@ -494,16 +553,24 @@ fn join(parts: &[&Tensor], axis: usize, blocks: u64) -> Result<Tensor> {
     let mut total = 0u64;
     for p in parts {
         let other = |s: &Shape| -> Shape {
-            s.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, d)| *d).collect()
+            s.iter()
+                .enumerate()
+                .filter(|(i, _)| *i != axis)
+                .map(|(_, d)| *d)
+                .collect()
         };
         if other(&p.shape) != other(&first.shape) {
-            return Err(mismatch(&format!("have other sizes beside dimension {axis}")));
+            return Err(mismatch(&format!(
+                "have other sizes beside dimension {axis}"
+            )));
         }
         let extent = p.shape.get(axis).copied().unwrap_or(0);
         if !extent.is_multiple_of(blocks) {
             return Err(mismatch(&format!("do not divide into {blocks} blocks")));
         }
-        total = total.checked_add(extent).ok_or_else(|| mismatch("overflow"))?;
+        total = total
+            .checked_add(extent)
+            .ok_or_else(|| mismatch("overflow"))?;
     }
     if let Some(d) = shape.get_mut(axis) {
         *d = total;
@@ -536,7 +603,12 @@ fn join(parts: &[&Tensor], axis: usize, blocks: u64) -> Result<Tensor> {
         pieces,
     };
     assembly.check()?;
-    let mut t = Tensor::new("", first.dtype, &shape, TensorSource::Assembled(Arc::new(assembly)));
+    let mut t = Tensor::new(
+        "",
+        first.dtype,
+        &shape,
+        TensorSource::Assembled(Arc::new(assembly)),
+    );
     t.extra.clone_from(&first.extra);
     Ok(t)
 }
@@ -566,8 +638,14 @@ mod tests {
     fn layer_numbers_move() {
         let shifts = HashMap::from([("decoder.".to_owned(), 4u64)]);
         let name = "decoder.layers.1.mlp.experts.layers.0.weight";
-        assert_eq!(renumber(name, &shifts), "decoder.layers.5.mlp.experts.layers.0.weight");
-        assert_eq!(renumber("encoder.layers.1.w", &shifts), "encoder.layers.1.w");
+        assert_eq!(
+            renumber(name, &shifts),
+            "decoder.layers.5.mlp.experts.layers.0.weight"
+        );
+        assert_eq!(
+            renumber("encoder.layers.1.w", &shifts),
+            "encoder.layers.1.w"
+        );
         assert_eq!(layer("layers.12.x"), Some(("", 12, "x")));
         assert_eq!(layer("final_layers.weight"), None);
         assert_eq!(rank_numbers("mp_rank_01_003"), Some(vec![1, 3]));

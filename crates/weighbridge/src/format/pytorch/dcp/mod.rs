@@ -130,7 +130,10 @@ impl Files {
             };
             return Err(Error::truncated(
                 "dcp.missing-file",
-                format!("the checkpoint has {} files, missing are: {shown}{more}", paths.len()),
+                format!(
+                    "the checkpoint has {} files, missing are: {shown}{more}",
+                    paths.len()
+                ),
             )
             .help("copy the files of every rank into the folder"));
         }
@@ -352,7 +355,10 @@ fn piece(
     if t.layout != Layout::Strided || !dense {
         return Err(Error::unsupported(
             "dcp.layout",
-            format!("the item is a {} tensor without plain values", t.layout.as_str()),
+            format!(
+                "the item is a {} tensor without plain values",
+                t.layout.as_str()
+            ),
         )
         .in_file(shown));
     }

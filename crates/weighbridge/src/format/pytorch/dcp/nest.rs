@@ -186,7 +186,8 @@ mod tests {
     fn nests_and_refuses_clashes() {
         let mut root = Nest::dict();
         let int = Value::Int;
-        root.set(&[key("a"), Step::Index(1), key("x")], int(1)).unwrap();
+        root.set(&[key("a"), Step::Index(1), key("x")], int(1))
+            .unwrap();
         root.set(&[key("a"), Step::Index(0)], int(2)).unwrap();
         root.set(&[key("b")], int(3)).unwrap();
         assert_eq!(
@@ -196,7 +197,9 @@ mod tests {
         assert!(root.set(&[key("a"), key("c")], int(4)).is_err());
         assert!(root.set(&[key("a")], int(4)).is_err());
         let v = root.finish(&mut 0).unwrap();
-        let Some(Value::List(l)) = v.get("a") else { panic!() };
+        let Some(Value::List(l)) = v.get("a") else {
+            panic!()
+        };
         assert_eq!(l[0], Value::Int(2));
         assert_eq!(l[1].get("x"), Some(&Value::Int(1)));
     }
@@ -204,7 +207,8 @@ mod tests {
     #[test]
     fn a_far_position_allocates_nothing() {
         let mut root = Nest::dict();
-        root.set(&[key("a"), Step::Index(usize::MAX)], Value::Null).unwrap();
+        root.set(&[key("a"), Step::Index(usize::MAX)], Value::Null)
+            .unwrap();
         assert_eq!(root.finish(&mut 10).unwrap_err().rule(), "dcp.bad-path");
         let mut root = Nest::dict();
         root.set(&[key("a"), Step::Index(2)], Value::Null).unwrap();
