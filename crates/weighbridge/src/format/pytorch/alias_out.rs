@@ -92,7 +92,14 @@ fn member<'a>(leaf: usize, tensor: &'a Tensor, a: &aliases::Alias) -> Option<Mem
     let mut last = a.offset;
     let mut is_row_major = true;
     let natural = row_major(&tensor.shape);
-    for ((&d, &s), &want) in tensor.shape.iter().zip(&a.stride).zip(&natural) {
+    let mut strides: Shape = a.stride.as_slice().into();
+    // Steps that are never taken may be any number; torch refuses absurd ones.
+    for ((s, &d), &n) in strides.iter_mut().zip(&tensor.shape).zip(&natural) {
+        if d == 1 {
+            *s = n;
+        }
+    }
+    for ((&d, &s), &want) in tensor.shape.iter().zip(&strides).zip(&natural) {
         last = last.checked_add(d.checked_sub(1)?.checked_mul(s)?)?;
         is_row_major &= d == 1 || s == want;
     }
@@ -101,7 +108,7 @@ fn member<'a>(leaf: usize, tensor: &'a Tensor, a: &aliases::Alias) -> Option<Mem
         tensor,
         first: a.offset,
         end: last.checked_add(1)?,
-        strides: a.stride.as_slice().into(),
+        strides,
         row_major: is_row_major,
     })
 }

@@ -446,6 +446,8 @@ fn recorded_aliases_are_compared_and_rebuilt() {
     add("tie2", &[2, 2], &part(0..4));
     add("edited", &[4], &part(0..4));
     add("old", &[4], &part(1..5));
+    add("thin", &[1, 4], &part(0..4));
+    add("flat", &[4], &part(0..4));
     let len = region.len() as u64;
     let source = Arc::new(SliceSource::new(region, "m.safetensors"));
     let data = StorageData::Raw {
@@ -469,7 +471,8 @@ fn recorded_aliases_are_compared_and_rebuilt() {
         {"name":"q","offset":6,"stride":[4,1],"stored":true}]},
       {"bytes":40,"tensors":[{"name":"ov2","offset":3,"stride":[1],"stored":true},{"name":"ov1","offset":0,"stride":[1],"stored":true}]},
       {"bytes":16,"tensors":[{"name":"tie1","offset":0,"stride":[1,2],"stored":true},{"name":"tie2","offset":0,"stride":[1,2],"stored":true}]},
-      {"bytes":16,"tensors":[{"name":"edited","offset":0,"stride":[1],"stored":true},{"name":"old","offset":0,"stride":[1],"stored":true}]}]"#;
+      {"bytes":16,"tensors":[{"name":"edited","offset":0,"stride":[1],"stored":true},{"name":"old","offset":0,"stride":[1],"stored":true}]},
+      {"bytes":16,"tensors":[{"name":"thin","offset":0,"stride":[18446744073709551615,1],"stored":true},{"name":"flat","offset":0,"stride":[1],"stored":true}]}]"#;
     m.metadata = vec![("weighbridge.aliases".into(), key(groups))];
     let (plan, bytes) = save(&m);
     let changed: Vec<&str> = plan.changed.iter().map(|n| n.what.as_str()).collect();
@@ -484,6 +487,7 @@ assert torch.equal(d['whole'], A) and torch.equal(d['t'], A.t()) and torch.equal
 assert len({ptr(d[k]) for k in ('whole', 't', 'q')}) == 1
 assert ptr(d['ov1']) == ptr(d['ov2']) and d['ov2'].tolist() == list(range(3, 10)) and d['ov1'].tolist() == list(range(7))
 assert ptr(d['tie1']) == ptr(d['tie2']) and d['tie2'].tolist() == [[0, 1], [2, 3]]
+assert ptr(d['thin']) == ptr(d['flat']) and d['thin'].tolist() == [[0, 1, 2, 3]]
 assert d['edited'].tolist() == [0, 1, 2, 3] and d['old'].tolist() == [1, 2, 3, 4]
 ",
     );

@@ -1,0 +1,21 @@
+//! What the fuzz targets (`fuzz/`) and the ordinary tests share: one function a target, a
+//! deterministic mutation engine, and the places worth cutting a file at.
+//!
+//! A target takes any bytes and must return: no panic, no long run, no memory beyond what the
+//! input's own size justifies. Where a target can tell a wrong answer by itself (a value that does
+//! not survive being written and read again) it panics with what it found.
+
+mod boundary;
+mod exercise;
+mod mutate;
+mod repack;
+mod targets;
+
+pub use boundary::boundaries;
+pub use exercise::{READ_BUDGET, model, open_path};
+pub use mutate::{Mutator, Rng};
+pub use repack::Members;
+pub use targets::{
+    TARGETS, Target, detect_open, pickle_machine, pytorch_open, safetensors_header, structure_json,
+    tar_archive, zip_archive,
+};

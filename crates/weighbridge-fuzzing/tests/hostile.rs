@@ -1,0 +1,295 @@
+//! Hostile input: every fixture cut short everywhere that matters and at random points, and
+//! thousands of mutations a format. No panic, no run over a second, no memory beyond 64 MiB and
+//! what the file's own size justifies.
+//!
+//! `WEIGHBRIDGE_MUTATIONS` sets another number than 2,000, `WEIGHBRIDGE_SEED` another seed.
+
+mod common;
+
+use common::{Case, Guard, directories, fixtures, seeds, text};
+use weighbridge_fuzzing as targets;
+use weighbridge_fuzzing::{Members, Mutator, Rng, boundaries};
+
+/// Cuts per fixture beyond the boundaries.
+const RANDOM_CUTS: usize = 200;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
+}
+
+fn mutations() -> usize {
+    number("WEIGHBRIDGE_MUTATIONS", 2000) as usize
+}
+
+/// A seed of its own for every use.
+fn seed(of: &str) -> u64 {
+    let base = number("WEIGHBRIDGE_SEED", 2);
+    of.bytes()
+        .fold(base, |n, b| n.wrapping_mul(0x100_0000_01b3) ^ u64::from(b))
+}
+
+/// Cuts every fixture at each boundary and at random points.
+fn cut(name: &'static str, fixtures: &[Case], run: fn(&[u8])) {
+    let mut guard = Guard::new(name);
+    for case in fixtures {
+        guard.run(&case.name, &case.bytes, run);
+        let mut rng = Rng::new(seed(&case.name));
+        let random = (0..RANDOM_CUTS).map(|_| rng.below(case.bytes.len()));
+        let mut at: Vec<usize> = boundaries(&case.bytes);
+        at.extend(random);
+        at.sort_unstable();
+        at.dedup();
+        for n in at {
+            if let Some(head) = case.bytes.get(..n) {
+                guard.run(&format!("{} cut at {n}", case.name), head, run);
+            }
+        }
+    }
+    guard.finish();
+}
+
+/// Where changes should go: everything in a small file, both ends of a larger one.
+fn hot(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let n = bytes.len();
+    if n <= 8192 {
+        vec![0..n]
+    } else {
+        vec![0..4096, n - 4096..n]
+    }
+}
+
+/// Mutates the fixtures in turn, [`mutations`] times in all.
+fn mutate(name: &'static str, fixtures: &[Case], run: fn(&[u8])) {
+    let mut guard = Guard::new(name);
+    let mut engines: Vec<Mutator> = fixtures
+        .iter()
+        .map(|c| Mutator::new(seed(&c.name), hot(&c.bytes)))
+        .collect();
+    let count = engines.len();
+    for i in 0..if count == 0 { 0 } else { mutations() } {
+        let case = &fixtures[i % count];
+        let other = &fixtures[(i * 7 + i / count) % count];
+        let input = engines[i % count].mutate(&case.bytes, &other.bytes);
+        guard.run(&format!("{} mutation {i}", case.name), &input, run);
+    }
+    guard.finish();
+}
+
+/// Mutates what describes the model inside zip archives, checksums put right again.
+fn mutate_members(name: &'static str, fixtures: &[Case], run: fn(&[u8])) {
+    let mut guard = Guard::new(name);
+    let mut inner: Vec<(String, Members, usize, Mutator)> = Vec::new();
+    for case in fixtures {
+        let Ok(members) = Members::of(&case.bytes) else {
+            continue;
+        };
+        for i in members.headers() {
+            let label = format!("{} {}", case.name, members.0[i].0);
+            let engine = Mutator::new(seed(&label), hot(&members.0[i].1));
+            inner.push((label, members.clone(), i, engine));
+        }
+    }
+    let count = inner.len();
+    for n in 0..if count == 0 { 0 } else { mutations() } {
+        let other = inner[(n * 7 + n / count) % count].1.0.first().cloned();
+        let (label, members, i, engine) = &mut inner[n % count];
+        let changed = engine.mutate(&members.0[*i].1, &other.unwrap_or_default().1);
+        if let Ok(input) = members.with(*i, &changed) {
+            guard.run(&format!("{label} mutation {n}"), &input, run);
+        }
+    }
+    // And cut short, at every byte of a small member.
+    for (label, members, i, _) in &inner {
+        for at in boundaries(&members.0[*i].1).into_iter().take(1500) {
+            if let Ok(input) = members.with(*i, &members.0[*i].1[..at]) {
+                guard.run(&format!("{label} cut at {at}"), &input, run);
+            }
+        }
+    }
+    guard.finish();
+}
+
+fn small(cases: Vec<Case>) -> Vec<Case> {
+    cases
+        .into_iter()
+        .filter(|c| c.bytes.len() < 64 << 10)
+        .collect()
+}
+
+#[test]
+fn safetensors_cut_short() {
+    cut(
+        "safetensors cut",
+        &fixtures("safetensors"),
+        targets::detect_open,
+    );
+}
+
+#[test]
+fn safetensors_mutated() {
+    mutate(
+        "safetensors",
+        &fixtures("safetensors"),
+        targets::detect_open,
+    );
+}
+
+#[test]
+fn safetensors_headers_mutated() {
+    mutate(
+        "safetensors header",
+        &fixtures("safetensors"),
+        targets::safetensors_header,
+    );
+}
+
+#[test]
+fn torch_zip_cut_short() {
+    cut("torch zip cut", &fixtures("zip"), targets::detect_open);
+}
+
+#[test]
+fn torch_zip_mutated() {
+    mutate("torch zip", &fixtures("zip"), targets::detect_open);
+}
+
+#[test]
+fn torch_zip_members_mutated() {
+    mutate_members(
+        "torch zip members",
+        &small(fixtures("zip")),
+        targets::pytorch_open,
+    );
+}
+
+#[test]
+fn torch_legacy_cut_short() {
+    cut(
+        "torch legacy cut",
+        &fixtures("legacy"),
+        targets::detect_open,
+    );
+}
+
+#[test]
+fn torch_legacy_mutated() {
+    mutate("torch legacy", &fixtures("legacy"), targets::detect_open);
+}
+
+#[test]
+fn torch_tar_cut_short() {
+    cut("torch tar cut", &fixtures("tar"), targets::detect_open);
+}
+
+#[test]
+fn torch_tar_mutated() {
+    mutate("torch tar", &fixtures("tar"), targets::detect_open);
+}
+
+#[test]
+fn zip_archives_mutated() {
+    mutate("zip archive", &small(fixtures("zip")), targets::zip_archive);
+}
+
+#[test]
+fn tar_archives_mutated() {
+    mutate("tar archive", &fixtures("tar"), targets::tar_archive);
+}
+
+#[test]
+fn pickles_cut_short() {
+    cut("pickle cut", &fixtures("pickle"), targets::pickle_machine);
+}
+
+#[test]
+fn pickles_mutated() {
+    mutate("pickle", &fixtures("pickle"), targets::pickle_machine);
+}
+
+#[test]
+fn structures_mutated() {
+    mutate("structure", &fixtures("structure"), targets::structure_json);
+}
+
+#[test]
+#[cfg(any())] fn scanned_files_mutated() {
+    let mut all = small(fixtures("zip"));
+    all.extend(fixtures("legacy"));
+    all.extend(fixtures("pickle"));
+    all.extend(fixtures("safetensors"));
+    mutate("scan", &all, targets::scan_file);
+}
+
+/// One file of a model that is a directory is cut or mutated, the rest stays.
+#[test]
+fn directories_mutated() {
+    for folder in directories() {
+        let mut guard = Guard::new("directory");
+        let files = folder.files();
+        let count = files.len();
+        let mut engines: Vec<Mutator> = files
+            .iter()
+            .map(|f| Mutator::new(seed(&f.name), hot(&f.bytes)))
+            .collect();
+        for n in 0..mutations() {
+            let i = n % count;
+            let input = engines[i].mutate(&files[i].bytes, &files[(n / count) % count].bytes);
+            let label = format!("{} {} mutation {n}", folder.name, files[i].name);
+            folder.with(&files[i], &input, |path| guard.open(&label, &input, path));
+        }
+        for f in &files {
+            for at in boundaries(&f.bytes).into_iter().step_by(3).take(700) {
+                let label = format!("{} {} cut at {at}", folder.name, f.name);
+                let input = &f.bytes[..at];
+                folder.with(f, input, |path| guard.open(&label, input, path));
+            }
+        }
+        guard.finish();
+    }
+}
+
+/// What libFuzzer starts from is run here too, and so is the empty input, by every target.
+#[test]
+fn every_target_takes_every_seed() {
+    let mut guard = Guard::new("seeds");
+    let seeds = seeds();
+    for target in targets::TARGETS {
+        guard.run(target.name, b"", target.run);
+        for case in &seeds {
+            guard.run(
+                &format!("{} {}", target.name, case.name),
+                &case.bytes,
+                target.run,
+            );
+        }
+    }
+    guard.finish();
+}
+
+/// The fuzz workspace has a file for every target, and none more.
+#[test]
+fn fuzz_targets_are_the_shared_ones() {
+    let dir = common::root().join("fuzz/fuzz_targets");
+    let mut there: Vec<String> = std::fs::read_dir(dir)
+        .expect("fuzz/fuzz_targets")
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .collect();
+    there.sort();
+    let mut named: Vec<String> = targets::TARGETS
+        .iter()
+        .map(|t| format!("{}.rs", t.name))
+        .collect();
+    named.sort();
+    assert_eq!(there, named);
+    let manifest = text(&common::root().join("fuzz/Cargo.toml"));
+    for t in targets::TARGETS {
+        assert!(
+            manifest.contains(&format!("name = \"{}\"", t.name)),
+            "{}",
+            t.name
+        );
+    }
+}

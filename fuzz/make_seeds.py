@@ -1,0 +1,109 @@
+"""Makes the starting inputs of the fuzz targets, fuzz/seeds/<target>/: small valid files of each
+kind. With the corpus there, `cargo xtask fuzz` adds it.
+
+    python fuzz/make_seeds.py
+
+Needs torch, for the files that only it writes.
+"""
+
+import collections
+import datetime
+import io
+import json
+import pathlib
+import pickle
+import tarfile
+import zipfile
+
+import torch
+
+SEEDS = pathlib.Path(__file__).with_name("seeds")
+STAMP = (2026, 1, 1, 0, 0, 0)
+
+
+def put(target, name, data):
+    path = SEEDS / target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def saved(value, **options):
+    out = io.BytesIO()
+    torch.save(value, out, **options)
+    return out.getvalue()
+
+
+def zipped(method):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as z:
+        for name, data in {"a/data.pkl": pickle.dumps({"x": 1}, 2), "a/data/0": b"\0" * 64}.items():
+            z.writestr(zipfile.ZipInfo(name, STAMP), data, method)
+        z.comment = b"a comment"
+    return out.getvalue()
+
+
+def tarred(kind):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=kind) as t:
+        for name, data in {"storages": b"one", "d" * 60 + "/" + "x" * 60: b"two", "pickle": b"\x80\x02N."}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            t.addfile(info, io.BytesIO(data))
+    # One block of zeros ends a seed as well as twenty.
+    return out.getvalue().rstrip(b"\0").ljust(4096, b"\0")
+
+
+def safetensors(tensors, metadata=None):
+    header, at = ({"__metadata__": metadata} if metadata else {}), 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text, len(text).to_bytes(8, "little") + text + bytes(range(at))
+
+
+def main():
+    tree = {
+        "epoch": 3,
+        "lr": [0.1, float("inf")],
+        1: ("a", None, True, b"raw", 2**70),
+        "when": datetime.date(2026, 1, 1),
+        "o": collections.OrderedDict(a={1, 2}),
+    }
+    for protocol in range(6):
+        put("pickle_machine", f"protocol{protocol}", pickle.dumps(tree, protocol))
+    put("zip_archive", "stored.zip", zipped(zipfile.ZIP_STORED))
+    put("zip_archive", "deflated.zip", zipped(zipfile.ZIP_DEFLATED))
+    for name in ("USTAR", "GNU", "PAX"):
+        put("tar_archive", f"{name.lower()}.tar", tarred(getattr(tarfile, f"{name}_FORMAT")))
+    some = {"a": ("F32", [2, 3], 24), "b.c": ("BF16", [4], 8), "e": ("I8", [0, 2], 0)}
+    header, file = safetensors(some, {"format": "pt", "weighbridge.structure": '{"$dict":[]}'})
+    put("safetensors_header", "small", header)
+    put("safetensors_header", "empty", "{}")
+    put("detect_open", "small.safetensors", file)
+    base = torch.arange(12.0).reshape(3, 4)
+    checkpoint = {
+        "model": collections.OrderedDict(w=base, t=base.t(), p=torch.nn.Parameter(base[0])),
+        "epoch": 3,
+    }
+    put("pytorch_open", "zip.pt", saved(checkpoint))
+    put("pytorch_open", "legacy.pt", saved(checkpoint, _use_new_zipfile_serialization=False))
+    put("detect_open", "bare.pkl", pickle.dumps({"a": [1, 2]}, 4))
+    put("scan_file", "unsafe.pkl", b"cos\nsystem\n(S'true'\ntR.")
+    put("scan_file", "clean.pkl", pickle.dumps({"a": 1}, 2))
+    structure = {
+        "$dict": [
+            ["epoch", 3],
+            ["t", {"$tensor": "t"}],
+            ["l", {"$list": [{"$tuple": [1, None]}, {"$set": []}]}],
+            ["b", {"$bytes": "00ff"}],
+            ["i", {"$int": "36893488147419103232"}],
+            ["f", {"$float": "nan"}],
+        ],
+        "$type": "collections.OrderedDict",
+    }
+    put("structure_json", "small.json", json.dumps(structure))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+//! What one command costs: wall time, peak resident memory, peak private memory.
+//!
+//! The kernel keeps peak resident memory for all waited-for children together, so each measured
+//! command runs below a fresh process of this program (`xtask measure -- COMMAND`), which also is
+//! small: a child's peak starts at the size of the process that spawned it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::Result;
+
+/// How often private memory is looked at.
+const SAMPLE: Duration = Duration::from_millis(2);
+
+/// What a command cost.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cost {
+    /// From before it was spawned until it was waited for.
+    pub(crate) seconds: f64,
+    /// Peak resident memory in bytes: file pages it had mapped included.
+    pub(crate) resident: u64,
+    /// Peak anonymous resident memory in bytes, sampled; 0 for what ends between two samples.
+    pub(crate) private: u64,
+    /// What it wrote to its standard output.
+    pub(crate) output: String,
+}
+
+/// Runs `command` below a fresh measuring process.
+///
+/// # Errors
+/// When it cannot be run or fails; its standard error is shown then.
+pub(crate) fn measure(command: &[&str]) -> Result<Cost> {
+    let own = std::env::current_exe().map_err(|e| e.to_string())?;
+    let out = Command::new(own)
+        .args(["measure", "--"])
+        .args(command)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("cannot start {command:?}: {e}"))?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let mut numbers = first.split(' ').map(str::parse::<f64>);
+    let (Some(Ok(seconds)), Some(Ok(resident)), Some(Ok(private)), true) = (
+        numbers.next(),
+        numbers.next(),
+        numbers.next(),
+        out.status.success(),
+    ) else {
+        return Err(format!(
+            "{} failed ({}):\n{}",
+            command.join(" "),
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        ));
+    };
+    Ok(Cost {
+        seconds,
+        resident: resident as u64,
+        private: private as u64,
+        output: rest.to_owned(),
+    })
+}
+
+/// The measuring process: `measure -- COMMAND…` prints `SECONDS RESIDENT PRIVATE`, a line feed and
+/// what the command wrote.
+///
+/// # Errors
+/// When the command cannot be run or fails.
+pub(crate) fn main(arguments: &[String]) -> Result<()> {
+    let command = match arguments.split_first() {
+        Some((dashes, command)) if dashes == "--" => command,
+        _ => arguments,
+    };
+    let Some((program, rest)) = command.split_first() else {
+        return Err("measure -- COMMAND".into());
+    };
+    // A file, not a pipe: nobody reads while the command runs.
+    let kept = std::env::temp_dir().join(format!("xtask-measure-{}", std::process::id()));
+    let file = std::fs::File::create(&kept).map_err(|e| e.to_string())?;
+    let outcome = spawn(program, rest, file);
+    let output = std::fs::read_to_string(&kept).unwrap_or_default();
+    let _ = std::fs::remove_file(&kept);
+    let cost = outcome?;
+    print!(
+        "{} {} {}\n{output}",
+        cost.seconds, cost.resident, cost.private
+    );
+    Ok(())
+}
+
+fn spawn(program: &str, arguments: &[String], stdout: std::fs::File) -> Result<Cost> {
+    let started = Instant::now();
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdout(stdout)
+        .spawn()
+        .map_err(|e| format!("cannot start {program}: {e}"))?;
+    let done = AtomicBool::new(false);
+    let private = AtomicU64::new(0);
+    let status_file = format!("/proc/{}/status", child.id());
+    let status = std::thread::scope(|s| {
+        s.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if let Some(n) = anonymous(Path::new(&status_file)) {
+                    private.fetch_max(n, Ordering::Relaxed);
+                }
+                std::thread::sleep(SAMPLE);
+            }
+        });
+        let status = child.wait();
+        let seconds = started.elapsed().as_secs_f64();
+        done.store(true, Ordering::Relaxed);
+        status.map(|s| (s, seconds))
+    });
+    let (status, seconds) = status.map_err(|e| e.to_string())?;
+    if !status.success() {
+        return Err(format!("{program}: {status}"));
+    }
+    Ok(Cost {
+        seconds,
+        resident: children_peak(),
+        private: private.load(Ordering::Relaxed),
+        output: String::new(),
+    })
+}
+
+/// `RssAnon` of a process, in bytes.
+fn anonymous(status: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(status).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
+    let kb: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kb * 1024)
+}
+
+/// Peak resident memory of the waited-for children, in bytes.
+#[cfg(unix)]
+fn children_peak() -> u64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    // Linux counts in KiB, macOS in bytes.
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    getrusage(UsageWho::RUSAGE_CHILDREN)
+        .ok()
+        .and_then(|u| u64::try_from(u.max_rss()).ok())
+        .map_or(0, |n| n * unit)
+}
+
+#[cfg(not(unix))]
+fn children_peak() -> u64 {
+    0
+}
+
+/// The middle value; the mean of the two middle ones for an even count; NaN for none.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let n = sorted.len();
+    match n {
+        0 => f64::NAN,
+        _ if n % 2 == 1 => sorted[n / 2],
+        _ => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_command_that_holds_memory_is_seen_to() {
+        let file = tempfile();
+        let cost = spawn(
+            "sh",
+            &[
+                "-c".into(),
+                "x=$(head -c 30000000 /dev/zero | tr '\\0' a); sleep 0.05".into(),
+            ],
+            file,
+        )
+        .expect("sh runs");
+        assert!(cost.resident > 20 << 20, "{cost:?}");
+        assert!(cost.private > 20 << 20, "{cost:?}");
+        assert!(cost.seconds > 0.04, "{cost:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    fn tempfile() -> std::fs::File {
+        std::fs::File::create("/dev/null").expect("null")
+    }
+}

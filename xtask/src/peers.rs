@@ -1,0 +1,81 @@
+//! `cargo xtask peers`: the real torch and safetensors, in an environment of their own, against
+//! our tool.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::{Result, repo};
+
+/// Runs the round trips and writes `docs/peers.md`.
+///
+/// # Errors
+/// When the environment cannot be made or a round trip is not equal.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let python = python()?;
+    let tool = repo::build_tool(true)?;
+    let scratch = repo::target().join("peers-scratch");
+    let mut c = Command::new(&python);
+    c.current_dir(repo::root())
+        .arg("peers/roundtrip.py")
+        .arg("--tool")
+        .arg(tool)
+        .arg("--scratch")
+        .arg(&scratch);
+    // A filtered run is a look, not a result.
+    if arguments.is_empty() {
+        c.arg("--report").arg("docs/peers.md");
+    }
+    for filter in arguments {
+        c.arg("--only").arg(filter);
+    }
+    if let Some(dir) = repo::corpus() {
+        c.arg("--corpus").arg(dir);
+    }
+    repo::run(&mut c)
+}
+
+/// The Python of the peers' environment, made and filled when missing.
+///
+/// # Errors
+/// When there is no Python 3 with `venv`, or pip cannot install the peers.
+pub(crate) fn python() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("WEIGHBRIDGE_PEERS_VENV") {
+        let python = bin(PathBuf::from(dir));
+        return if python.is_file() {
+            Ok(python)
+        } else {
+            Err(format!(
+                "WEIGHBRIDGE_PEERS_VENV has no {}",
+                python.display()
+            ))
+        };
+    }
+    let list = repo::root().join("peers/requirements.txt");
+    let wanted = std::fs::read_to_string(&list)
+        .map_err(|e| format!("cannot read {}: {e}", list.display()))?;
+    let dir = repo::target().join("peers");
+    let stamp = dir.join("installed.txt");
+    let python = bin(dir.clone());
+    if python.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
+        return Ok(python);
+    }
+    println!("making {} (torch is a large download)", dir.display());
+    let base = if cfg!(windows) { "python" } else { "python3" };
+    repo::run(Command::new(base).args(["-m", "venv"]).arg(&dir))
+        .map_err(|e| format!("{e}; the peers need Python 3 with its venv module"))?;
+    repo::run(
+        Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--requirement"])
+            .arg(&list),
+    )?;
+    std::fs::write(&stamp, wanted).map_err(|e| format!("cannot write {}: {e}", stamp.display()))?;
+    Ok(python)
+}
+
+fn bin(venv: PathBuf) -> PathBuf {
+    if cfg!(windows) {
+        venv.join("Scripts").join("python.exe")
+    } else {
+        venv.join("bin").join("python")
+    }
+}
