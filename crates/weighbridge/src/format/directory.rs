@@ -1,17 +1,20 @@
 //! What a path means: a file, one of several shards, or a folder that holds a model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use weighbridge_core::model::{FormatId, Model, Warning};
+use weighbridge_core::model::{Dict, FormatId, Model, Part, Value, Warning};
 use weighbridge_core::source;
-use weighbridge_core::{Error, Limits, Result};
+use weighbridge_core::{Error, ErrorKind, Limits, Result};
 
 use super::detect::{self, Detected};
 use super::pytorch::{dcp, deepspeed, megatron};
+use super::shards;
 use crate::OpenOptions;
+use crate::check::Violation;
 
 /// One entry of a folder.
 #[derive(Debug, Clone)]
@@ -79,8 +82,8 @@ pub(crate) fn read_small(path: &Path) -> Result<String> {
 pub(crate) enum Target {
     /// One file, opened as itself.
     File(PathBuf),
-    /// The shards that an index names.
-    Index(PathBuf),
+    /// The shards that this index, or the names of shards like this one, list.
+    Shards(PathBuf),
     /// A folder of `torch.distributed.checkpoint`.
     Dcp(PathBuf),
     /// A DeepSpeed folder.
@@ -121,8 +124,8 @@ pub(crate) fn locate(path: &Path, options: &OpenOptions) -> Result<Located> {
         .file_name()
         .and_then(|n| n.to_str())
         .unwrap_or_default();
-    if name.ends_with(".index.json") {
-        return Ok(Located::plain(Target::Index(path.to_owned())));
+    if shards::is_index(path) {
+        return Ok(Located::plain(Target::Shards(path.to_owned())));
     }
     if path.is_file() {
         if name == ".metadata" || name.ends_with(".distcp") {
@@ -131,36 +134,52 @@ pub(crate) fn locate(path: &Path, options: &OpenOptions) -> Result<Located> {
         if name == megatron::TRACKER {
             return Ok(Located::plain(Target::Megatron(parent.to_owned())));
         }
-        if let Some(index) = index_of_shard(parent, name) {
-            let warning = Warning::new(
-                "directory.whole-model",
-                format!(
-                    "{name} is one shard of a model; all that {} names is opened",
-                    index.file_name().unwrap_or_default().display()
-                ),
-            );
-            return Ok(Located {
-                target: Target::Index(index),
-                warnings: vec![warning],
-            });
+        if strip_shard(file_stem(name)).is_some() {
+            return shard_or_file(path, name, options);
         }
     }
     Ok(Located::plain(Target::File(path.to_owned())))
 }
 
-/// The index beside a shard named `STEM-00001-of-00002.EXT`.
-fn index_of_shard(dir: &Path, name: &str) -> Option<PathBuf> {
-    let (stem, ext) = name.rsplit_once('.')?;
-    let base = strip_shard(stem)?;
-    let index = dir.join(format!("{base}.{ext}.index.json"));
-    index.is_file().then_some(index)
+/// A file named as one of several: all of them, or it alone when no index says that there are
+/// others and they are not there.
+fn shard_or_file(path: &Path, name: &str, options: &OpenOptions) -> Result<Located> {
+    let (target, rule, message) = match shards::discover(path, &options.limits) {
+        Ok(None) => return Ok(Located::plain(Target::File(path.to_owned()))),
+        Ok(Some(set)) if set.files.len() < 2 => {
+            return Ok(Located::plain(Target::Shards(path.to_owned())));
+        }
+        Ok(Some(set)) => (
+            Target::Shards(path.to_owned()),
+            "directory.whole-model",
+            format!(
+                "{name} is one of {} shards: the whole model is opened",
+                set.files.len()
+            ),
+        ),
+        Err(e) if e.rule() == "shards.missing-part" && e.file().is_none() => (
+            Target::File(path.to_owned()),
+            "directory.lone-shard",
+            format!("{name} is opened alone: {}", e.message()),
+        ),
+        Err(e) => return Err(e),
+    };
+    Ok(Located {
+        target,
+        warnings: vec![Warning::new(rule, message)],
+    })
+}
+
+/// A file name without its extension.
+fn file_stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
 }
 
 /// `STEM` of `STEM-00001-of-00002`.
 fn strip_shard(stem: &str) -> Option<&str> {
     let (rest, total) = stem.rsplit_once("-of-")?;
     let (base, number) = rest.rsplit_once('-')?;
-    let digits = |s: &str| s.len() >= 2 && s.bytes().all(|b| b.is_ascii_digit());
+    let digits = |s: &str| (1..=9).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_digit());
     (digits(total) && digits(number)).then_some(base)
 }
 
@@ -171,13 +190,154 @@ fn strip_shard(stem: &str) -> Option<&str> {
 pub(crate) fn open(located: Located, options: &OpenOptions) -> Result<Model> {
     let mut model = match &located.target {
         Target::File(p) => super::open_file(p, options),
-        Target::Index(p) => super::shards::open_sharded(p, options),
+        Target::Shards(p) => open_shards(p, options),
         Target::Dcp(p) => dcp::open(p, options),
         Target::DeepSpeed(p) => deepspeed::open(p, options),
         Target::Megatron(p) => megatron::open(p, options),
     }?;
     model.warnings.extend(located.warnings);
     Ok(model)
+}
+
+/// All shards as one model. Each shard of a PyTorch model holds a mapping of its own; the model's
+/// structure is one mapping of all their entries.
+fn open_shards(path: &Path, options: &OpenOptions) -> Result<Model> {
+    let Some(set) = shards::discover(path, &options.limits)? else {
+        return super::open_file(path, options);
+    };
+    let entries = RefCell::new(Some(Vec::new()));
+    let mut model = shards::open_sharded(&set, options.lenient, &|file| {
+        let model = super::open_file(file, options)?;
+        let mut all = entries.borrow_mut();
+        match (&model.structure, all.as_mut()) {
+            (Some(Value::Dict(d)), Some(all)) => all.extend(d.entries.iter().cloned()),
+            _ => *all = None,
+        }
+        Ok(model)
+    })?;
+    if let Some(mut all) = entries.into_inner() {
+        let names = model.tensors.iter().enumerate();
+        let place: HashMap<&str, usize> = names.map(|(i, t)| (t.name.as_str(), i)).collect();
+        all.sort_by_key(|(_, v)| match v {
+            Value::Tensor(name) => place.get(name.as_str()).copied().unwrap_or(usize::MAX),
+            _ => usize::MAX,
+        });
+        model.structure = Some(Value::Dict(Dict {
+            entries: all,
+            ..Dict::default()
+        }));
+    }
+    if let Some(index) = &set.index {
+        let bytes = std::fs::metadata(&index.path).map_or(0, |m| m.len());
+        model.parts.push(Part {
+            path: index.path.clone(),
+            bytes,
+        });
+    }
+    Ok(model)
+}
+
+/// Checks every part of what was located, and what holds them together. The files of a
+/// [`Target::File`] are the caller's.
+///
+/// # Errors
+/// Only `Io`: what is wrong with the parts is the answer.
+pub(crate) fn check(
+    located: &Located,
+    options: &OpenOptions,
+) -> Result<(FormatId, Vec<Violation>)> {
+    let mut checked = Checked::default();
+    match &located.target {
+        Target::File(file) => checked.file(file, options)?,
+        Target::Shards(path) => checked.shards(path, options)?,
+        Target::Dcp(dir) => checked.violations = dcp::check(dir, options)?,
+        Target::DeepSpeed(dir) => {
+            match deepspeed::files(dir, options) {
+                Ok(files) => checked.files(&files, options)?,
+                Err(e) => checked.note(e)?,
+            }
+            checked.whole(deepspeed::open(dir, options))?;
+        }
+        Target::Megatron(dir) => match megatron::files(dir, options) {
+            Ok(megatron::Files::Dcp(step)) => checked.violations = dcp::check(&step, options)?,
+            Ok(megatron::Files::Ranks(files)) => {
+                checked.files(&files, options)?;
+                checked.whole(megatron::open(dir, options))?;
+            }
+            Err(e) => checked.note(e)?,
+        },
+    }
+    let format = checked.format.unwrap_or(FormatId::PyTorch);
+    Ok((format, checked.violations))
+}
+
+/// What checking has found so far.
+#[derive(Debug, Default)]
+struct Checked {
+    format: Option<FormatId>,
+    violations: Vec<Violation>,
+}
+
+impl Checked {
+    fn note(&mut self, e: Error) -> Result<()> {
+        if e.kind() == ErrorKind::Io {
+            return Err(e);
+        }
+        self.violations.push(Violation::from(&e));
+        Ok(())
+    }
+
+    fn file(&mut self, file: &Path, options: &OpenOptions) -> Result<()> {
+        match super::check_file(file, options) {
+            Ok((format, violations)) => {
+                self.format.get_or_insert(format);
+                self.violations.extend(violations);
+                Ok(())
+            }
+            Err(e) => self.note(e),
+        }
+    }
+
+    fn files(&mut self, files: &[PathBuf], options: &OpenOptions) -> Result<()> {
+        files.iter().try_for_each(|f| self.file(f, options))
+    }
+
+    /// What only shows when the parts are put together; their own faults are named already.
+    fn whole(&mut self, opened: Result<Model>) -> Result<()> {
+        match opened {
+            Err(e) if self.violations.is_empty() => self.note(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn shards(&mut self, path: &Path, options: &OpenOptions) -> Result<()> {
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
+        if name.contains(".safetensors") {
+            self.format = Some(FormatId::Safetensors);
+        }
+        let set = match shards::discover(path, &options.limits) {
+            Ok(Some(set)) => set,
+            Ok(None) => return self.file(path, options),
+            Err(e) => return self.note(e),
+        };
+        self.files(&set.files, options)?;
+        let models: Result<Vec<Model>> = set
+            .files
+            .iter()
+            .map(|f| super::open_file(f, options))
+            .collect();
+        match models {
+            Ok(models) => shards::audit(&set, &models)
+                .into_iter()
+                .try_for_each(|e| self.note(e)),
+            // Named by the checks of the files.
+            Err(e) if e.kind() != ErrorKind::Io => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 /// How a candidate is ranked: the first that is there is taken.
@@ -355,11 +515,10 @@ fn candidates(
             "the DeepSpeed checkpoint",
         ));
     }
-    // Members of a set are no models of their own.
-    let indexed: BTreeSet<&str> = listed
-        .iter()
-        .filter(|f| !f.is_dir)
-        .filter_map(|f| f.name.strip_suffix(".index.json"))
+    // Members of a set are no models of their own; the first stands for a set without an index.
+    let files = listed.iter().filter(|f| !f.is_dir);
+    let mut sets: HashSet<String> = files
+        .filter_map(|f| Some(f.name.strip_suffix(".index.json")?.to_owned()))
         .collect();
     for f in listed.iter().filter(|f| !f.is_dir) {
         if let Some(set) = f.name.strip_suffix(".index.json") {
@@ -369,8 +528,8 @@ fn candidates(
         let Some((stem, ext)) = f.name.rsplit_once('.') else {
             continue;
         };
-        if strip_shard(stem).is_some_and(|base| indexed.contains(format!("{base}.{ext}").as_str()))
-        {
+        let set = strip_shard(stem).map(|base| format!("{base}.{ext}"));
+        if set.as_ref().is_some_and(|s| !sets.insert(s.clone())) {
             continue;
         }
         if deepspeed::is_rank_file(&f.name) || f.name.ends_with(".distcp") {
@@ -380,7 +539,11 @@ fn candidates(
             ignored.push(f.name.clone());
             continue;
         }
-        out.extend(file_candidate(f, stem, ext, options)?);
+        let mut found = file_candidate(f, stem, ext, options)?;
+        if let (Some(c), true) = (&mut found, set.is_some()) {
+            c.target = Target::Shards(f.path.clone());
+        }
+        out.extend(found);
     }
     Ok((out, ignored))
 }
@@ -395,7 +558,7 @@ fn index_candidate(f: &Listed, set: &str) -> Option<Candidate> {
     let (family, variant) = family(stem);
     Some(Candidate {
         rank,
-        target: Target::Index(f.path.clone()),
+        target: Target::Shards(f.path.clone()),
         shown: f.name.clone(),
         family: Some(family),
         variant,

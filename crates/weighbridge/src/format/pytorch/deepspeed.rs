@@ -23,7 +23,7 @@ use crate::OpenOptions;
 /// Opens the checkpoint in `dir`: the folder with `latest`, or that of one step.
 ///
 /// # Errors
-/// `Truncated` for missing rank files, `Malformed` when shapes and vectors do not fit each other,
+/// `Malformed` when rank files are missing or shapes and vectors do not fit each other,
 /// `Unsupported` for tensor parallelism, experts and several module parts a layer.
 pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
     let shown = dir.display().to_string();
@@ -31,6 +31,9 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
 }
 
 /// The files of the checkpoint in `dir`, for checking them one by one.
+///
+/// # Errors
+/// `Malformed` when the step cannot be found, `Io`.
 pub(crate) fn files(dir: &Path, options: &OpenOptions) -> Result<Vec<PathBuf>> {
     Ok(Files::find(dir, options)?.all)
 }
@@ -119,14 +122,13 @@ fn pipeline(model: &mut Model, layers: &[(u64, PathBuf)], options: &OpenOptions)
 }
 
 /// What the first rank's model states say.
-struct State<'a> {
-    member: &'a Member,
+struct State {
     /// Parameter names and shapes, one list a group.
     groups: Vec<Vec<(String, Shape)>>,
 }
 
-impl<'a> State<'a> {
-    fn read(member: &'a Member) -> Result<Self> {
+impl State {
+    fn read(member: &Member) -> Result<Self> {
         let shapes = |v: &Value| -> Result<Vec<(String, Shape)>> {
             entries(v)
                 .map(|(name, size)| match sizes(size) {
@@ -149,7 +151,7 @@ impl<'a> State<'a> {
                 .in_file(member.shown()));
             }
         };
-        Ok(Self { member, groups })
+        Ok(Self { groups })
     }
 }
 
@@ -231,7 +233,7 @@ fn read_ranks(optim: &[Member]) -> Result<(i64, Vec<Rank<'_>>)> {
             other => other.and_then(Value::as_int),
         };
         if let Some(count) = count.filter(|&c| c != optim.len() as i64) {
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "deepspeed.missing-rank",
                 format!(
                     "the optimizer was cut over {count} ranks, there are {} *_optim_states.pt files",
@@ -482,7 +484,7 @@ impl Merge {
     }
 
     /// Stages 1 and 2: a group's parameters follow each other in the concatenated parts.
-    fn stage2(&mut self, state: &State<'_>, flats: &[Vec<Flat>], dtype: DType) -> Result<()> {
+    fn stage2(&mut self, state: &State, flats: &[Vec<Flat>], dtype: DType) -> Result<()> {
         let groups = flats.first().map_or(0, Vec::len);
         if groups != state.groups.len() {
             return numel_mismatch(format!(
@@ -513,7 +515,7 @@ impl Merge {
 
     /// Stage 3: every parameter is cut into equal parts, one a rank, and a rank's parts follow
     /// each other over its groups.
-    fn stage3(&mut self, state: &State<'_>, flats: &[Vec<Flat>], dtype: DType) -> Result<()> {
+    fn stage3(&mut self, state: &State, flats: &[Vec<Flat>], dtype: DType) -> Result<()> {
         let world = (flats.len() as u64).max(1);
         let parts: Vec<Vec<&Flat>> = flats.iter().map(|r| r.iter().collect()).collect();
         let mut cursors: Vec<Cursor<'_, '_>> = parts.iter().map(|p| Cursor::new(p)).collect();

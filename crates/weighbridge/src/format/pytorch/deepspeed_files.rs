@@ -151,7 +151,7 @@ impl Files {
                 .filter(|f| f.is_dir)
                 .map(|f| f.name.as_str())
                 .collect();
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "deepspeed.missing-tag",
                 format!(
                     "`latest` names the folder {tag:?}, which is not there (folders: {})",
@@ -180,7 +180,7 @@ impl Files {
     /// Sorts the files into what can be merged.
     ///
     /// # Errors
-    /// `Unsupported` for tensor parallelism and experts, `Truncated` for missing ranks.
+    /// `Unsupported` for tensor parallelism and experts, `Malformed` for missing ranks.
     pub(super) fn found(&self) -> Result<Found> {
         let alone = "each rank file opens alone, as itself";
         if self.named.iter().any(|(n, _)| *n == Name::Expert) {
@@ -239,7 +239,7 @@ impl Files {
         let complete = |of: &BTreeMap<(u64, u64), PathBuf>, what: &str| -> Result<Vec<PathBuf>> {
             for (want, (dp, mp)) in (0u64..).zip(of.keys()) {
                 if want != *dp {
-                    return Err(Error::truncated(
+                    return Err(Error::malformed(
                         "deepspeed.missing-rank",
                         format!(
                             "the file zero_pp_rank_{want}_mp_rank_{mp:02}_{what}.pt is missing"
@@ -257,7 +257,7 @@ impl Files {
         if optims.is_empty() {
             return match (model, rank_models.is_empty()) {
                 (Some(m), true) => Ok(Found::Plain(m)),
-                _ => Err(Error::truncated(
+                _ => Err(Error::malformed(
                     "deepspeed.missing-rank",
                     "there are no *_optim_states.pt files: the weights of ZeRO stage 3 lie in them",
                 )),
@@ -269,7 +269,7 @@ impl Files {
             rank_models
         };
         if models.is_empty() {
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "deepspeed.missing-model-states",
                 "the file mp_rank_00_model_states.pt is missing, which names the parameters",
             ));

@@ -50,28 +50,38 @@ fn rank_file(dir: &Path) -> Option<PathBuf> {
 /// Opens the checkpoint in `dir`: the folder with the tracker file, or that of one step.
 ///
 /// # Errors
-/// `Truncated` for missing ranks, `Malformed` for parts that do not fit each other, `Unsupported`
+/// `Malformed` for missing ranks and parts that do not fit each other, `Unsupported`
 /// for expert parallelism and weights that no rule can merge.
 pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
     let shown = dir.display().to_string();
     open_inner(dir, options).map_err(|e| e.in_file(shown))
 }
 
-/// The files of the checkpoint in `dir`, for checking them one by one; or the folder itself when
-/// it is one of `super::dcp`.
-pub(crate) fn files(
-    dir: &Path,
-    options: &OpenOptions,
-) -> Result<std::result::Result<Vec<PathBuf>, PathBuf>> {
+/// What to check of a checkpoint one by one.
+#[derive(Debug)]
+pub(crate) enum Files {
+    /// The rank files.
+    Ranks(Vec<PathBuf>),
+    /// The folder of the step is one of `super::dcp`.
+    Dcp(PathBuf),
+}
+
+/// The files of the checkpoint in `dir`.
+///
+/// # Errors
+/// `Malformed` when the step cannot be found, `Io`.
+pub(crate) fn files(dir: &Path, options: &OpenOptions) -> Result<Files> {
     let (step, _) = step_dir(dir, options)?;
     if dcp::is_checkpoint(&step) {
-        return Ok(Err(step));
+        return Ok(Files::Dcp(step));
     }
     let ranks = list(&step, &options.limits)?;
     let ranks = ranks
         .iter()
         .filter(|f| f.is_dir && rank_numbers(&f.name).is_some());
-    Ok(Ok(ranks.filter_map(|f| rank_file(&f.path)).collect()))
+    Ok(Files::Ranks(
+        ranks.filter_map(|f| rank_file(&f.path)).collect(),
+    ))
 }
 
 /// The folder of the step to open.
@@ -84,7 +94,7 @@ fn step_dir(dir: &Path, options: &OpenOptions) -> Result<(PathBuf, Option<Warnin
         return Ok((dir.to_owned(), None));
     }
     let Some(tracker) = listed.iter().find(|f| f.name == TRACKER && !f.is_dir) else {
-        return Err(Error::truncated(
+        return Err(Error::malformed(
             "megatron.missing-rank",
             "the folder has no mp_rank_* folders",
         ));
@@ -99,7 +109,7 @@ fn step_dir(dir: &Path, options: &OpenOptions) -> Result<(PathBuf, Option<Warnin
     if !is_plain_name(&name) || !path.is_dir() {
         let folders = listed.iter().filter(|f| f.is_dir);
         let have: Vec<&str> = folders.map(|f| f.name.as_str()).collect();
-        return Err(Error::truncated(
+        return Err(Error::malformed(
             "megatron.missing-step",
             format!(
                 "{TRACKER} names the step {step:?}, whose folder {name:?} is not there (folders: {})",
@@ -139,7 +149,7 @@ fn open_inner(dir: &Path, options: &OpenOptions) -> Result<Model> {
     let all = || ranks.stages.iter().flatten();
     model.parts = all().map(Member::part).collect();
     let Some(first) = all().next() else {
-        return Err(Error::truncated(
+        return Err(Error::malformed(
             "megatron.missing-rank",
             "there is no rank",
         ));
@@ -183,7 +193,7 @@ impl Ranks {
                 continue;
             };
             let Some(file) = rank_file(&f.path) else {
-                return Err(Error::truncated(
+                return Err(Error::malformed(
                     "megatron.missing-rank",
                     format!(
                         "{} has neither {} nor {}",
@@ -195,7 +205,7 @@ impl Ranks {
         }
         let digits = found.keys().map(Vec::len).max().unwrap_or(0);
         let Some((_, first)) = found.iter().next() else {
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "megatron.missing-rank",
                 "there are no mp_rank_* folders",
             ));
@@ -224,14 +234,15 @@ impl Ranks {
                 .unwrap_or(0)
                 .saturating_add(1)
         };
-        let tensor = size("tensor_model_parallel_size").unwrap_or_else(|| seen(0));
-        let pipeline = pipeline.unwrap_or_else(|| seen(1));
+        let (tensors_seen, stages_seen) = (seen(0), seen(1));
+        let tensor = size("tensor_model_parallel_size").unwrap_or(tensors_seen);
+        let pipeline = pipeline.unwrap_or(stages_seen);
         // Counts are numbers of folders that are really there, whatever the arguments say.
         let mut first = Some(first);
         let mut stages = Vec::new();
-        for p in 0..pipeline.max(seen(1)) {
+        for p in 0..pipeline.max(stages_seen) {
             let mut stage = Vec::new();
-            for t in 0..tensor.max(seen(0)) {
+            for t in 0..tensor.max(tensors_seen) {
                 let key = if digits == 2 { vec![t, p] } else { vec![t] };
                 let member = match (first.take(), found.remove(&key)) {
                     (Some(m), Some(_)) => m,
@@ -252,7 +263,7 @@ fn missing(t: u64, p: u64, tensor: u64, pipeline: u64, digits: usize) -> Error {
     } else {
         format!("mp_rank_{t:02}")
     };
-    Error::truncated(
+    Error::malformed(
         "megatron.missing-rank",
         format!(
             "the model was saved by {tensor} × {pipeline} tensor- and pipeline-parallel ranks, the folder {name} is missing"

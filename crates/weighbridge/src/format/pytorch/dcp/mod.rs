@@ -78,7 +78,7 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
 
 fn load(dir: &Path, options: &OpenOptions) -> Result<(Metadata, PathBuf, u64)> {
     let Some(path) = metadata_path(dir) else {
-        return Err(Error::truncated(
+        return Err(Error::malformed(
             "dcp.no-metadata",
             "the folder has .distcp files and no .metadata, which says what they hold",
         )
@@ -128,7 +128,7 @@ impl Files {
             } else {
                 String::new()
             };
-            return Err(Error::truncated(
+            return Err(Error::malformed(
                 "dcp.missing-file",
                 format!(
                     "the checkpoint has {} files, missing are: {shown}{more}",
