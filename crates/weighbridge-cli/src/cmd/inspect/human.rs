@@ -59,7 +59,7 @@ fn head(x: &Inspected<'_>, out: &mut Output) -> Result<()> {
     summary::metadata(model, "metadata", out)?;
     summary::structure(model, "structure", out)?;
     for (what, why) in &model.omitted {
-        field(
+        summary::field(
             out,
             "left out",
             format_args!("{}: {}", brief(what, WIDE), brief(why, 200)),
