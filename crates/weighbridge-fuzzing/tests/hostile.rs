@@ -215,7 +215,8 @@ fn structures_mutated() {
 }
 
 #[test]
-#[cfg(any())] fn scanned_files_mutated() {
+#[cfg(any())]
+fn scanned_files_mutated() {
     let mut all = small(fixtures("zip"));
     all.extend(fixtures("legacy"));
     all.extend(fixtures("pickle"));
