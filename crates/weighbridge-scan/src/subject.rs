@@ -112,6 +112,8 @@ pub struct Subject<'a> {
     pub pickles: Vec<PickleTrace>,
     /// The code of a TorchScript archive.
     pub scripts: Vec<Script>,
+    /// The names of all archive members.
+    pub members: Vec<String>,
     /// Archive members whose contents are encrypted.
     pub encrypted: Vec<String>,
     /// What is wrong with it.
@@ -131,6 +133,7 @@ impl<'a> Subject<'a> {
             model: None,
             pickles: Vec::new(),
             scripts: Vec::new(),
+            members: Vec::new(),
             encrypted: Vec::new(),
             faults: Vec::new(),
             gaps: Vec::new(),

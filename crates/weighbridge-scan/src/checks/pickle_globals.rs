@@ -69,7 +69,12 @@ fn judge(
         (Standing::Allowed, _) => return Ok(()),
         (Standing::CodeObject, _) => ("WB-PKL-005", format!("builds code with {full}")),
         (_, Use::Import) => ("WB-PKL-004", format!("imports {full}")),
-        (Standing::Dangerous(why), _) => ("WB-PKL-001", format!("calls {full}, which {why}")),
+        (Standing::Dangerous { through, why }, _) if through == full => {
+            ("WB-PKL-001", format!("calls {full}, which can {why}"))
+        }
+        (Standing::Dangerous { through, why }, _) => {
+            ("WB-PKL-001", format!("calls {full}; {through} can {why}"))
+        }
         (Standing::Stdlib, _) | (Standing::Installed, Use::Call) => (
             "WB-PKL-002",
             format!("calls {full}, which no profile allows"),

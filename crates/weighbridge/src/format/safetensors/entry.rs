@@ -40,7 +40,7 @@ impl Entry<'_> {
                 Err(self.overflow())
             };
         };
-        if bits % 8 == 0 && begin.checked_add(bits / 8) == Some(end) {
+        if bits.is_multiple_of(8) && begin.checked_add(bits / 8) == Some(end) {
             return Ok(());
         }
         Err(self.wrong_size(dtype, bits, begin, end))
