@@ -291,7 +291,7 @@ fn copy_of(dir: &Path) -> tempfile::TempDir {
     to
 }
 
-fn dcp_ranks() -> PathBuf {
+pub fn dcp_ranks() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dcp_ranks")
 }
 

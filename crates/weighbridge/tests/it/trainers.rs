@@ -5,7 +5,9 @@ use std::path::Path;
 use weighbridge::{DType, Model};
 use weighbridge_core::model::{TensorSource, Value};
 
-use crate::directories::{Saved, count, dict, floats, names, open, rule, text, violations, warned};
+use crate::directories::{
+    Saved, count, dcp_ranks, dict, floats, names, open, rule, text, violations, warned,
+};
 
 fn size(dims: &[i64]) -> Value {
     Value::Size(dims.to_vec())
@@ -427,4 +429,22 @@ fn parts_that_do_not_fit_are_refused() {
         &[("a", &[1], vec![1.0])],
     );
     assert_eq!(rule(dir.path()), "megatron.expert-parallel");
+}
+
+#[test]
+fn a_step_in_the_distributed_format_opens_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let step = dir.path().join("iter_0000012");
+    std::fs::create_dir(&step).unwrap();
+    for entry in std::fs::read_dir(dcp_ranks()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), step.join(entry.file_name())).unwrap();
+    }
+    let tracker = dir.path().join("latest_checkpointed_iteration.txt");
+    std::fs::write(&tracker, "12\n").unwrap();
+    for path in [dir.path(), &tracker] {
+        let m = open(path).unwrap();
+        assert_eq!((m.container, floats(&m, "grid")), (Some("dcp"), count(15)));
+        assert!(violations(path).is_empty());
+    }
 }
