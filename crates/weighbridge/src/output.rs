@@ -425,10 +425,8 @@ impl Sink for Output {
 
     fn copy(&mut self, source: &dyn ByteSource, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
-        if self.kernel
-            && range.end.saturating_sub(range.start) >= KERNEL_COPY
-            && let Some((file, base)) = source.as_file()
-        {
+        let long = range.end.saturating_sub(range.start) >= KERNEL_COPY;
+        if let (true, Some((file, base))) = (self.kernel && long, source.as_file()) {
             self.flush()?;
             at = self.kernel_copy(file, base, &range)?;
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use weighbridge::format::safetensors::aliases;
 use weighbridge::{Model, Result};
 use weighbridge_core::model::Value;
 
@@ -56,26 +57,37 @@ pub(super) fn tensors(model: &Model, name: &str, out: &mut Output) -> Result<()>
     }
 }
 
+/// Groups of tensors that share storage: as they lie in the file, or as our writer recorded them
+/// for a format that cannot share.
+fn groups(model: &Model) -> Vec<Vec<String>> {
+    let name = |i: &usize| model.tensors.get(*i).map(|t| t.name.clone());
+    let mut groups: Vec<Vec<String>> = model
+        .alias_groups()
+        .iter()
+        .map(|g| g.iter().filter_map(name).collect())
+        .collect();
+    for (key, value) in &model.metadata {
+        if let (aliases::KEY, Value::Str(text)) = (key.as_str(), value) {
+            let recorded = aliases::decode(text).unwrap_or_default();
+            let names = |g: aliases::AliasGroup| g.tensors.into_iter().map(|t| t.name).collect();
+            groups.extend(recorded.into_iter().map(names));
+        }
+    }
+    groups
+}
+
 pub(super) fn aliases(model: &Model, name: &str, out: &mut Output) -> Result<()> {
-    let groups = model.alias_groups();
+    let groups = groups(model);
     for group in groups.iter().take(KEYS) {
-        let names: Vec<String> = group
-            .iter()
-            .take(4)
-            .filter_map(|&i| model.tensors.get(i))
-            .map(|t| brief(&t.name, WIDE))
-            .collect();
+        let names: Vec<String> = group.iter().take(4).map(|n| brief(n, WIDE)).collect();
         let more = group.len().saturating_sub(names.len());
         let more = if more > 0 {
             format!(" and {} more", count(more as u64))
         } else {
             String::new()
         };
-        field(
-            out,
-            name,
-            format_args!("{}{more} share storage", names.join(", ")),
-        )?;
+        let names = names.join(", ");
+        field(out, name, format_args!("{names}{more} share storage"))?;
     }
     more(out, groups.len())
 }
@@ -88,10 +100,12 @@ fn more(out: &mut Output, total: usize) -> Result<()> {
 }
 
 pub(super) fn metadata(model: &Model, name: &str, out: &mut Output) -> Result<()> {
-    for (k, v) in model.metadata.iter().take(KEYS) {
+    // Recorded aliases have lines of their own.
+    let shown = || model.metadata.iter().filter(|(k, _)| k != aliases::KEY);
+    for (k, v) in shown().take(KEYS) {
         field(out, name, format_args!("{} = {}", brief(k, WIDE), value(v)))?;
     }
-    more(out, model.metadata.len())
+    more(out, shown().count())
 }
 
 /// A value in a few words.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge_core::Result;
-use weighbridge_core::model::{FormatId, Model};
+use weighbridge_core::model::{FormatId, Model, Warning};
 use weighbridge_core::source::{self, ByteSource};
 
 use crate::OpenOptions;
@@ -135,7 +135,15 @@ pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
 
 /// Opens whatever lies at `path`: a file, an index, any shard, or a folder that holds a model.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Model> {
-    directory::open(directory::locate(path, options)?, options)
+    let mut model = directory::open(directory::locate(path, options)?, options)?;
+    if model.format == FormatId::Safetensors {
+        // What our own writer recorded beside the tensors: dropped duplicates, then the state.
+        if let Err(e) = safetensors::aliases::restore(&mut model) {
+            model.warnings.push(Warning::new(e.rule(), e.message()));
+        }
+        crate::structure::restore(&mut model, &options.limits);
+    }
+    Ok(model)
 }
 
 /// Opens one file as itself.

@@ -13,5 +13,7 @@
 )]
 
 mod convert;
+mod directories;
 mod pytorch;
 mod safetensors;
+mod trainers;

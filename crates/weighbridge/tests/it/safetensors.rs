@@ -493,6 +493,16 @@ fn lenient_takes_what_the_reference_reader_takes() {
             2,
             true,
         ),
+        (
+            r#"{"a":{"dtype":"U8","shape":[5],"data_offsets":[7,2]},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#,
+            2,
+            true,
+        ),
+        (
+            r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"a":{"dtype":"U8","shape":[3],"data_offsets":[0,2]}}"#,
+            2,
+            false,
+        ),
     ];
     for (text, data, lenient) in cases {
         let bytes = file(text, data);

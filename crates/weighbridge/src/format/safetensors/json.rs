@@ -23,7 +23,7 @@ pub(super) enum Number {
 }
 
 /// A position in JSON text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
@@ -62,6 +62,11 @@ impl<'a> Scanner<'a> {
     /// The rest of the text.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    /// Goes back to an item of the outermost container that began at `at`.
+    pub(super) fn back_to(&mut self, at: usize) {
+        (self.at, self.depth) = (at, 1);
     }
 
     /// Takes the `n` bytes that the caller has parsed from [`Scanner::rest`].

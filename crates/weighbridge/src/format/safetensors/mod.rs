@@ -6,6 +6,7 @@
 pub mod aliases;
 mod canonical;
 mod entry;
+mod fields;
 pub mod header;
 mod json;
 mod names;

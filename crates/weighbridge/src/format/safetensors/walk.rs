@@ -1,24 +1,24 @@
 //! The one pass over a header's JSON.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use weighbridge_core::model::Shape;
 use weighbridge_core::{Error, Limits, Result};
 
 use super::canonical;
-use super::entry::{Entry, HeaderSpan, Shown, clip, dtype};
+use super::entry::{Entry, HeaderSpan, Shown, clip};
 use super::header::METADATA_KEY;
-use super::json::{Number, Scanner};
+use super::json::Scanner;
 use super::names::{NameHashes, NameTable};
 
 /// Who receives what the parser finds.
 pub(super) trait Visit {
-    /// Takes the next tensor. Its fields are all present unless [`Visit::broken`] let a
-    /// violation pass.
-    fn push(&mut self, entry: Entry<'_>);
+    /// Takes the next tensor out of `entry`. Its fields are all present unless
+    /// [`Visit::broken`] let a violation pass.
+    fn push(&mut self, entry: &mut Entry<'_>);
 
     /// Takes `entry` in place of the tensor with index `i`, which has the same name.
-    fn replace(&mut self, i: usize, entry: Entry<'_>);
+    fn replace(&mut self, i: usize, entry: &mut Entry<'_>);
 
     /// The name of the tensor with index `i`.
     fn name(&self, i: usize) -> &str;
@@ -38,8 +38,8 @@ pub(super) fn walk(
     visit: &mut dyn Visit,
 ) -> Result<Vec<(String, String)>> {
     let names = Names::Table(NameTable::with_room_for(bytes.len() / 96));
-    let (metadata, _) = walk_with(bytes, lenient, limits, visit, names)?;
-    Ok(metadata)
+    let found = walk_with(bytes, lenient, limits, visit, names)?;
+    Ok(found.metadata.unwrap_or_default())
 }
 
 /// As [`walk`] for a visitor that starts empty, several times as fast, and blind to repeated
@@ -54,12 +54,8 @@ pub(super) fn walk_unique(
     visit: &mut dyn Visit,
 ) -> Result<Option<Vec<(String, String)>>> {
     let names = Names::Hashes(NameHashes::with_room_for(bytes.len() / 96));
-    let (metadata, names) = walk_with(bytes, lenient, limits, visit, names)?;
-    let repeated = match names {
-        Names::Hashes(h) => h.repeated(),
-        Names::Table(_) => false,
-    };
-    Ok((!repeated).then_some(metadata))
+    let found = walk_with(bytes, lenient, limits, visit, names)?;
+    Ok(found.unless_repeated())
 }
 
 fn walk_with(
@@ -68,17 +64,13 @@ fn walk_with(
     limits: &Limits,
     visit: &mut dyn Visit,
     names: Names,
-) -> Result<(Vec<(String, String)>, Names)> {
+) -> Result<Found> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let bad = e.error_len().unwrap_or(bytes.len() - e.valid_up_to());
         Error::malformed("safetensors.bad-utf8", "the header is no UTF-8 text")
             .span(e.valid_up_to() as u64, bad as u64)
     })?;
-    let mut found = Found {
-        names,
-        tensors: 0,
-        metadata: None,
-    };
+    let mut found = Found::new(names);
     let mut walker = Walker {
         scan: Scanner::new(text),
         lenient,
@@ -89,7 +81,10 @@ fn walk_with(
     walker.beginning()?;
     walker.items(true, None)?;
     walker.padding()?;
-    Ok((found.metadata.unwrap_or_default(), found.names))
+    if matches!(walker.found.names, Names::Table(_)) {
+        walker.wrong_sizes()?;
+    }
+    Ok(found)
 }
 
 /// As [`walk_unique`] over a header of `len` bytes that `read` gives piece by piece, so that a
@@ -106,11 +101,7 @@ pub(super) fn walk_pieces(
     limits: &Limits,
     visit: &mut dyn Visit,
 ) -> Result<Option<Vec<(String, String)>>> {
-    let mut found = Found {
-        names: Names::Hashes(NameHashes::with_room_for(len / 96)),
-        tensors: 0,
-        metadata: None,
-    };
+    let mut found = Found::new(Names::Hashes(NameHashes::with_room_for(len / 96)));
     let mut piece = vec![0u8; PIECE.min(len)];
     let (mut left, mut filled, mut begun) = (len, 0, false);
     loop {
@@ -152,11 +143,7 @@ pub(super) fn walk_pieces(
         piece.copy_within(used..filled, 0);
         filled -= used;
     }
-    let repeated = match found.names {
-        Names::Hashes(h) => h.repeated(),
-        Names::Table(_) => false,
-    };
-    Ok((!repeated).then(|| found.metadata.unwrap_or_default()))
+    Ok(found.unless_repeated())
 }
 
 /// How much of a long header is in memory at a time, in bytes.
@@ -173,11 +160,11 @@ enum Names {
     Hashes(NameHashes),
 }
 
-struct Walker<'a, 'v> {
-    scan: Scanner<'a>,
-    lenient: bool,
+pub(super) struct Walker<'a, 'v> {
+    pub(super) scan: Scanner<'a>,
+    pub(super) lenient: bool,
     limits: &'a Limits,
-    visit: &'v mut dyn Visit,
+    pub(super) visit: &'v mut dyn Visit,
     found: &'v mut Found,
 }
 
@@ -186,6 +173,45 @@ struct Found {
     names: Names,
     tensors: usize,
     metadata: Option<Vec<(String, String)>>,
+    /// Lenient only: the tensors whose size is wrong, by index, and where their names stand.
+    wrong: BTreeMap<usize, usize>,
+}
+
+impl Found {
+    fn new(names: Names) -> Self {
+        Self {
+            names,
+            tensors: 0,
+            metadata: None,
+            wrong: BTreeMap::new(),
+        }
+    }
+
+    /// The metadata, unless a name was repeated or might excuse a wrong size.
+    fn unless_repeated(self) -> Option<Vec<(String, String)>> {
+        let repeated = match self.names {
+            Names::Hashes(h) => !self.wrong.is_empty() || h.repeated(),
+            Names::Table(_) => false,
+        };
+        (!repeated).then(|| self.metadata.unwrap_or_default())
+    }
+}
+
+/// Hears no violation: they have been reported before.
+struct Deaf;
+
+impl Visit for Deaf {
+    fn push(&mut self, _: &mut Entry<'_>) {}
+
+    fn replace(&mut self, _: usize, _: &mut Entry<'_>) {}
+
+    fn name(&self, _: usize) -> &str {
+        ""
+    }
+
+    fn broken(&mut self, _: Error) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl<'a> Walker<'a, '_> {
@@ -395,7 +421,7 @@ impl<'a> Walker<'a, '_> {
 
     /// Takes a value of another kind than the rule wants and says so.
     #[cold]
-    fn other_kind(&mut self, rule: &'static str, wanted: &str) -> Result<()> {
+    pub(super) fn other_kind(&mut self, rule: &'static str, wanted: &str) -> Result<()> {
         self.scan.peek();
         let start = self.scan.at();
         self.scan.skip()?;
@@ -406,45 +432,77 @@ impl<'a> Walker<'a, '_> {
     }
 
     fn tensor(&mut self, name: Cow<'a, str>, name_at: HeaderSpan) -> Result<()> {
-        let mut entry = Entry {
-            name,
-            name_at,
-            dtype: None,
-            shape: None,
-            shape_at: 0..0,
-            offsets: None,
-            offsets_at: 0..0,
-        };
-        let next = self.scan.peek();
-        if let Some(f) = canonical::fields(self.scan.rest()) {
-            let at = self.scan.at();
-            entry.dtype = Some(f.dtype);
-            entry.shape = Some(f.shape);
-            entry.shape_at = at + f.shape_at.start..at + f.shape_at.end;
-            entry.offsets = Some(f.offsets);
-            entry.offsets_at = at + f.offsets_at.start..at + f.offsets_at.end;
-            self.scan.advance(f.len);
-        } else {
-            match next {
-                Some(b'{') => self.fields(&mut entry)?,
-                Some(b'[') if self.lenient => self.listed_fields(&mut entry)?,
-                _ => {
-                    let wanted = format!(
-                        "tensor {} must be described by an object",
-                        Shown(&entry.name)
-                    );
-                    return self.other_kind("safetensors.tensor-not-an-object", &wanted);
-                }
-            }
+        let start = name_at.start;
+        let mut entry = Entry::named(name, name_at);
+        if !self.describe(&mut entry)? {
+            return Ok(());
         }
-        if let Err(e) = entry.check() {
-            self.visit.broken(e)?;
+        let wrong = entry.check().err();
+        let i = self.add(&mut entry)?;
+        if !self.lenient {
+            return wrong.map_or(Ok(()), |e| self.visit.broken(e));
         }
-        self.add(entry)
+        // The reference reader checks sizes when a later tensor of the same name has replaced
+        // this one.
+        if wrong.is_some() {
+            self.found.wrong.insert(i, start);
+        } else if !self.found.wrong.is_empty() {
+            self.found.wrong.remove(&i);
+        }
+        Ok(())
     }
 
-    /// Hands a tensor on, unless its name was there before.
-    fn add(&mut self, entry: Entry<'a>) -> Result<()> {
+    /// Reads what the header says of one tensor; `false` when that is no description and it was
+    /// let pass.
+    #[inline]
+    fn describe(&mut self, entry: &mut Entry<'a>) -> Result<bool> {
+        let next = self.scan.peek();
+        if let Some(len) = canonical::fields(self.scan.rest(), self.scan.at(), entry) {
+            self.scan.advance(len);
+            return Ok(true);
+        }
+        // The fast path may have filled some of them before it gave up.
+        (entry.dtype, entry.shape, entry.offsets) = (None, None, None);
+        match next {
+            Some(b'{') => self.fields(entry)?,
+            Some(b'[') if self.lenient => self.listed_fields(entry)?,
+            _ => {
+                let wanted = format!(
+                    "tensor {} must be described by an object",
+                    Shown(&entry.name)
+                );
+                self.other_kind("safetensors.tensor-not-an-object", &wanted)?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reports the tensors of wrong size that no later one replaced, reading each once more.
+    fn wrong_sizes(&mut self) -> Result<()> {
+        for start in std::mem::take(&mut self.found.wrong).into_values() {
+            self.scan.back_to(start);
+            let name = self.scan.string_key()?;
+            let name_at = start..self.scan.at();
+            self.scan.expect(b':')?;
+            let mut again = Walker {
+                scan: self.scan.clone(),
+                lenient: self.lenient,
+                limits: self.limits,
+                visit: &mut Deaf,
+                found: &mut *self.found,
+            };
+            let mut entry = Entry::named(name, name_at);
+            if again.describe(&mut entry)? {
+                entry.check().or_else(|e| self.visit.broken(e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a tensor on, or puts it in place of the earlier one of its name; gives its index.
+    #[inline]
+    fn add(&mut self, entry: &mut Entry<'a>) -> Result<usize> {
         let n = self.found.tensors;
         let visit = &*self.visit;
         let earlier = match &mut self.found.names {
@@ -464,6 +522,7 @@ impl<'a> Walker<'a, '_> {
                 )?;
                 self.found.tensors += 1;
                 self.visit.push(entry);
+                Ok(n)
             }
             Some(i) => {
                 if !self.lenient {
@@ -476,221 +535,8 @@ impl<'a> Walker<'a, '_> {
                     )?;
                 }
                 self.visit.replace(i, entry);
+                Ok(i)
             }
         }
-        Ok(())
-    }
-
-    fn fields(&mut self, entry: &mut Entry<'a>) -> Result<()> {
-        let mut seen = 0u8;
-        self.scan.enter()?;
-        let mut first = true;
-        while self.scan.more(b'}', first)? {
-            first = false;
-            self.scan.peek();
-            let start = self.scan.at();
-            let key = self.scan.string_key()?;
-            let end = self.scan.at();
-            self.scan.expect(b':')?;
-            let bit = match key.as_ref() {
-                "dtype" => 1,
-                "shape" => 2,
-                "data_offsets" => 4,
-                _ => 0,
-            };
-            if seen & bit != 0 {
-                let message = format!("tensor {} has the field `{key}` twice", Shown(&entry.name));
-                let e = Error::malformed("safetensors.duplicate-field", message);
-                self.visit
-                    .broken(e.span(start as u64, (end - start) as u64))?;
-            }
-            seen |= bit;
-            match bit {
-                1 => self.dtype(entry)?,
-                2 => self.shape(entry)?,
-                4 => self.offsets(entry)?,
-                _ => self.scan.skip()?,
-            }
-        }
-        if seen == 7 {
-            return Ok(());
-        }
-        for (bit, field) in [(1, "dtype"), (2, "shape"), (4, "data_offsets")] {
-            if seen & bit == 0 {
-                let message = format!("tensor {} has no field `{field}`", Shown(&entry.name));
-                let e = Error::malformed("safetensors.missing-field", message);
-                let (at, len) = (entry.name_at.start, entry.name_at.len());
-                self.visit.broken(e.span(at as u64, len as u64))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// `["F32", [2], [0, 8]]`, which the reference reader takes for a tensor.
-    fn listed_fields(&mut self, entry: &mut Entry<'a>) -> Result<()> {
-        let start = self.scan.at();
-        self.scan.enter()?;
-        let mut n = 0;
-        while self.scan.more(b']', n == 0)? {
-            match n {
-                0 => self.dtype(entry)?,
-                1 => self.shape(entry)?,
-                2 => self.offsets(entry)?,
-                _ => self.scan.skip()?,
-            }
-            n += 1;
-        }
-        if n == 3 {
-            return Ok(());
-        }
-        let message = format!(
-            "tensor {} is a list of {n} values instead of 3",
-            Shown(&entry.name)
-        );
-        let e = Error::malformed("safetensors.missing-field", message);
-        self.visit
-            .broken(e.span(start as u64, (self.scan.at() - start) as u64))
-    }
-
-    fn dtype(&mut self, entry: &mut Entry<'a>) -> Result<()> {
-        let start = {
-            self.scan.peek();
-            self.scan.at()
-        };
-        let name = match self.scan.peek() {
-            Some(b'"') => self.scan.string()?,
-            Some(b'{') if self.lenient => {
-                self.scan.enter()?;
-                let mut name = Cow::Borrowed("");
-                let mut n = 0;
-                let mut unit = true;
-                while self.scan.more(b'}', n == 0)? {
-                    name = self.scan.key()?;
-                    unit = self.scan.null();
-                    if !unit {
-                        self.scan.skip()?;
-                    }
-                    n += 1;
-                }
-                if n == 1 && unit {
-                    name
-                } else {
-                    Cow::Borrowed("")
-                }
-            }
-            _ => {
-                let wanted = format!(
-                    "the dtype of tensor {} must be a string",
-                    Shown(&entry.name)
-                );
-                return self.other_kind("safetensors.bad-dtype", &wanted);
-            }
-        };
-        entry.dtype = dtype(&name);
-        if entry.dtype.is_some() {
-            return Ok(());
-        }
-        let message = format!(
-            "tensor {} has the unknown dtype {}",
-            Shown(&entry.name),
-            Shown(&name)
-        );
-        let e = Error::malformed("safetensors.unknown-dtype", message);
-        self.visit
-            .broken(e.span(start as u64, (self.scan.at() - start) as u64))
-    }
-
-    fn shape(&mut self, entry: &mut Entry<'a>) -> Result<()> {
-        let start = {
-            self.scan.peek();
-            self.scan.at()
-        };
-        if self.scan.peek() != Some(b'[') {
-            let wanted = format!("the shape of tensor {} must be a list", Shown(&entry.name));
-            return self.other_kind("safetensors.bad-shape", &wanted);
-        }
-        self.scan.enter()?;
-        let mut shape = Shape::new();
-        let mut good = true;
-        let mut first = true;
-        while self.scan.more(b']', first)? {
-            first = false;
-            match self.unsigned(&entry.name, "safetensors.bad-shape", "extents")? {
-                Some(d) => shape.push(d),
-                None => good = false,
-            }
-        }
-        entry.shape = good.then_some(shape);
-        entry.shape_at = start..self.scan.at();
-        Ok(())
-    }
-
-    fn offsets(&mut self, entry: &mut Entry<'a>) -> Result<()> {
-        let start = {
-            self.scan.peek();
-            self.scan.at()
-        };
-        if self.scan.peek() != Some(b'[') {
-            let wanted = format!(
-                "the data_offsets of tensor {} must be a list",
-                Shown(&entry.name)
-            );
-            return self.other_kind("safetensors.bad-offsets", &wanted);
-        }
-        self.scan.enter()?;
-        let mut pair = [None; 2];
-        let mut n = 0usize;
-        while self.scan.more(b']', n == 0)? {
-            match pair.get_mut(n) {
-                Some(slot) => {
-                    *slot =
-                        self.unsigned(&entry.name, "safetensors.bad-offsets", "data_offsets")?;
-                }
-                None => self.scan.skip()?,
-            }
-            n += 1;
-        }
-        entry.offsets_at = start..self.scan.at();
-        if n != 2 {
-            let message = format!(
-                "tensor {} has {n} data_offsets instead of 2",
-                Shown(&entry.name)
-            );
-            let e = Error::malformed("safetensors.bad-offsets", message);
-            return self
-                .visit
-                .broken(e.span(start as u64, entry.offsets_at.len() as u64));
-        }
-        if let [Some(begin), Some(end)] = pair {
-            entry.offsets = Some((begin, end));
-        }
-        Ok(())
-    }
-
-    /// A non-negative integer of at most 64 bits; `None` when it was something else and that
-    /// was let pass.
-    #[inline]
-    fn unsigned(&mut self, name: &str, rule: &'static str, what: &str) -> Result<Option<u64>> {
-        let next = self.scan.peek();
-        let start = self.scan.at();
-        if matches!(next, Some(b'0'..=b'9' | b'-')) {
-            if let Number::Unsigned(n) = self.scan.number()? {
-                return Ok(Some(n));
-            }
-            let text = self.scan.since(start);
-            let e = Error::malformed(
-                rule,
-                format!(
-                    "{what} of tensor {} must be integers from 0 to 2^64 - 1, found {}",
-                    Shown(name),
-                    clip(text)
-                ),
-            );
-            self.visit.broken(e.span(start as u64, text.len() as u64))?;
-        } else {
-            let wanted = format!("{what} of tensor {} must be integers", Shown(name));
-            self.other_kind(rule, &wanted)?;
-        }
-        Ok(None)
     }
 }
