@@ -145,7 +145,8 @@ fn bench(to: &str) -> Bench {
         fs::remove_file(&st).expect("removes");
         pt
     };
-    let reference = dir.path().join(format!("reference.{to}"));
+    // Of the name that the others will have: a PyTorch archive's root folder is called by it.
+    let reference = dir.path().join(format!("target.{to}"));
     let started = Instant::now();
     succeed(convert(&source, &reference));
     let took = started.elapsed();

@@ -215,7 +215,6 @@ fn structures_mutated() {
 }
 
 #[test]
-#[cfg(any())]
 fn scanned_files_mutated() {
     let mut all = small(fixtures("zip"));
     all.extend(fixtures("legacy"));
@@ -293,4 +292,33 @@ fn fuzz_targets_are_the_shared_ones() {
             t.name
         );
     }
+}
+
+/// The guard itself: each of its three limits trips.
+#[test]
+#[should_panic(expected = "panicked: index out of bounds")]
+fn the_guard_sees_a_panic() {
+    let mut guard = Guard::new("guard");
+    guard.run("empty", b"", |data| {
+        let _ = data[0];
+    });
+    guard.finish();
+}
+
+#[test]
+#[should_panic(expected = "bytes of memory")]
+fn the_guard_sees_an_allocation() {
+    let mut guard = Guard::new("guard");
+    guard.run("large", b"", |_| drop(vec![1u8; 80 << 20]));
+    guard.finish();
+}
+
+#[test]
+#[should_panic(expected = "at best of three")]
+fn the_guard_sees_a_slow_run() {
+    let mut guard = Guard::new("guard");
+    guard.run("slow", b"", |_| {
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    });
+    guard.finish();
 }
