@@ -1,5 +1,11 @@
 //! Tests of the binary as users run it: exit codes, documents, streams.
-#![allow(missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
+#![allow(missing_docs, unreachable_pub, missing_debug_implementations)]
 
 mod check;
 mod common;
