@@ -3,6 +3,8 @@
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -87,6 +89,53 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A line for work whose size is not known, with the time it has taken.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    bar: ProgressBar,
+    /// Dropped to tell the thread that shows the line that it is no longer wanted.
+    over: Option<Sender<()>>,
+    shower: Option<JoinHandle<()>>,
+}
+
+impl Waiting {
+    /// A line that says `what`, hidden as [`Progress`] is.
+    pub(crate) fn new(output: &Output, what: String) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_message(safe(&what).into_owned());
+        let mut new = Self {
+            bar,
+            over: None,
+            shower: None,
+        };
+        if !output.quiet && std::io::stderr().is_terminal() {
+            let (over, rest) = channel();
+            let bar = new.bar.clone();
+            new.over = Some(over);
+            new.shower = Some(std::thread::spawn(move || {
+                if rest.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
+                    bar.enable_steady_tick(Duration::from_millis(100));
+                }
+            }));
+        }
+        new
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(self.over.take());
+        if let Some(t) = self.shower.take() {
+            let _ = t.join();
+        }
         self.bar.finish_and_clear();
     }
 }

@@ -2,6 +2,13 @@
 //! full, its source shrank. The real tool is run, as its users run it.
 //!
 //! `cargo xtask test` names the tool in `WEIGHBRIDGE_BIN`; without it, it is built here.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
+#![allow(clippy::print_stderr, missing_docs)]
 #![cfg(unix)]
 
 use std::collections::BTreeMap;

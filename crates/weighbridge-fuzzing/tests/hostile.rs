@@ -3,6 +3,13 @@
 //! what the file's own size justifies.
 //!
 //! `WEIGHBRIDGE_MUTATIONS` sets another number than 2,000, `WEIGHBRIDGE_SEED` another seed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
+#![allow(clippy::print_stderr, missing_docs)]
 
 mod common;
 
@@ -55,7 +62,7 @@ fn cut(name: &'static str, fixtures: &[Case], run: fn(&[u8])) {
 fn hot(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let n = bytes.len();
     if n <= 8192 {
-        vec![0..n]
+        std::iter::once(0..n).collect()
     } else {
         vec![0..4096, n - 4096..n]
     }

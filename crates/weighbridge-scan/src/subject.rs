@@ -62,6 +62,9 @@ pub struct PickleTrace {
     pub globals: Vec<GlobalUse>,
     /// The calls of what earlier calls gave, likewise.
     pub computed: Vec<ComputedCall>,
+    /// Whether the stream breaks before its end, so that what it would do with the globals it
+    /// names is not known.
+    pub broken: bool,
 }
 
 impl PickleTrace {

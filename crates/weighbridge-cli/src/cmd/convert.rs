@@ -80,7 +80,7 @@ impl Place {
     /// OUT itself, or, where it is a folder, the file in it that other tools look for.
     fn resolve(args: &Convert) -> Result<Self> {
         let path = &args.output;
-        let folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        let folder = path.is_dir() || path.to_string_lossy().ends_with(std::path::is_separator);
         if !folder {
             return Ok(Self {
                 file: path.clone(),

@@ -7,6 +7,7 @@ use crate::args::Diff;
 use crate::cmd::open_options;
 use crate::exit::Exit;
 use crate::output::{Output, versioned};
+use crate::progress::Waiting;
 use crate::style::Tone;
 use crate::text::{brief, count, plural};
 
@@ -21,7 +22,9 @@ pub(crate) fn run(args: &Diff, out: &mut Output) -> Result<Exit> {
         atol: args.atol,
         rtol: args.rtol,
     };
+    let waiting = Waiting::new(out, "comparing".into());
     let answer = diff(&a, &b, &options)?;
+    drop(waiting);
     if out.json {
         out.document(&versioned(answer.to_json()))?;
     } else if !out.quiet {

@@ -16,4 +16,5 @@ mod convert;
 mod directories;
 mod pytorch;
 mod safetensors;
+mod scan;
 mod trainers;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use weighbridge_core::model::{Dict, Object, Tensor, TensorSource, Value, View};
-use weighbridge_core::pickle::{Call, Node, NodeId, Trace, decimal};
+use weighbridge_core::pickle::{Blob, Call, Node, NodeId, Trace, decimal};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::storages::{self, StorageRef, Storages};
@@ -31,6 +31,21 @@ impl Default for Value2 {
 
 /// Opens a complete torch file that a pickle holds as bytes (`torch.storage._load_from_bytes`).
 pub(super) type NestedOpener<'s> = dyn Fn(&[u8]) -> Result<Vec<Tensor>> + 's;
+
+/// How many values any pickle may expand to, however short it is.
+const LEAST_VALUES: u64 = 1 << 18;
+
+/// What making a value costs: one, and more for long text, which is copied.
+fn cost(node: &Node) -> u64 {
+    let len = match node {
+        Node::Str(b) | Node::ByteStr(b) | Node::Bytes(b) | Node::ByteArray(b) => match b {
+            Blob::At { len, .. } => *len,
+            Blob::Own(b) => b.len(),
+        },
+        _ => 0,
+    };
+    1 + len as u64 / 32
+}
 
 /// Walks one trace. Recursion is bounded by `limits.depth`, work by `limits.values`, the bytes
 /// that views expand to by `limits.expand_cap`.
@@ -100,14 +115,18 @@ impl<'t, 's> Lower<'t, 's> {
     }
 
     pub(super) fn value(&mut self, id: NodeId) -> Result<Value> {
-        self.made += 1;
-        if self.made > self.limits.values {
+        let trace = self.trace;
+        self.made += cost(trace.node(id));
+        // A value met twice is written out twice: a few bytes can ask for billions.
+        let justified = (trace.data.len() as u64)
+            .saturating_mul(16)
+            .max(LEAST_VALUES);
+        if self.made > self.limits.values.min(justified) {
             return Err(Error::limit(
                 "pytorch.too-many-values",
-                "the structure expands to too many values",
+                "the structure expands to more values than a pickle of its size can mean",
             ));
         }
-        let trace = self.trace;
         Ok(match trace.node(id) {
             Node::None => Value::Null,
             Node::Bool(b) => Value::Bool(*b),

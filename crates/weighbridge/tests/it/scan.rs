@@ -1,0 +1,93 @@
+//! Scanning hostile files: every damage gets a report, none a panic or a clean verdict that an
+//! intact malicious file would not get.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use weighbridge::scan::{ScanOptions, scan};
+use weighbridge_scan::Verdict;
+
+fn verdict(path: &Path) -> Verdict {
+    let report = scan(&[path.to_owned()], &ScanOptions::default(), &mut |_| {}).unwrap();
+    assert_eq!(report.files.len(), 1);
+    report.verdict()
+}
+
+/// Numbers that look random and are the same every time (splitmix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below.max(1) as u64) as usize
+    }
+}
+
+#[test]
+fn damaged_files_are_answered_in_time() {
+    let Some(corpus) = std::env::var_os("WEIGHBRIDGE_CORPUS").map(PathBuf::from) else {
+        println!("skipped: WEIGHBRIDGE_CORPUS is not set");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut numbers = Numbers(7);
+    let mut runs = 0;
+    for e in std::fs::read_dir(corpus.join("torch")).unwrap() {
+        let path = e.unwrap().path();
+        let intact = match std::fs::read(&path) {
+            Ok(bytes) if !bytes.is_empty() && bytes.len() < 64 << 10 => bytes,
+            _ => continue,
+        };
+        let name = path.file_name().unwrap();
+        for i in 0..24 {
+            let mut bytes = intact.clone();
+            if i % 2 == 0 {
+                bytes.truncate(numbers.next(intact.len()));
+            } else {
+                for _ in 0..=numbers.next(8) {
+                    let at = numbers.next(bytes.len());
+                    bytes[at] = numbers.next(256) as u8;
+                }
+            }
+            let damaged = dir.path().join(name);
+            std::fs::write(&damaged, &bytes).unwrap();
+            let begun = Instant::now();
+            verdict(&damaged);
+            let took = begun.elapsed();
+            assert!(
+                took < Duration::from_secs(5),
+                "{} #{i}: {took:?}",
+                path.display()
+            );
+            runs += 1;
+        }
+    }
+    assert!(runs > 2000, "{runs}");
+}
+
+#[test]
+fn a_payload_is_found_wherever_it_is_put() {
+    const EVIL: &[u8] = b"cposix\nsystem\n(Vid\ntR.";
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        verdict(&path)
+    };
+    assert_eq!(put("a.pkl", EVIL), Verdict::Malicious);
+    // The second of two pickles; loaders that read on run it.
+    assert_eq!(
+        put("b.pkl", &[b"\x80\x04N.", EVIL].concat()),
+        Verdict::Malicious
+    );
+    // Cut off after the call: a real unpickler has made it by then.
+    assert_eq!(put("c.pkl", &EVIL[..EVIL.len() - 1]), Verdict::Malicious);
+    // Under the header of another format.
+    let header = b"{}      ";
+    let safetensors = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+    assert_eq!(put("d.safetensors", &safetensors), Verdict::Clean);
+    assert_eq!(put("e.safetensors", EVIL), Verdict::Malicious);
+}
