@@ -75,7 +75,8 @@ fn preamble(s: &Setup) -> Result<String> {
          Versions: {}; {}; official crate {}.\n\
          Warm page cache throughout; nothing is dropped from it. Runs alternate, and each round \
          starts with another command. Times are of whole processes, from before they are started \
-         until they have ended; \"own work\" is what a Python peer takes without its imports.\n",
+         until they have ended; \"own work\" is what a Python peer takes without its imports (and \
+         its ratio).\n",
         repo::today(),
         commit.trim(),
         repo::machine(),

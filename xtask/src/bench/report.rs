@@ -127,7 +127,10 @@ pub(crate) fn table(contenders: &[Contender]) -> String {
             c.costs.len(),
             time(c.seconds()),
             time(fastest),
-            c.own_seconds().map_or_else(|| "-".into(), time),
+            match (c.own_seconds(), base) {
+                (Some(own), Some(b)) => format!("{} ({:.2} ×)", time(own), own / b.seconds()),
+                _ => "-".into(),
+            },
             c.against,
             c.resident(),
             c.private(),
@@ -232,7 +235,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("| cp | 1 | 2.00 s | 2.00 s | 500.0 ms | 1.00 × cp |"),
+            text.contains("| cp | 1 | 2.00 s | 2.00 s | 500.0 ms (0.25 ×) | 1.00 × cp |"),
             "{text}"
         );
     }
