@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -153,17 +153,23 @@ impl Assembly {
             ));
         }
         // Equal counts and no overlap mean an exact cover. Sorting by start makes the pair test
-        // nearly linear for the tilings that exist in practice.
+        // nearly linear for the tilings that exist in practice: along the dimension that is cut
+        // most often, whichever that is.
         let mut order: Vec<&Piece> = self
             .pieces
             .iter()
             .filter(|p| p.shape.iter().all(|&l| l > 0))
             .collect();
-        order.sort_by(|a, b| a.start.cmp(&b.start));
+        let cuts = |d: usize| {
+            let starts = order.iter().filter_map(|p| p.start.get(d).copied());
+            starts.collect::<HashSet<u64>>().len()
+        };
+        let axis = (0..self.shape.len()).max_by_key(|&d| cuts(d)).unwrap_or(0);
+        order.sort_by_key(|p| p.start.get(axis).copied());
         for (i, a) in order.iter().enumerate() {
             for b in order.iter().skip(i + 1) {
                 let (Some(&a0), Some(&al), Some(&b0)) =
-                    (a.start.first(), a.shape.first(), b.start.first())
+                    (a.start.get(axis), a.shape.get(axis), b.start.get(axis))
                 else {
                     return bad("a scalar has more than one part".into());
                 };

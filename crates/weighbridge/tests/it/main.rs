@@ -13,5 +13,6 @@
 )]
 
 mod convert;
+mod hostile_cases;
 mod pytorch;
 mod safetensors;
