@@ -16,6 +16,9 @@ use crate::text::parse_size;
     name = "weighbridge",
     disable_version_flag = true,
     arg_required_else_help = true,
+    disable_help_subcommand = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
     max_term_width = 100,
     after_long_help = EXIT_CODES
 )]
@@ -249,7 +252,7 @@ pub(crate) struct Convert {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// Cast floating-point tensors to this dtype (f64, f32, f16, bf16)
+    /// Cast floating-point tensors to this dtype (f64, f32, f16, bf16, f8_e4m3, f8_e5m2)
     #[arg(long, value_name = "DTYPE")]
     pub(crate) dtype: Option<String>,
 
@@ -269,7 +272,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "PREFIX")]
     pub(crate) strip_prefix: Vec<String>,
 
-    /// Rename a tensor (repeatable)
+    /// Rename a tensor, or a prefix when both sides end in * (repeatable)
     #[arg(long, value_name = "FROM=TO", value_parser = parse_rename)]
     pub(crate) rename: Vec<(String, String)>,
 

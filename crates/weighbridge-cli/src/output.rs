@@ -122,6 +122,16 @@ impl Drop for Output {
     }
 }
 
+/// `document` with its version in front.
+pub(crate) fn versioned(document: Json) -> Json {
+    let mut out = serde_json::Map::new();
+    out.insert("schema_version".into(), SCHEMA_VERSION.into());
+    if let Json::Object(fields) = document {
+        out.extend(fields);
+    }
+    out.into()
+}
+
 /// The document of a failure. `path` names the argument it concerns where the error names no
 /// file.
 pub(crate) fn error_document(e: &Error, path: Option<&Path>) -> Json {

@@ -2,6 +2,9 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -19,8 +22,7 @@ const RATE: u8 = 10;
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
-    /// When to start drawing; `None` when drawing or when nothing is ever drawn.
-    hidden_until: Option<Instant>,
+    due: Due,
 }
 
 impl Progress {
@@ -37,17 +39,13 @@ impl Progress {
         let visible = !output.quiet && std::io::stderr().is_terminal();
         Self {
             bar,
-            hidden_until: visible.then(|| Instant::now() + PATIENCE),
+            due: Due::new(visible),
         }
     }
 
     /// Tells that `bytes` more are done.
-    pub(crate) fn add(&mut self, bytes: u64) {
-        if self.hidden_until.is_some_and(|t| Instant::now() >= t) {
-            self.hidden_until = None;
-            self.bar
-                .set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
-        }
+    pub(crate) fn add(&self, bytes: u64) {
+        self.due.show(&self.bar);
         self.bar.inc(bytes);
     }
 }
@@ -62,7 +60,7 @@ impl Drop for Progress {
 #[derive(Debug)]
 pub(crate) struct Files {
     bar: ProgressBar,
-    hidden_until: Option<Instant>,
+    due: Due,
 }
 
 impl Files {
@@ -76,13 +74,13 @@ impl Files {
         let visible = !output.quiet && std::io::stderr().is_terminal();
         Self {
             bar,
-            hidden_until: visible.then(|| Instant::now() + PATIENCE),
+            due: Due::new(visible),
         }
     }
 
     /// Tells that `path` is next.
-    pub(crate) fn next(&mut self, path: &Path) {
-        show_when_due(&self.bar, &mut self.hidden_until);
+    pub(crate) fn next(&self, path: &Path) {
+        self.due.show(&self.bar);
         self.bar.inc(1);
         self.bar
             .set_message(safe(&path.to_string_lossy()).into_owned());
@@ -95,9 +93,75 @@ impl Drop for Files {
     }
 }
 
-fn show_when_due(bar: &ProgressBar, hidden_until: &mut Option<Instant>) {
-    if hidden_until.is_some_and(|t| Instant::now() >= t) {
-        *hidden_until = None;
-        bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
+/// A line for work whose size is not known, with the time it has taken.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    bar: ProgressBar,
+    /// Dropped to tell the thread that shows the line that it is no longer wanted.
+    over: Option<Sender<()>>,
+    shower: Option<JoinHandle<()>>,
+}
+
+impl Waiting {
+    /// A line that says `what`, hidden as [`Progress`] is.
+    pub(crate) fn new(output: &Output, what: String) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_message(safe(&what).into_owned());
+        let mut new = Self {
+            bar,
+            over: None,
+            shower: None,
+        };
+        if !output.quiet && std::io::stderr().is_terminal() {
+            let (over, rest) = channel();
+            let bar = new.bar.clone();
+            new.over = Some(over);
+            new.shower = Some(std::thread::spawn(move || {
+                if rest.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
+                    bar.enable_steady_tick(Duration::from_millis(100));
+                }
+            }));
+        }
+        new
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(self.over.take());
+        if let Some(t) = self.shower.take() {
+            let _ = t.join();
+        }
+        self.bar.finish_and_clear();
+    }
+}
+
+/// When a line begins to be drawn.
+#[derive(Debug)]
+struct Due {
+    at: Instant,
+    /// Whether it is drawn by now, or never will be.
+    settled: AtomicBool,
+}
+
+impl Due {
+    fn new(visible: bool) -> Self {
+        Self {
+            at: Instant::now() + PATIENCE,
+            settled: AtomicBool::new(!visible),
+        }
+    }
+
+    fn show(&self, bar: &ProgressBar) {
+        if !self.settled.load(Ordering::Relaxed)
+            && Instant::now() >= self.at
+            && !self.settled.swap(true, Ordering::Relaxed)
+        {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(RATE));
+        }
     }
 }

@@ -5,6 +5,9 @@
 //! input's own size justifies. Where a target can tell a wrong answer by itself (a value that does
 //! not survive being written and read again) it panics with what it found.
 
+// A target that finds a wrong answer says so by panicking: that is what a fuzzer looks for.
+#![allow(clippy::panic)]
+
 mod boundary;
 mod exercise;
 mod mutate;
@@ -16,6 +19,6 @@ pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
 pub use repack::Members;
 pub use targets::{
-    TARGETS, Target, detect_open, pickle_machine, pytorch_open, safetensors_header, structure_json,
-    tar_archive, zip_archive,
+    TARGETS, Target, detect_open, pickle_machine, pytorch_open, safetensors_header, scan_file,
+    structure_json, tar_archive, zip_archive,
 };

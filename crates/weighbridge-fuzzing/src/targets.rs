@@ -5,11 +5,13 @@ use std::sync::Arc;
 use weighbridge::OpenOptions;
 use weighbridge::format::safetensors::{Safetensors, header};
 use weighbridge::format::{FormatReader, detect, pytorch, reader};
+use weighbridge::scan::{ScanOptions, scan};
 use weighbridge::structure::{Form, from_json, from_str, to_json};
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::{tar, zip};
 use weighbridge_core::{Limits, pickle};
+use weighbridge_scan::report::table;
 
 use crate::exercise::{self, Budget};
 
@@ -51,6 +53,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "structure_json",
         run: structure_json,
+    },
+    Target {
+        name: "scan_file",
+        run: scan_file,
     },
 ];
 
@@ -197,4 +203,30 @@ pub fn structure_json(data: &[u8]) {
         written,
         "a tree changed on the way"
     );
+}
+
+thread_local! {
+    /// Where this thread's scanned file lies; made once.
+    static SCANNED: Option<tempfile::TempDir> = tempfile::tempdir().ok();
+}
+
+/// A file as the scanner takes it: apart by what its bytes are, with no name to go by.
+pub fn scan_file(data: &[u8]) {
+    SCANNED.with(|dir| {
+        let path = match dir {
+            Some(dir) => dir.path().join("input"),
+            None => panic!("there is no temporary directory"),
+        };
+        if let Err(e) = std::fs::write(&path, data) {
+            panic!("{}: {e}", path.display());
+        }
+        match scan(&[path], &ScanOptions::default(), &mut |_| {}) {
+            Ok(report) => {
+                assert_eq!(report.files.len(), 1, "one file was scanned");
+                let _ = report.verdict();
+                let _ = table::lines(&report, true);
+            }
+            Err(e) => panic!("what is wrong with a file is in its report: {e}"),
+        }
+    });
 }

@@ -3,6 +3,13 @@
 //! what the file's own size justifies.
 //!
 //! `WEIGHBRIDGE_MUTATIONS` sets another number than 2,000, `WEIGHBRIDGE_SEED` another seed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
+#![allow(clippy::print_stderr, missing_docs)]
 
 mod common;
 
@@ -55,7 +62,7 @@ fn cut(name: &'static str, fixtures: &[Case], run: fn(&[u8])) {
 fn hot(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let n = bytes.len();
     if n <= 8192 {
-        vec![0..n]
+        std::iter::once(0..n).collect()
     } else {
         vec![0..4096, n - 4096..n]
     }
@@ -215,7 +222,6 @@ fn structures_mutated() {
 }
 
 #[test]
-#[cfg(any())]
 fn scanned_files_mutated() {
     let mut all = small(fixtures("zip"));
     all.extend(fixtures("legacy"));
@@ -293,4 +299,33 @@ fn fuzz_targets_are_the_shared_ones() {
             t.name
         );
     }
+}
+
+/// The guard itself: each of its three limits trips.
+#[test]
+#[should_panic(expected = "panicked: index out of bounds")]
+fn the_guard_sees_a_panic() {
+    let mut guard = Guard::new("guard");
+    guard.run("empty", b"", |data| {
+        let _ = data[0];
+    });
+    guard.finish();
+}
+
+#[test]
+#[should_panic(expected = "bytes of memory")]
+fn the_guard_sees_an_allocation() {
+    let mut guard = Guard::new("guard");
+    guard.run("large", b"", |_| drop(vec![1u8; 80 << 20]));
+    guard.finish();
+}
+
+#[test]
+#[should_panic(expected = "at best of three")]
+fn the_guard_sees_a_slow_run() {
+    let mut guard = Guard::new("guard");
+    guard.run("slow", b"", |_| {
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    });
+    guard.finish();
 }

@@ -118,7 +118,7 @@ mod tests {
                 how,
                 args: "'id'".into(),
             }],
-            computed: Vec::new(),
+            ..PickleTrace::default()
         }
     }
 

@@ -14,8 +14,13 @@ use crate::subject::Use;
 pub enum Standing<'a> {
     /// A profile allows this use of it.
     Allowed,
-    /// It is on the list of callables whose purpose an attack needs; the text says which.
-    Dangerous(&'a str),
+    /// It is on the list of what an attack needs.
+    Dangerous {
+        /// The module or full name on the list.
+        through: &'a str,
+        /// What that can do, as a verb: `run commands`.
+        why: &'a str,
+    },
     /// It builds code objects or functions.
     CodeObject,
     /// It belongs to the standard library.
@@ -218,8 +223,8 @@ impl Catalogue {
         if self.code_objects.contains(&full) {
             return Standing::CodeObject;
         }
-        if let Some(why) = self.danger(&full, name) {
-            return Standing::Dangerous(why);
+        if let Some((through, why)) = self.danger(&full, name) {
+            return Standing::Dangerous { through, why };
         }
         let top = full.split('.').next().unwrap_or_default();
         if top == "__main__" {
@@ -254,12 +259,13 @@ impl Catalogue {
         }
     }
 
-    fn danger(&self, full: &str, name: &str) -> Option<&str> {
+    fn danger(&self, full: &str, name: &str) -> Option<(&str, &str)> {
+        let listed = |key: &str| self.dangerous.get_key_value(key);
         // The full name and every module above it.
         let mut prefix = full;
         loop {
-            if let Some(why) = self.dangerous.get(prefix) {
-                return Some(why);
+            if let Some((through, why)) = listed(prefix) {
+                return Some((through, why));
             }
             match prefix.rfind('.') {
                 Some(dot) => prefix = prefix.get(..dot).unwrap_or_default(),
@@ -270,9 +276,8 @@ impl Catalogue {
         // imported it.
         let mut steps = name.split('.');
         steps.next_back();
-        steps
-            .find_map(|s| self.dangerous.get(s))
-            .map(String::as_str)
+        let (through, why) = steps.find_map(listed)?;
+        Some((through, why))
     }
 }
 
@@ -339,7 +344,7 @@ mod tests {
         assert_eq!(c.canonical("cPickle", "loads"), "pickle.loads");
         assert!(matches!(
             c.judge("__builtin__", "reduce", Use::Call),
-            Standing::Dangerous(_)
+            Standing::Dangerous { .. }
         ));
         assert_eq!(c.judge("__builtin__", "set", Use::Call), Standing::Allowed);
     }

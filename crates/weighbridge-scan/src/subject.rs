@@ -62,6 +62,9 @@ pub struct PickleTrace {
     pub globals: Vec<GlobalUse>,
     /// The calls of what earlier calls gave, likewise.
     pub computed: Vec<ComputedCall>,
+    /// Whether the stream breaks before its end, so that what it would do with the globals it
+    /// names is not known.
+    pub broken: bool,
 }
 
 impl PickleTrace {
@@ -112,6 +115,8 @@ pub struct Subject<'a> {
     pub pickles: Vec<PickleTrace>,
     /// The code of a TorchScript archive.
     pub scripts: Vec<Script>,
+    /// The names of all archive members.
+    pub members: Vec<String>,
     /// Archive members whose contents are encrypted.
     pub encrypted: Vec<String>,
     /// What is wrong with it.
@@ -131,6 +136,7 @@ impl<'a> Subject<'a> {
             model: None,
             pickles: Vec::new(),
             scripts: Vec::new(),
+            members: Vec::new(),
             encrypted: Vec::new(),
             faults: Vec::new(),
             gaps: Vec::new(),

@@ -34,6 +34,7 @@ impl PickleTrace {
             out: Self {
                 place: place.into(),
                 base,
+                broken: trace.error.is_some(),
                 ..Self::default()
             },
         };
@@ -296,6 +297,12 @@ mod tests {
                 .iter()
                 .any(|g| g.module.is_none() && g.how == Use::Call)
         );
+    }
+
+    #[test]
+    fn a_stream_that_breaks_is_told_from_one_that_ends() {
+        assert!(trace(b"cbuiltins\nexec\n(X\xff\xff\xff\xff").broken);
+        assert!(!trace(b"N.").broken);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! # Ok::<(), weighbridge::Error>(())
 //! ```
 //!
-//! Tiers, from the outside in: [`open`] and [`convert`] work for any format; [`format`] has one
+//! Tiers, from the outside in: [`open()`] and [`mod@convert`] work for any format; [`mod@format`] has one
 //! folder a format with its own reader and writer; `weighbridge_core` has the encodings beneath.
 
 pub mod check;

@@ -8,6 +8,7 @@ use crate::args::Check;
 use crate::cmd::open_options;
 use crate::exit::Exit;
 use crate::output::{Output, SCHEMA_VERSION, error_document};
+use crate::progress::Waiting;
 use crate::style::Tone;
 use crate::text::{plural, safe};
 
@@ -17,7 +18,10 @@ pub(crate) fn run(args: &Check, out: &mut Output) -> Result<Exit> {
     let mut documents = Vec::new();
     let single = args.paths.len() == 1;
     for path in &args.paths {
-        match check(path, &options) {
+        let waiting = Waiting::new(out, format!("checking {}", path.display()));
+        let answer = check(path, &options);
+        drop(waiting);
+        match answer {
             Ok(report) => {
                 if !report.violations.is_empty() {
                     exit = exit.and(Exit::BadNews);

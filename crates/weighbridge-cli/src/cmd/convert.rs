@@ -1,6 +1,209 @@
-//! placeholder
-use crate::{args::Convert, exit::Exit, output::Output};
-use weighbridge::{Error, Result};
-pub(crate) fn run(_: &Convert, _: &mut Output) -> Result<Exit> {
-    Err(Error::unsupported("x.x", "x"))
+//! `weighbridge convert`.
+
+use std::path::{Path, PathBuf};
+
+use weighbridge::convert::{ConvertOptions, Report, convert, parse_dtype};
+use weighbridge::format::Note;
+use weighbridge::{Error, FormatId, Model, Result};
+
+use crate::args::{Convert, Names};
+use crate::cmd::{open_options, summary};
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::style::Tone;
+use crate::text::{brief, count, plural, safe, size};
+
+/// How many changes and losses are listed for people; the JSON document has all.
+const NOTES: usize = 40;
+
+pub(crate) fn run(args: &Convert, out: &mut Output) -> Result<Exit> {
+    let open = open_options(&args.open, None);
+    let options = options(args)?;
+    let target = Place::resolve(args)?;
+    let model = open.open(&args.input)?;
+    let mut progress: Option<Progress> = None;
+    let report = convert(model, &target.file, &options, &mut |n, total| {
+        progress
+            .get_or_insert_with(|| Progress::new(out, "writing", total))
+            .add(n);
+    })?;
+    drop(progress);
+    target.keep();
+    for w in &report.warnings {
+        out.note(
+            Tone::Warn,
+            "warning",
+            &format!("{} ({})", w.message, w.rule),
+        );
+    }
+    if out.json {
+        out.document(&crate::output::versioned(report.to_json()))?;
+    } else if !out.quiet {
+        human(args, &report, out)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn options(args: &Convert) -> Result<ConvertOptions> {
+    let mut options = ConvertOptions {
+        target: args.to.map(|t| t.id()),
+        dtype: args.dtype.as_deref().map(parse_dtype).transpose()?,
+        shard_size: args.shard_size,
+        select: args.select.clone(),
+        drop: args.drop.clone(),
+        strip_prefix: args.strip_prefix.clone(),
+        rename: args.rename.clone(),
+        weights_only: args.weights_only,
+        dequantize: args.dequantize,
+        densify: args.densify,
+        complex_as_real: args.complex_as_real,
+        dedupe: args.dedupe,
+        labels: args.names == Names::Label,
+        strict: args.strict,
+        dry_run: args.dry_run,
+        sync: !args.no_sync,
+        ..ConvertOptions::default()
+    };
+    options.limits.expand_bytes = args.open.max_expand;
+    Ok(options)
+}
+
+/// Where the result goes.
+struct Place {
+    file: PathBuf,
+    /// A folder made for it, to be removed again when nothing comes of it.
+    made: Option<PathBuf>,
+}
+
+impl Place {
+    /// OUT itself, or, where it is a folder, the file in it that other tools look for.
+    fn resolve(args: &Convert) -> Result<Self> {
+        let path = &args.output;
+        let folder = path.is_dir() || path.to_string_lossy().ends_with(std::path::is_separator);
+        if !folder {
+            return Ok(Self {
+                file: path.clone(),
+                made: None,
+            });
+        }
+        let name = match args.to.map(|t| t.id()) {
+            Some(FormatId::Safetensors) => "model.safetensors",
+            Some(FormatId::PyTorch) => "pytorch_model.bin",
+            _ => {
+                return Err(Error::parameter("convert.target", "the output is a folder")
+                    .in_file(path.display().to_string())
+                    .help("name a file in it, or name the format with --to"));
+            }
+        };
+        let mut made = None;
+        if !path.exists() && !args.dry_run {
+            std::fs::create_dir(path).map_err(|e| {
+                Error::io("cannot make the folder", e).in_file(path.display().to_string())
+            })?;
+            made = Some(path.clone());
+        }
+        Ok(Self {
+            file: path.join(name),
+            made,
+        })
+    }
+
+    fn keep(mut self) {
+        self.made = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.made {
+            // Fails, rightly, when something lies in it.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+fn human(args: &Convert, report: &Report, out: &mut Output) -> Result<()> {
+    let style = out.style;
+    let (from, to) = (args.input.to_string_lossy(), args.output.to_string_lossy());
+    let head = format!("{} → {}", safe(&from), safe(&to));
+    out.line(style.paint(Tone::Head, head))?;
+    // What was really written says more than what was meant to be.
+    let written = if args.dry_run { None } else { reopen(report) };
+    match &written {
+        Some(model) => {
+            summary::tensors(model, "carried", out)?;
+            summary::aliases(model, "aliased", out)?;
+            summary::metadata(model, "kept", out)?;
+            summary::structure(model, "kept", out)?;
+        }
+        None => {
+            let carried = plural(report.tensors, "tensor");
+            summary::field(out, "carried", carried)?;
+        }
+    }
+    notes(out, "changed", &report.changed)?;
+    notes(out, "lost", &report.lost)?;
+    let verb = if args.dry_run { "would write" } else { "wrote" };
+    let files: Vec<String> = report.output.iter().take(4).map(|p| file_name(p)).collect();
+    let more = match report.output.len().saturating_sub(files.len()) {
+        0 => String::new(),
+        n => format!(" and {} more", count(n as u64)),
+    };
+    let seconds = if args.dry_run {
+        String::new()
+    } else {
+        format!(" in {:.2} s", report.seconds)
+    };
+    summary::field(
+        out,
+        verb,
+        format_args!(
+            "{}{more}, {}{seconds}",
+            files.join(", "),
+            size(report.bytes)
+        ),
+    )
+}
+
+fn file_name(path: &Path) -> String {
+    safe(
+        &path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy(),
+    )
+    .into_owned()
+}
+
+/// The result, opened again: its index where it has one, else its only file.
+fn reopen(report: &Report) -> Option<Model> {
+    let index = report
+        .output
+        .iter()
+        .find(|p| p.extension().is_some_and(|e| e == "json"));
+    let path = match (index, report.output.as_slice()) {
+        (Some(index), _) => index,
+        (None, [one]) => one,
+        _ => return None,
+    };
+    open_options(&crate::args::Open::default(), None)
+        .open(path)
+        .ok()
+}
+
+fn notes(out: &mut Output, what: &str, notes: &[Note]) -> Result<()> {
+    let style = out.style;
+    for n in notes.iter().take(NOTES) {
+        let text = format!("{}: {}", brief(&n.what, 80), brief(&n.why, 300));
+        summary::field(out, what, style.paint(Tone::Warn, text))?;
+    }
+    match notes.len().saturating_sub(NOTES) {
+        0 => Ok(()),
+        n => summary::field(
+            out,
+            what,
+            format_args!("… and {} more (--json lists all)", count(n as u64)),
+        ),
+    }
 }

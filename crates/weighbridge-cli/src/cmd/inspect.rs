@@ -12,6 +12,7 @@ use crate::args::Inspect;
 use crate::cmd::open_options;
 use crate::exit::Exit;
 use crate::output::{Output, error_document};
+use crate::progress::Progress;
 
 /// A model with what was asked for beyond its headers.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ struct Inspected<'a> {
     /// Digest of each tensor with data, in tensor order; empty when not asked for.
     hashes: Vec<Option<[u8; 32]>>,
     /// Statistics of each tensor with data, likewise.
-    stats: Vec<Option<values::Stats>>,
+    stats: Vec<Option<weighbridge::stats::Stats>>,
 }
 
 pub(crate) fn run(args: &Inspect, out: &mut Output) -> Result<Exit> {
@@ -55,12 +56,25 @@ pub(crate) fn run(args: &Inspect, out: &mut Output) -> Result<Exit> {
     Ok(exit)
 }
 
-fn inspect<'a>(path: &'a Path, args: &Inspect, _out: &Output) -> Result<Inspected<'a>> {
+fn inspect<'a>(path: &'a Path, args: &Inspect, out: &Output) -> Result<Inspected<'a>> {
     let model = open_options(&args.open, None).open(path)?;
+    let bytes = model
+        .tensors
+        .iter()
+        .fold(0u64, |n, t| n.saturating_add(t.byte_len()));
+    let (mut hashes, mut stats) = (Vec::new(), Vec::new());
+    if args.hash {
+        let progress = Progress::new(out, "hashing", bytes);
+        hashes = weighbridge::hash::sha256_all(&model, &|n| progress.add(n))?;
+    }
+    if args.stats {
+        let progress = Progress::new(out, "reading", bytes);
+        stats = weighbridge::stats::stats_all(&model, &|n| progress.add(n))?;
+    }
     Ok(Inspected {
         path,
         model,
-        hashes: Vec::new(),
-        stats: Vec::new(),
+        hashes,
+        stats,
     })
 }

@@ -5,6 +5,7 @@ pub(crate) mod convert;
 pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod scan;
+mod summary;
 
 use weighbridge::{Backend, FormatId, OpenOptions};
 

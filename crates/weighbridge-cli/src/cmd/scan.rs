@@ -17,7 +17,7 @@ pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
     if let Some(id) = &args.explain {
         return explain(Rules::builtin()?.get(id)?, out);
     }
-    let mut progress = Files::new(out, "scanning");
+    let progress = Files::new(out, "scanning");
     let report = scan(&args.paths, &ScanOptions::default(), &mut |path| {
         progress.next(path)
     })?;

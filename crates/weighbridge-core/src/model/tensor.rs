@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -152,19 +152,18 @@ impl Assembly {
                 "the parts hold {covered} values, the tensor has {whole:?}"
             ));
         }
-        // Equal counts and no overlap mean an exact cover. Sorting by start makes the pair test
-        // nearly linear for the tilings that exist in practice: along the dimension that is cut
-        // most often, whichever that is.
+        // Equal counts and no overlap mean an exact cover. Sorting along the dimension with most
+        // cuts makes the pair test nearly linear for the tilings that exist in practice.
+        let cuts = |d: &usize| {
+            let starts = self.pieces.iter().filter_map(|p| p.start.get(*d));
+            starts.collect::<std::collections::HashSet<_>>().len()
+        };
+        let axis = (0..self.shape.len()).max_by_key(cuts).unwrap_or(0);
         let mut order: Vec<&Piece> = self
             .pieces
             .iter()
             .filter(|p| p.shape.iter().all(|&l| l > 0))
             .collect();
-        let cuts = |d: usize| {
-            let starts = order.iter().filter_map(|p| p.start.get(d).copied());
-            starts.collect::<HashSet<u64>>().len()
-        };
-        let axis = (0..self.shape.len()).max_by_key(|&d| cuts(d)).unwrap_or(0);
         order.sort_by_key(|p| p.start.get(axis).copied());
         for (i, a) in order.iter().enumerate() {
             for b in order.iter().skip(i + 1) {

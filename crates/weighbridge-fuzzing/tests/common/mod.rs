@@ -180,9 +180,7 @@ impl Guard {
                 .collect::<Vec<_>>()
                 .join("\n")
         );
-        if self.runs == 0 {
-            println!("skipped: {}, WEIGHBRIDGE_CORPUS is not set", self.name);
-        }
+        assert!(self.runs > 0, "{}: there was nothing to run", self.name);
     }
 }
 
@@ -216,21 +214,22 @@ fn files(dir: &Path) -> Vec<Case> {
 
 /// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle` or `structure`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
-    let Some(corpus) = corpus() else {
-        println!("skipped: WEIGHBRIDGE_CORPUS is not set");
-        return Vec::new();
-    };
-    let mut torch = files(&corpus.join("torch"));
-    torch.extend(files(&corpus.join("real/torch")));
+    let (mut torch, mut st) = (seeds(), seeds());
+    torch.push(example());
+    match corpus() {
+        Some(corpus) => {
+            torch.extend(files(&corpus.join("torch")));
+            torch.extend(files(&corpus.join("real/torch")));
+            st.extend(files(&corpus.join("safetensors")));
+        }
+        None => println!("skipped: the corpus, WEIGHBRIDGE_CORPUS is not set; seeds only"),
+    }
     let is_text = |c: &Case| [".json", ".tsv", ".md"].iter().any(|e| c.name.ends_with(e));
     let is_st = |c: &Case| c.name.ends_with(".safetensors");
     let zip = |c: &Case| c.bytes.starts_with(b"PK");
     let is_tar = |c: &Case| weighbridge_core::wire::tar::is_tar(&c.bytes);
     match kind {
-        "safetensors" => files(&corpus.join("safetensors"))
-            .into_iter()
-            .filter(is_st)
-            .collect(),
+        "safetensors" => st.into_iter().filter(is_st).collect(),
         "zip" => torch.into_iter().filter(zip).collect(),
         "tar" => torch.into_iter().filter(is_tar).collect(),
         "legacy" => torch
@@ -238,7 +237,7 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
             .filter(|c| !is_text(c) && !is_st(c) && !zip(c) && !is_tar(c))
             .collect(),
         "pickle" => pickles(&torch),
-        "structure" => structures(&corpus),
+        "structure" => structures(torch),
         other => panic!("no fixtures are called {other}"),
     }
 }
@@ -263,17 +262,27 @@ fn pickles(torch: &[Case]) -> Vec<Case> {
 }
 
 /// The structures that the corpus records, as JSON text.
-fn structures(corpus: &Path) -> Vec<Case> {
-    let recorded = files(&corpus.join("torch"));
-    let json = recorded.into_iter().filter(|c| c.name.ends_with(".json"));
+fn structures(torch: Vec<Case>) -> Vec<Case> {
+    let json = torch.into_iter().filter(|c| c.name.ends_with(".json"));
     json.filter_map(|c| {
         let document: serde_json::Value = serde_json::from_slice(&c.bytes).ok()?;
+        // A seed is a structure, a record of the corpus has one.
+        let structure = document.get("structure").unwrap_or(&document);
         Some(Case {
             name: c.name,
-            bytes: document.get("structure")?.to_string().into_bytes(),
+            bytes: structure.to_string().into_bytes(),
         })
     })
     .collect()
+}
+
+/// The example checkpoint of the repository.
+fn example() -> Case {
+    let path = root().join("examples/tiny-gpt2.pt");
+    Case {
+        name: "tiny-gpt2.pt".into(),
+        bytes: std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())),
+    }
 }
 
 /// A model that is a directory, copied to where it can be changed.

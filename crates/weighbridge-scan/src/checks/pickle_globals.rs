@@ -68,8 +68,20 @@ fn judge(
     let (rule, message) = match (standing, global.how) {
         (Standing::Allowed, _) => return Ok(()),
         (Standing::CodeObject, _) => ("WB-PKL-005", format!("builds code with {full}")),
+        (Standing::Dangerous { through, why }, Use::Import) if pickle.broken => {
+            let tail = "and the stream breaks before it is seen for what";
+            (
+                "WB-PKL-001",
+                format!("imports {full}; {through} can {why}, {tail}"),
+            )
+        }
         (_, Use::Import) => ("WB-PKL-004", format!("imports {full}")),
-        (Standing::Dangerous(why), _) => ("WB-PKL-001", format!("calls {full}, which {why}")),
+        (Standing::Dangerous { through, why }, _) if through == full => {
+            ("WB-PKL-001", format!("calls {full}, which can {why}"))
+        }
+        (Standing::Dangerous { through, why }, _) => {
+            ("WB-PKL-001", format!("calls {full}; {through} can {why}"))
+        }
         (Standing::Stdlib, _) | (Standing::Installed, Use::Call) => (
             "WB-PKL-002",
             format!("calls {full}, which no profile allows"),
@@ -249,6 +261,30 @@ mod tests {
             rule("torch", "float32", Use::Call).as_deref(),
             Some("WB-PKL-002")
         );
+    }
+
+    #[test]
+    fn a_dangerous_import_in_a_broken_stream_counts_as_its_use() {
+        let source = SliceSource::new(Vec::new(), "x");
+        let rule = |broken| {
+            let mut subject = Subject::new("x", &source);
+            subject.pickles.push(PickleTrace {
+                globals: vec![GlobalUse {
+                    module: Some("builtins".into()),
+                    name: Some("exec".into()),
+                    offset: 0,
+                    how: Use::Import,
+                    args: String::new(),
+                }],
+                broken,
+                ..PickleTrace::default()
+            });
+            let mut out = Findings::new(Rules::builtin().unwrap());
+            PickleGlobals.run(&subject, &mut out).unwrap();
+            out.into_sorted().0[0].rule.clone()
+        };
+        assert_eq!(rule(true), "WB-PKL-001");
+        assert_eq!(rule(false), "WB-PKL-004");
     }
 
     #[test]

@@ -122,8 +122,20 @@ fn take_apart(
     } else if pickles::is_pickle(&head, path, limits) {
         bare(subject, format, source, &options)?;
     } else if !text::take(subject, path, &head, source, limits)? {
-        let e = detect::refuse(detected, source.name());
-        subject.failed(&Error::unsupported(e.rule(), e.message()));
+        let e = match detected {
+            Detected::Extension(f) => Error::malformed(
+                "format.not-what-it-says",
+                format!(
+                    "the name says {}, the content is something else",
+                    f.as_str()
+                ),
+            ),
+            other => {
+                let e = detect::refuse(other, source.name());
+                Error::unsupported(e.rule(), e.message())
+            }
+        };
+        subject.failed(&e);
     }
     // Under a name or a head that promises something else, loaders that look for the other thing
     // still find it: torch.load reads a zip from its end.

@@ -10,10 +10,11 @@ use weighbridge_scan::{Gap, PickleTrace, Subject};
 
 use crate::format::pytorch::read::load_pickle;
 
-/// Extensions under which loaders unpickle whatever they find.
-const EXTENSIONS: [&str; 10] = [
-    "pkl", "pickle", "pck", "p", "dill", "joblib", "pt", "pth", "ckpt", "bin",
-];
+/// Extensions that mean a pickle and nothing else.
+const PICKLES: [&str; 6] = ["pkl", "pickle", "pck", "p", "dill", "joblib"];
+
+/// Extensions under which loaders unpickle what they find, and other formats live too.
+const MODELS: [&str; 4] = ["pt", "pth", "ckpt", "bin"];
 
 /// Most pickles taken from one stream.
 const MOST: usize = 100_000;
@@ -31,11 +32,13 @@ pub(super) fn is_pickle(head: &[u8], path: &Path, limits: &Limits) -> bool {
     if trace.error.is_none() || calls_something(&trace) {
         return true;
     }
-    let named = path
+    let extension = path
         .extension()
         .and_then(|e| e.to_str())
-        .is_some_and(|e| EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()));
-    named && trace.ops >= 8
+        .unwrap_or_default();
+    let extension = extension.to_ascii_lowercase();
+    let named = |list: &[&str]| list.contains(&extension.as_str());
+    (named(&PICKLES) && trace.ops >= 2) || (named(&MODELS) && trace.ops >= 8)
 }
 
 /// Whether prose could not have given this trace: it calls a global with a plausible name.

@@ -28,6 +28,7 @@ pub(super) fn take(
         .or_else(|| archive.by_name("./pickle"))
         .is_some();
     for m in archive.members() {
+        subject.members.push(m.name.clone());
         if m.kind != Kind::File || m.size == 0 {
             continue;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weighbridge_core::source::{ByteSource, Window};
+use weighbridge_core::source::{ByteSource, SliceSource, Window};
 use weighbridge_core::wire::zip::{Archive, Member, Method};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Gap, Script, Subject};
@@ -28,10 +28,41 @@ pub(super) fn ends_in_archive(source: &Arc<dyn ByteSource>) -> Result<bool> {
     }))
 }
 
+/// How deep archives in archives are followed.
+const MOST_NESTED: usize = 8;
+
 /// Takes the archive in `source` apart, and those before it when several follow each other.
 pub(super) fn take(
     subject: &mut Subject<'_>,
     source: &Arc<dyn ByteSource>,
+    limits: &Limits,
+) -> Result<()> {
+    let outer = Place {
+        name: Vec::new(),
+        base: Some(0),
+    };
+    archives(subject, source, &outer, limits)
+}
+
+/// Where an archive lies: the members it lies in, and its first byte in the file unless it is
+/// stored compressed.
+struct Place {
+    name: Vec<String>,
+    base: Option<u64>,
+}
+
+impl Place {
+    fn member(&self, m: &Member) -> String {
+        let mut steps = self.name.clone();
+        steps.push(m.name.clone());
+        steps.join(" → ")
+    }
+}
+
+fn archives(
+    subject: &mut Subject<'_>,
+    source: &Arc<dyn ByteSource>,
+    place: &Place,
     limits: &Limits,
 ) -> Result<()> {
     let mut end = source.len();
@@ -48,12 +79,16 @@ pub(super) fn take(
             window.read_at(0, &mut signature)?;
         }
         if start == 0 || signature != *b"PK\x03\x04" {
-            return one(subject, &archive, 0, limits);
+            return one(subject, &archive, place, limits);
         }
         // Another archive lies before this one: look at this one as if it stood alone.
         let alone: Arc<dyn ByteSource> =
             Arc::new(Window::new(window, start..end, source.name().to_owned())?);
-        one(subject, &Archive::open(alone, limits)?, start, limits)?;
+        let here = Place {
+            name: place.name.clone(),
+            base: place.base.map(|b| b.saturating_add(start)),
+        };
+        one(subject, &Archive::open(alone, limits)?, &here, limits)?;
         end = start;
     }
     Err(Error::limit(
@@ -62,22 +97,29 @@ pub(super) fn take(
     ))
 }
 
-/// One archive whose first byte lies at `base` of the file.
-fn one(subject: &mut Subject<'_>, archive: &Archive, base: u64, limits: &Limits) -> Result<()> {
+/// One archive.
+fn one(subject: &mut Subject<'_>, archive: &Archive, place: &Place, limits: &Limits) -> Result<()> {
+    let within = |mut e: Error| {
+        for step in place.name.iter().rev() {
+            e = e.within(step.as_str());
+        }
+        e.shifted(place.base.unwrap_or(0))
+    };
     for e in archive.check_layout()? {
-        subject.failed(&e.shifted(base));
+        subject.failed(&within(e));
     }
     for m in archive.members() {
+        subject.members.push(m.name.clone());
         if m.is_dir() {
             continue;
         }
         if m.is_encrypted() {
-            subject.encrypted.push(m.name.clone());
-        } else if let Err(e) = member(subject, archive, m, base, limits) {
+            subject.encrypted.push(place.member(m));
+        } else if let Err(e) = member(subject, archive, m, place, limits) {
             if e.kind() == ErrorKind::Io {
                 return Err(e);
             }
-            subject.failed(&e.within(m.name.as_str()));
+            subject.failed(&within(e.within(m.name.as_str())));
         }
     }
     Ok(())
@@ -87,45 +129,69 @@ fn member(
     subject: &mut Subject<'_>,
     archive: &Archive,
     m: &Member,
-    base: u64,
+    place: &Place,
     limits: &Limits,
 ) -> Result<()> {
-    let torch = crate::format::pytorch::is_torch_zip(archive);
-    if torch && is_tensor_record(&m.name) {
+    if is_tensor_record(&m.name) && crate::format::pytorch::is_torch_zip(archive) {
         // Raw values: no loader interprets them.
         return Ok(());
     }
     let stored = m.method == Method::Stored;
     let at = match archive.data_offset(m) {
-        Ok(at) if stored => Some(base.saturating_add(at)),
+        Ok(at) if stored => place.base.map(|b| b.saturating_add(at)),
         _ => None,
     };
     let (head, _) = contents(archive, m, HEAD);
     let path = std::path::Path::new(&m.name);
-    if m.name.ends_with(".debug_pkl") || pickles::is_pickle(&head, path, limits) {
-        let cap = if stored {
-            limits.pickle_bytes
-        } else {
-            limits.inflate_bytes
-        };
-        let (data, failed) = contents(archive, m, cap);
-        let end = pickles::take(subject, &m.name, at, &data, limits)?;
-        if let Some(e) = failed {
-            subject.failed(&e);
-        }
-        let end = end.map_or(m.size, |e| e as u64);
-        let rest = m.size.saturating_sub(end);
-        if rest > 0 {
-            let reason = format!("{rest} bytes follow the pickle");
-            subject.gaps.push(Gap {
-                place: m.name.clone(),
-                offset: Some(end),
-                reason,
-            });
-        }
-        return Ok(());
+    let pickled = m.name.ends_with(".debug_pkl") || pickles::is_pickle(&head, path, limits);
+    if !pickled && !head.starts_with(b"PK\x03\x04") {
+        return other(subject, archive, m, place, at, &head, limits);
     }
-    other(subject, archive, m, at, &head, limits)
+    let cap = if stored {
+        limits.pickle_bytes
+    } else {
+        limits.inflate_bytes
+    };
+    let (data, failed) = contents(archive, m, cap);
+    if let Some(e) = failed {
+        subject.failed(&e);
+    }
+    if !pickled {
+        return nested(subject, m, place, at, data, limits);
+    }
+    let end = pickles::take(subject, &place.member(m), at, &data, limits)?;
+    let end = end.map_or(m.size, |e| e as u64);
+    let rest = m.size.saturating_sub(end);
+    if rest > 0 {
+        let reason = format!("{rest} bytes follow the pickle");
+        subject.gaps.push(Gap {
+            place: place.member(m),
+            offset: Some(end),
+            reason,
+        });
+    }
+    Ok(())
+}
+
+/// An archive that is a member of another.
+fn nested(
+    subject: &mut Subject<'_>,
+    m: &Member,
+    place: &Place,
+    at: Option<u64>,
+    data: Vec<u8>,
+    limits: &Limits,
+) -> Result<()> {
+    if place.name.len() >= MOST_NESTED {
+        return Err(Error::limit(
+            "scan.nested-archives",
+            "archives lie in each other too deep",
+        ));
+    }
+    let mut name = place.name.clone();
+    name.push(m.name.clone());
+    let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(data, m.name.clone()));
+    archives(subject, &source, &Place { name, base: at }, limits)
 }
 
 /// A member that is no pickle: code, text, or something to be said.
@@ -133,13 +199,14 @@ fn other(
     subject: &mut Subject<'_>,
     archive: &Archive,
     m: &Member,
+    place: &Place,
     at: Option<u64>,
     head: &[u8],
     limits: &Limits,
 ) -> Result<()> {
     let mut gap = |reason: &str| {
         subject.gaps.push(Gap {
-            place: m.name.clone(),
+            place: place.member(m),
             offset: None,
             reason: reason.into(),
         });
@@ -153,15 +220,13 @@ fn other(
         match String::from_utf8(data) {
             Ok(text) => {
                 subject.scripts.push(Script {
-                    place: m.name.clone(),
+                    place: place.member(m),
                     base: at,
                     text,
                 });
             }
             Err(_) => gap("code that is not UTF-8"),
         }
-    } else if head.starts_with(b"PK\x03\x04") {
-        gap("an archive in the archive: this version does not look into it");
     } else if m.size > 0 && !is_text(head, m.size) {
         gap("no format that this version looks into");
     }

@@ -13,6 +13,8 @@
 )]
 
 mod convert;
+mod directories;
 mod hostile_cases;
 mod pytorch;
 mod safetensors;
+mod trainers;

@@ -57,10 +57,10 @@ fn differences(model: &Model, want: &Json) -> Vec<String> {
         if have != shape {
             out.push(format!("{name}: shape {have:?}, expected {shape:?}"));
         }
-        if let Some(d) = info["dtype"].as_str() {
-            if t.dtype.as_str() != d {
-                out.push(format!("{name}: dtype {}, expected {d}", t.dtype));
-            }
+        if let Some(d) = info["dtype"].as_str()
+            && t.dtype.as_str() != d
+        {
+            out.push(format!("{name}: dtype {}, expected {d}", t.dtype));
         }
         let layout = info["layout"].as_str().unwrap_or("strided");
         let meta = info["device"] == "meta";

@@ -3,7 +3,7 @@
 //!
 //! Reference: `torch/csrc/jit/serialization/{export_module,import}.cpp`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use weighbridge_core::Result;
 use weighbridge_core::model::{Dict, FormatId, Model, Value};
@@ -46,82 +46,148 @@ pub(super) fn open(
         depth,
     )?;
     fill(&mut model, low);
-    let mut attributes = Vec::new();
-    let mut flat = Vec::new();
+    let mut code = Code::new(archive, root, options.limits.text_bytes);
+    let mut tree = Tree::default();
     if let Some(v) = model.structure.take() {
-        flatten(&v, "", &mut flat, &mut attributes);
+        tree.walk(&v, "", &mut code);
     }
-    // `state.` of the module objects is not part of a parameter's name.
     model.structure = Some(Value::Dict(Dict {
-        entries: flat,
+        entries: tree.flat,
         ..Dict::default()
     }));
-    if !attributes.is_empty() {
-        let tree = Value::Dict(Dict {
-            entries: attributes,
+    if !tree.attributes.is_empty() {
+        let attributes = Value::Dict(Dict {
+            entries: tree.attributes,
             ..Dict::default()
         });
-        let json = structure::to_json(&tree, Form::Stored).to_string();
+        let json = structure::to_json(&attributes, Form::Stored).to_string();
         model
             .metadata
             .push(("torchscript.attributes".into(), Value::Str(json)));
     }
+    model.tensors.retain(|t| !tree.beside.contains(&t.name));
+    let mut beside: Vec<String> = tree.beside.into_iter().collect();
+    beside.sort();
+    for name in beside {
+        let why =
+            "a tensor attribute that is neither parameter nor buffer is not in the state_dict";
+        model.omitted.push((name, why.into()));
+    }
     let constants = format!("{root}constants.pkl");
     let mut records = Records::new(archive, format!("{root}constants/"), "", big);
     let low = lower_record(archive, &constants, &mut records, options, depth)?;
-    let taken: HashSet<String> = model.tensors.iter().map(|t| t.name.clone()).collect();
-    for mut t in low.tensors {
-        t.name = format!("constants.{}", t.name);
-        while taken.contains(&t.name) {
-            t.name.push_str("#2");
-        }
-        if let Some(Value::Dict(d)) = &mut model.structure {
-            d.entries
-                .push((Value::Str(t.name.clone()), Value::Tensor(t.name.clone())));
-        }
-        model.tensors.push(t);
+    for t in low.tensors {
+        let why = "a constant of the archive's code is no weight";
+        model
+            .omitted
+            .push((format!("constants.{}", t.name), why.into()));
     }
     Ok(model)
 }
 
-/// Separates the tensors of a module tree from its other attributes.
-fn flatten(
-    v: &Value,
-    path: &str,
-    flat: &mut Vec<(Value, Value)>,
-    attributes: &mut Vec<(Value, Value)>,
-) {
-    let join = |k: &str| {
-        if path.is_empty() {
-            k.to_owned()
-        } else {
-            format!("{path}.{k}")
+/// The names that classes of the archive's code register, by class. The code is read as text for
+/// its `__parameters__` and `__buffers__` lists; the format stores them nowhere else.
+struct Code<'a> {
+    archive: &'a Archive,
+    root: &'a str,
+    limit: u64,
+    files: HashMap<String, Option<String>>,
+}
+
+impl<'a> Code<'a> {
+    fn new(archive: &'a Archive, root: &'a str, limit: u64) -> Self {
+        Self {
+            archive,
+            root,
+            limit,
+            files: HashMap::new(),
         }
-    };
-    match v {
-        Value::Tensor(name) => flat.push((Value::Str(name.clone()), v.clone())),
-        Value::Object(o) => {
-            if let Some(Value::Dict(d)) = &o.state {
-                for (k, v) in &d.entries {
-                    let k = super::lower::step_of(k);
-                    if !INTERNALS.contains(&k.as_str()) {
-                        flatten(v, &join(&k), flat, attributes);
-                    }
+    }
+
+    /// The parameters and buffers of `class`, or `None` when its code is not in the archive.
+    fn registered(&mut self, class: &str) -> Option<HashSet<String>> {
+        let (module, name) = class.rsplit_once('.')?;
+        let (archive, root, limit) = (self.archive, self.root, self.limit);
+        let text = self.files.entry(module.to_owned()).or_insert_with(|| {
+            let path = format!("{root}code/{}.py", module.replace('.', "/"));
+            let bytes = archive.read(archive.by_name(&path)?, limit).ok()?;
+            String::from_utf8(bytes).ok()
+        });
+        let head = format!("class {name}(");
+        let mut lines = text.as_deref()?.lines();
+        lines.find(|l| l.starts_with(&head))?;
+        let mut names = HashSet::new();
+        for line in lines.take_while(|l| !l.starts_with("class ")) {
+            let line = line.trim_start();
+            if line.starts_with("__parameters__") || line.starts_with("__buffers__") {
+                names.extend(line.split('"').skip(1).step_by(2).map(str::to_owned));
+            }
+        }
+        Some(names)
+    }
+}
+
+/// A module tree taken apart.
+#[derive(Default)]
+struct Tree {
+    /// What `state_dict()` would give.
+    flat: Vec<(Value, Value)>,
+    /// Attributes that are no tensors.
+    attributes: Vec<(Value, Value)>,
+    /// Tensors that are neither parameters nor buffers.
+    beside: HashSet<String>,
+}
+
+impl Tree {
+    fn walk(&mut self, v: &Value, path: &str, code: &mut Code<'_>) {
+        let Value::Object(o) = v else {
+            return self.attribute(v, path);
+        };
+        let Some(Value::Dict(d)) = &o.state else {
+            return;
+        };
+        let registered = code.registered(&o.class);
+        for (k, v) in &d.entries {
+            let k = super::lower::step_of(k);
+            let place = if path.is_empty() {
+                k.clone()
+            } else {
+                format!("{path}.{k}")
+            };
+            match v {
+                Value::Tensor(name) if registered.as_ref().is_none_or(|r| r.contains(&k)) => {
+                    self.flat.push((Value::Str(name.clone()), v.clone()));
+                }
+                Value::Object(_) => self.walk(v, &place, code),
+                Value::Null => {}
+                _ if INTERNALS.contains(&k.as_str()) => {}
+                _ => self.attribute(v, &place),
+            }
+        }
+    }
+
+    fn attribute(&mut self, v: &Value, path: &str) {
+        if !has_tensor(v) {
+            self.attributes
+                .push((Value::Str(path.to_owned()), v.clone()));
+            return;
+        }
+        match v {
+            Value::Tensor(name) => {
+                self.beside.insert(name.clone());
+            }
+            Value::List(l) | Value::Tuple(l) => {
+                for (i, v) in l.iter().enumerate() {
+                    self.attribute(v, &format!("{path}.{i}"));
                 }
             }
-        }
-        Value::Dict(d) => {
-            for (k, v) in &d.entries {
-                flatten(v, &join(&super::lower::step_of(k)), flat, attributes);
+            Value::Dict(d) => {
+                for (k, v) in &d.entries {
+                    self.attribute(v, &format!("{path}.{}", super::lower::step_of(k)));
+                }
             }
+            _ => {}
         }
-        Value::List(items) | Value::Tuple(items) if items.iter().any(has_tensor) => {
-            for (i, v) in items.iter().enumerate() {
-                flatten(v, &join(&i.to_string()), flat, attributes);
-            }
-        }
-        Value::Null => {}
-        other => attributes.push((Value::Str(path.to_owned()), other.clone())),
     }
 }
 

@@ -2,35 +2,25 @@
 //! fields in order and no white space. Anything else goes the general way, so all this may do is
 //! agree with it or give up.
 
-use std::ops::Range;
+use weighbridge_core::model::Shape;
 
-use weighbridge_core::model::{DType, Shape};
+use super::entry::{Entry, dtype};
 
-use super::entry::dtype;
-
-/// A tensor's fields and where they stand, counted from its opening brace.
-pub(super) struct Fields {
-    pub(super) dtype: DType,
-    pub(super) shape: Shape,
-    pub(super) shape_at: Range<usize>,
-    pub(super) offsets: (u64, u64),
-    pub(super) offsets_at: Range<usize>,
-    /// Length in bytes, both braces included.
-    pub(super) len: usize,
-}
-
-/// Reads `{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}` from the start of `text`.
+/// Reads `{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}` from the start of `text`, which
+/// stands at position `at` of the header, into `entry`. Gives the length, both braces included;
+/// on `None`, `entry` may have been filled in part.
 #[inline]
-pub(super) fn fields(text: &[u8]) -> Option<Fields> {
-    let whole = text.len();
+pub(super) fn fields(text: &[u8], at: usize, entry: &mut Entry<'_>) -> Option<usize> {
+    let end = at + text.len();
     let rest = text.strip_prefix(b"{\"dtype\":\"")?;
     // The longest name, F8_E4M3FNUZ, has eleven characters.
     let quote = rest.iter().take(12).position(|&b| b == b'"')?;
-    let dtype = dtype(std::str::from_utf8(rest.get(..quote)?).ok()?)?;
+    entry.dtype = dtype(std::str::from_utf8(rest.get(..quote)?).ok()?);
+    entry.dtype?;
     let mut rest = rest.get(quote..)?.strip_prefix(b"\",\"shape\":")?;
-    let shape_start = whole - rest.len();
+    let start = end - rest.len();
     rest = rest.strip_prefix(b"[")?;
-    let mut shape = Shape::new();
+    let shape = entry.shape.insert(Shape::new());
     if let Some(empty) = rest.strip_prefix(b"]") {
         rest = empty;
     } else {
@@ -45,24 +35,17 @@ pub(super) fn fields(text: &[u8]) -> Option<Fields> {
             }
         }
     }
-    let shape_at = shape_start..whole - rest.len();
+    entry.shape_at = start..end - rest.len();
     rest = rest.strip_prefix(b",\"data_offsets\":")?;
-    let offsets_start = whole - rest.len();
+    let start = end - rest.len();
     rest = rest.strip_prefix(b"[")?;
-    let begin = number(&mut rest)?;
+    let first = number(&mut rest)?;
     rest = rest.strip_prefix(b",")?;
-    let end = number(&mut rest)?;
+    entry.offsets = Some((first, number(&mut rest)?));
     rest = rest.strip_prefix(b"]")?;
-    let offsets_at = offsets_start..whole - rest.len();
+    entry.offsets_at = start..end - rest.len();
     rest = rest.strip_prefix(b"}")?;
-    Some(Fields {
-        dtype,
-        shape,
-        shape_at,
-        offsets: (begin, end),
-        offsets_at,
-        len: whole - rest.len(),
-    })
+    Some(text.len() - rest.len())
 }
 
 /// An integer of at most 18 digits, which cannot overflow.
@@ -87,17 +70,28 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use weighbridge_core::model::DType;
+
     use super::*;
 
     #[test]
     fn takes_the_common_spelling_and_nothing_doubtful() {
         let text = b"{\"dtype\":\"F8_E4M3FNUZ\",\"shape\":[0,12],\"data_offsets\":[7,90]},";
-        let f = fields(text).unwrap();
-        assert_eq!((f.dtype, f.offsets), (DType::F8_E4M3FNUZ, (7, 90)));
-        assert_eq!(f.shape.as_slice(), [0, 12]);
-        assert_eq!(&text[f.shape_at], b"[0,12]");
-        assert_eq!(&text[f.offsets_at], b"[7,90]");
-        assert_eq!(f.len, text.len() - 1);
+        let mut e = Entry::named("x".into(), 0..0);
+        assert_eq!(fields(text, 100, &mut e), Some(text.len() - 1));
+        assert_eq!(
+            (e.dtype, e.offsets),
+            (Some(DType::F8_E4M3FNUZ), Some((7, 90)))
+        );
+        assert_eq!(e.shape.unwrap().as_slice(), [0, 12]);
+        assert_eq!(
+            &text[e.shape_at.start - 100..e.shape_at.end - 100],
+            b"[0,12]"
+        );
+        assert_eq!(
+            &text[e.offsets_at.start - 100..e.offsets_at.end - 100],
+            b"[7,90]"
+        );
         for bad in [
             "{\"dtype\":\"F32\",\"shape\":[01],\"data_offsets\":[0,4]}",
             "{\"dtype\":\"F32\",\"shape\":[1,],\"data_offsets\":[0,4]}",
@@ -109,7 +103,8 @@ mod tests {
             "{\"dtype\":\"F99\",\"shape\":[1],\"data_offsets\":[0,4]}",
             "{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]",
         ] {
-            assert!(fields(bad.as_bytes()).is_none(), "{bad}");
+            let mut e = Entry::named("x".into(), 0..0);
+            assert!(fields(bad.as_bytes(), 0, &mut e).is_none(), "{bad}");
         }
     }
 }

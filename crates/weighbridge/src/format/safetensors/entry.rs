@@ -22,7 +22,27 @@ pub(super) struct Entry<'a> {
     pub(super) offsets_at: HeaderSpan,
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// A tensor of which only the name has been read.
+    #[inline]
+    pub(super) fn named(name: Cow<'a, str>, name_at: HeaderSpan) -> Self {
+        Self {
+            name,
+            name_at,
+            dtype: None,
+            shape: None,
+            shape_at: 0..0,
+            offsets: None,
+            offsets_at: 0..0,
+        }
+    }
+
+    /// Takes the name.
+    #[inline]
+    pub(super) fn take_name(&mut self) -> String {
+        std::mem::take(&mut self.name).into_owned()
+    }
+
     /// Whether the range is in order and as long as dtype and shape ask, as far as these are
     /// known. The product runs in the order of the dimensions, as the reference reader's does:
     /// `[0, 2^62, 2^62]` is 0, `[2^62, 2^62, 0]` overflows.

@@ -97,23 +97,23 @@ pub(super) fn covered(mut spans: Vec<(u64, u64)>) -> Option<u64> {
 struct Plain(Vec<TensorInfo>);
 
 impl Plain {
-    fn info(entry: Entry<'_>) -> TensorInfo {
+    fn info(entry: &mut Entry<'_>) -> TensorInfo {
         let (begin, end) = entry.offsets.unwrap_or_default();
         TensorInfo {
-            name: entry.name.into_owned(),
+            name: entry.take_name(),
             dtype: entry.dtype.unwrap_or(DType::U8),
-            shape: entry.shape.unwrap_or_default(),
+            shape: entry.shape.take().unwrap_or_default(),
             data: begin..end,
         }
     }
 }
 
 impl Visit for Plain {
-    fn push(&mut self, entry: Entry<'_>) {
+    fn push(&mut self, entry: &mut Entry<'_>) {
         self.0.push(Self::info(entry));
     }
 
-    fn replace(&mut self, i: usize, entry: Entry<'_>) {
+    fn replace(&mut self, i: usize, entry: &mut Entry<'_>) {
         if let Some(slot) = self.0.get_mut(i) {
             *slot = Self::info(entry);
         }

@@ -193,13 +193,13 @@ struct Build {
 }
 
 impl Build {
-    fn tensor(&self, entry: Entry<'_>) -> (Tensor, (u64, u64)) {
+    fn tensor(&self, entry: &mut Entry<'_>) -> (Tensor, (u64, u64)) {
         // Absent fields never come here: `broken` stops the walk.
         let (begin, end) = entry.offsets.unwrap_or_default();
         let tensor = Tensor {
-            name: entry.name.into_owned(),
+            name: entry.take_name(),
             dtype: entry.dtype.unwrap_or(DType::U8),
-            shape: entry.shape.unwrap_or_default(),
+            shape: entry.shape.take().unwrap_or_default(),
             layout: weighbridge_core::model::Layout::Strided,
             source: TensorSource::View(View {
                 storage: Arc::clone(&self.storage),
@@ -229,14 +229,14 @@ impl Build {
 }
 
 impl Visit for Build {
-    fn push(&mut self, entry: Entry<'_>) {
+    fn push(&mut self, entry: &mut Entry<'_>) {
         let (tensor, (begin, end)) = self.tensor(entry);
         self.in_order &= begin == self.end;
         self.end = end;
         self.tensors.push(tensor);
     }
 
-    fn replace(&mut self, i: usize, entry: Entry<'_>) {
+    fn replace(&mut self, i: usize, entry: &mut Entry<'_>) {
         let (tensor, _) = self.tensor(entry);
         self.in_order = false;
         if let Some(slot) = self.tensors.get_mut(i) {

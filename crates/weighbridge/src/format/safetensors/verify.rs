@@ -76,10 +76,10 @@ struct Collector {
 }
 
 impl Collector {
-    fn place(entry: Entry<'_>) -> Place {
+    fn place(entry: &mut Entry<'_>) -> Place {
         let (begin, end) = entry.offsets.unwrap_or_default();
         Place {
-            name: entry.name.into_owned(),
+            name: entry.take_name(),
             begin,
             end,
             at: entry.offsets_at.start,
@@ -165,11 +165,11 @@ fn too_many() -> Error {
 }
 
 impl Visit for Collector {
-    fn push(&mut self, entry: Entry<'_>) {
+    fn push(&mut self, entry: &mut Entry<'_>) {
         self.places.push(Self::place(entry));
     }
 
-    fn replace(&mut self, i: usize, entry: Entry<'_>) {
+    fn replace(&mut self, i: usize, entry: &mut Entry<'_>) {
         if let Some(slot) = self.places.get_mut(i) {
             *slot = Self::place(entry);
         }

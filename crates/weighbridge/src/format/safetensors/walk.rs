@@ -13,12 +13,12 @@ use super::names::{NameHashes, NameTable};
 
 /// Who receives what the parser finds.
 pub(super) trait Visit {
-    /// Takes the next tensor. Its fields are all present unless [`Visit::broken`] let a
-    /// violation pass.
-    fn push(&mut self, entry: Entry<'_>);
+    /// Takes the next tensor out of `entry`. Its fields are all present unless
+    /// [`Visit::broken`] let a violation pass.
+    fn push(&mut self, entry: &mut Entry<'_>);
 
     /// Takes `entry` in place of the tensor with index `i`, which has the same name.
-    fn replace(&mut self, i: usize, entry: Entry<'_>);
+    fn replace(&mut self, i: usize, entry: &mut Entry<'_>);
 
     /// The name of the tensor with index `i`.
     fn name(&self, i: usize) -> &str;
@@ -204,9 +204,9 @@ impl Found {
 struct Deaf;
 
 impl Visit for Deaf {
-    fn push(&mut self, _: Entry<'_>) {}
+    fn push(&mut self, _: &mut Entry<'_>) {}
 
-    fn replace(&mut self, _: usize, _: Entry<'_>) {}
+    fn replace(&mut self, _: usize, _: &mut Entry<'_>) {}
 
     fn name(&self, _: usize) -> &str {
         ""
@@ -440,12 +440,13 @@ impl<'a> Walker<'a, '_> {
     }
 
     fn tensor(&mut self, name: Cow<'a, str>, name_at: HeaderSpan) -> Result<()> {
-        let Some(entry) = self.description(name, name_at)? else {
+        let start = name_at.start;
+        let mut entry = Entry::named(name, name_at);
+        if !self.describe(&mut entry)? {
             return Ok(());
-        };
+        }
         let wrong = entry.check().err();
-        let start = entry.name_at.start;
-        let i = self.add(entry)?;
+        let i = self.add(&mut entry)?;
         if !self.lenient {
             return wrong.map_or(Ok(()), |e| self.visit.broken(e));
         }
@@ -459,46 +460,30 @@ impl<'a> Walker<'a, '_> {
         Ok(())
     }
 
-    /// What the header says of one tensor; `None` when it is no description and that was let
-    /// pass.
-    fn description(
-        &mut self,
-        name: Cow<'a, str>,
-        name_at: HeaderSpan,
-    ) -> Result<Option<Entry<'a>>> {
-        let mut entry = Entry {
-            name,
-            name_at,
-            dtype: None,
-            shape: None,
-            shape_at: 0..0,
-            offsets: None,
-            offsets_at: 0..0,
-        };
+    /// Reads what the header says of one tensor; `false` when that is no description and it was
+    /// let pass.
+    #[inline]
+    fn describe(&mut self, entry: &mut Entry<'a>) -> Result<bool> {
         let next = self.scan.peek();
-        if let Some(f) = canonical::fields(self.scan.rest()) {
-            let at = self.scan.at();
-            entry.dtype = Some(f.dtype);
-            entry.shape = Some(f.shape);
-            entry.shape_at = at + f.shape_at.start..at + f.shape_at.end;
-            entry.offsets = Some(f.offsets);
-            entry.offsets_at = at + f.offsets_at.start..at + f.offsets_at.end;
-            self.scan.advance(f.len);
-            return Ok(Some(entry));
+        if let Some(len) = canonical::fields(self.scan.rest(), self.scan.at(), entry) {
+            self.scan.advance(len);
+            return Ok(true);
         }
+        // The fast path may have filled some of them before it gave up.
+        (entry.dtype, entry.shape, entry.offsets) = (None, None, None);
         match next {
-            Some(b'{') => self.fields(&mut entry)?,
-            Some(b'[') if self.lenient => self.listed_fields(&mut entry)?,
+            Some(b'{') => self.fields(entry)?,
+            Some(b'[') if self.lenient => self.listed_fields(entry)?,
             _ => {
                 let wanted = format!(
                     "tensor {} must be described by an object",
                     Shown(&entry.name)
                 );
                 self.other_kind("safetensors.tensor-not-an-object", &wanted)?;
-                return Ok(None);
+                return Ok(false);
             }
         }
-        Ok(Some(entry))
+        Ok(true)
     }
 
     /// Reports the tensors of wrong size that no later one replaced, reading each once more.
@@ -515,16 +500,17 @@ impl<'a> Walker<'a, '_> {
                 visit: &mut Deaf,
                 found: &mut *self.found,
             };
-            let entry = again.description(name, name_at)?;
-            if let Some(e) = entry.and_then(|e| e.check().err()) {
-                self.visit.broken(e)?;
+            let mut entry = Entry::named(name, name_at);
+            if again.describe(&mut entry)? {
+                entry.check().or_else(|e| self.visit.broken(e))?;
             }
         }
         Ok(())
     }
 
     /// Hands a tensor on, or puts it in place of the earlier one of its name; gives its index.
-    fn add(&mut self, entry: Entry<'a>) -> Result<usize> {
+    #[inline]
+    fn add(&mut self, entry: &mut Entry<'a>) -> Result<usize> {
         let n = self.found.tensors;
         let visit = &*self.visit;
         let earlier = match &mut self.found.names {

@@ -211,14 +211,16 @@ impl Reader<'_> {
             return bad("a storage entry has no relative_path");
         };
         let transforms = attr(trace, info, "transform_descriptors");
-        if let Some(t) = transforms.filter(|&t| trace.items(t).is_none_or(|i| !i.is_empty())) {
-            if !matches!(trace.node(t), Node::None) {
-                return Err(Error::unsupported(
-                    "dcp.transform",
-                    format!("items are stored through {}", trace.render(t, 60)),
-                )
-                .help("load the checkpoint with torch and save it without transforms"));
-            }
+        let plain = |t: NodeId| match trace.node(t) {
+            Node::None => true,
+            _ => trace.items(t).is_some_and(<[NodeId]>::is_empty),
+        };
+        if let Some(t) = transforms.filter(|&t| !plain(t)) {
+            return Err(Error::unsupported(
+                "dcp.transform",
+                format!("items are stored through {}", trace.render(t, 60)),
+            )
+            .help("load the checkpoint with torch and save it without transforms"));
         }
         let number = |name: &str| {
             attr(trace, info, name)

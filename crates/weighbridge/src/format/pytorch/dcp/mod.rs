@@ -327,12 +327,11 @@ fn tensor(
         ));
     }
     let whole_chunk = |c: &Chunk| c.shape == *shape && c.start.iter().all(|&s| s == 0);
-    if let [one] = chunks {
-        if one.start.len() == shape.len() && whole_chunk(one) {
-            let mut t = piece(dtype, &whole, one, files, options)?;
-            t.shape = whole;
-            return Ok(t);
-        }
+    if let [one] = chunks
+        && one.start.len() == shape.len()
+        && whole_chunk(one)
+    {
+        return piece(dtype, &whole, one, files, options);
     }
     if dtype.bytes().is_none() {
         return Err(Error::unsupported(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use weighbridge_core::model::Warning;
 use weighbridge_core::{Error, Result};
 
-use super::folder::{is_plain_name, number, number_in};
+use super::super::folder::{is_plain_name, number, number_in};
 use crate::OpenOptions;
 use crate::format::directory::{Listed, list, read_small};
 
