@@ -26,6 +26,9 @@ pub struct Limits {
     pub inflate_bytes: u64,
     /// Greatest ratio of inflated to stored bytes of one member (deflate's own maximum is 1032).
     pub inflate_ratio: u64,
+    /// What one pickle's structure may take in memory, in bytes, beyond its proportion to the
+    /// pickle: references make many values of few bytes.
+    pub spare_bytes: u64,
     /// Most parts (shards, rank files) in one model.
     pub parts: u64,
     /// How many bytes the tensors of a file may expand to; `None` is the default rule of
@@ -46,6 +49,7 @@ impl Default for Limits {
             text_bytes: 256 << 20,
             inflate_bytes: 256 << 20,
             inflate_ratio: 1100,
+            spare_bytes: 40 << 20,
             parts: 100_000,
             expand_bytes: None,
         }

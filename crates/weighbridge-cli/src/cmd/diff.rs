@@ -17,6 +17,13 @@ const LINES: usize = 40;
 pub(crate) fn run(args: &Diff, out: &mut Output) -> Result<Exit> {
     let open = open_options(&args.open, None);
     let (a, b) = (open.open(&args.a)?, open.open(&args.b)?);
+    for w in a.warnings.iter().chain(&b.warnings) {
+        out.note(
+            Tone::Warn,
+            "warning",
+            &format!("{} ({})", w.message, w.rule),
+        );
+    }
     let options = DiffOptions {
         metadata: args.metadata,
         atol: args.atol,

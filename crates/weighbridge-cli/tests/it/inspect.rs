@@ -142,6 +142,15 @@ fn malformed_files_exit_2_with_the_rule() {
 }
 
 #[test]
+fn ties_and_views_are_named() {
+    let Some(corpus) = corpus() else { return };
+    let tied = corpus.join("torch/tied.pt");
+    let (_, d) = run_json("inspect", &["inspect", tied.to_str().unwrap()]);
+    assert_eq!(d["shared"][0], json!(["emb.weight", "head.weight"]));
+    assert_eq!(d["tensors"][0]["aliases"], json!(["head.weight"]));
+}
+
+#[test]
 fn every_model_of_the_corpus_gives_a_valid_document() {
     let Some(corpus) = corpus() else { return };
     let mut seen = 0;

@@ -10,6 +10,9 @@ pub const CHUNK: usize = 1 << 20;
 /// Strided and assembled tensors are produced in blocks of about this many bytes.
 const BLOCK: u64 = 4 << 20;
 
+/// Values at most this many steps apart are read in one go, with what lies between them.
+const CLOSE: u64 = 64;
+
 /// Reused buffers for streaming tensors: keep one per thread and the whole run touches the same
 /// few pages.
 #[derive(Debug, Default)]
@@ -409,15 +412,22 @@ fn gather(
         scatter(src, from.strides, out, out_strides, size, from.width);
         return Ok(());
     }
-    // The box is thin in a large storage: read it line by line along the tightest dimension.
-    let tight = (0..size.len())
-        .filter(|&d| size.get(d).is_some_and(|&n| n > 1))
-        .min_by_key(|&d| from.strides.get(d).copied().unwrap_or(u64::MAX))
-        .unwrap_or(0);
+    // The box is thin in a large storage: read it line by line along the dimension that gives
+    // the most values a read.
     let get = |v: &[u64], d: usize| v.get(d).copied().unwrap_or(1);
+    let tight = (0..size.len())
+        .max_by_key(|&d| {
+            let close = get(from.strides, d) <= CLOSE;
+            if close { get(size, d) } else { 1 }
+        })
+        .unwrap_or(0);
     let (len, step) = (get(size, tight), get(from.strides, tight));
     // A sparse line is cut so that reading the gaps never outweighs the values by much.
-    let piece = if step <= 64 { len } else { 1 };
+    let piece = if step <= CLOSE {
+        len.min(BLOCK / (step.max(1) * w)).max(1)
+    } else {
+        1
+    };
     let mut index = Dims::from_elem(0, size.len());
     loop {
         let mut src_at = from.offset;

@@ -10,6 +10,11 @@ use crate::source::{ByteSource, FileSource, SliceSource};
 /// larger ones into an unlinked temporary file.
 const INFLATE_IN_MEMORY: u64 = 16 << 20;
 
+/// And only those that grow by no more than this, or are small: a file may hold many of them, and
+/// what is in memory must be in proportion to it.
+const INFLATE_RATIO_IN_MEMORY: u64 = 16;
+const INFLATE_SMALL: u64 = 16 << 10;
+
 /// Where the bytes of a storage lie.
 #[derive(Debug, Clone)]
 pub enum StorageData {
@@ -291,7 +296,14 @@ impl Storage {
 
     fn inflate_for_random(&self) -> Result<Arc<dyn ByteSource>> {
         let mut buf = vec![0u8; super::CHUNK.min(self.len.max(1) as usize)];
-        if self.len <= INFLATE_IN_MEMORY {
+        let stored = match &self.data {
+            StorageData::Deflated { stored, .. } => *stored,
+            StorageData::Raw { .. } => self.len,
+        };
+        let modest = stored
+            .saturating_mul(INFLATE_RATIO_IN_MEMORY)
+            .max(INFLATE_SMALL);
+        if self.len <= INFLATE_IN_MEMORY.min(modest) {
             let mut all = Vec::new();
             self.stream(&mut buf, &mut |part| {
                 all.extend_from_slice(part);

@@ -11,6 +11,9 @@ use crate::limits::Limits;
 /// hostile one must not allocate.
 const DENSE_MEMO: u64 = 1 << 16;
 
+/// Node ids have 32 bits; an opcode makes a few nodes.
+const MOST_NODES: u64 = (1 << 32) - 16;
+
 /// Nodes that every stream shares: `None`, the two truth values, the empty tuple.
 const NONE: NodeId = 0;
 const FALSE: NodeId = 1;
@@ -24,22 +27,16 @@ const EMPTY: NodeId = 3;
 pub fn run<'a>(data: &'a [u8], limits: &Limits) -> Trace<'a> {
     let mut m = Machine {
         cur: Cursor::new(data),
-        trace: Trace {
+        trace: Trace::new(
             data,
-            nodes: vec![
+            vec![
                 Node::None,
                 Node::Bool(false),
                 Node::Bool(true),
                 Node::Tuple(Box::default()),
             ],
-            globals: Vec::new(),
-            builds: Vec::new(),
-            root: None,
-            end: 0,
-            protocol: 0,
-            ops: 0,
-            error: None,
-        },
+            limits,
+        ),
         stack: Vec::new(),
         marks: Vec::new(),
         dense: Vec::new(),
@@ -47,6 +44,7 @@ pub fn run<'a>(data: &'a [u8], limits: &Limits) -> Trace<'a> {
         memo_len: 0,
         small: HashMap::new(),
         at: 0,
+        names_left: data.len().saturating_mul(16).saturating_add(8 << 20),
     };
     let done = m.run(limits);
     let (at, cur) = (m.at, m.cur);
@@ -77,6 +75,9 @@ struct Machine<'a> {
     memo_len: u64,
     small: HashMap<i64, NodeId>,
     at: usize,
+    /// Bytes that the names of globals may still take: `STACK_GLOBAL` copies them from strings
+    /// that many globals can share.
+    names_left: usize,
 }
 
 fn bad<T>(rule: &'static str, message: impl Into<String>) -> Result<T> {
@@ -90,7 +91,7 @@ impl Machine<'_> {
             if self.trace.ops >= limits.pickle_ops {
                 return Err(Error::limit("pickle.too-many-opcodes", "too many opcodes"));
             }
-            if self.trace.nodes.len() as u64 > limits.values {
+            if self.trace.nodes.len() as u64 > limits.values.min(MOST_NODES) {
                 return Err(Error::limit("pickle.too-many-values", "too many values"));
             }
             let Ok(byte) = self.cur.u8() else {
@@ -240,7 +241,7 @@ impl Machine<'_> {
     }
 
     fn add(&mut self, node: Node) -> NodeId {
-        // `limits.values` keeps the arena far below 2^32 nodes.
+        // `MOST_NODES` keeps the arena below 2^32 nodes.
         let id = self.trace.nodes.len() as NodeId;
         self.trace.nodes.push(node);
         id
@@ -531,6 +532,13 @@ impl Machine<'_> {
             Op::STACK_GLOBAL => {
                 let name = self.pop()?;
                 let module = self.pop()?;
+                let bytes = self.text_len(module).saturating_add(self.text_len(name));
+                self.names_left = self.names_left.checked_sub(bytes).ok_or_else(|| {
+                    Error::limit(
+                        "pickle.too-long-names",
+                        "the names of the globals are far longer than the pickle",
+                    )
+                })?;
                 match (self.owned_text(module), self.owned_text(name)) {
                     (Some(m), Some(n)) => self.push_global(m, n),
                     _ => self.push(Node::DynamicGlobal(module, name)),
@@ -553,6 +561,13 @@ impl Machine<'_> {
         match std::str::from_utf8(line) {
             Ok(s) => Ok(s.to_owned()),
             Err(_) => bad("pickle.bad-utf8", "the name of a global is not UTF-8"),
+        }
+    }
+
+    fn text_len(&self, id: NodeId) -> usize {
+        match self.trace.node(id) {
+            Node::Str(b) => self.trace.blob(b).len(),
+            _ => 0,
         }
     }
 

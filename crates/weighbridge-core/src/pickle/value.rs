@@ -1,6 +1,8 @@
 use std::borrow::Cow;
+use std::cell::Cell;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
 
 /// Index of a node in [`Trace::nodes`].
 pub type NodeId = u32;
@@ -143,9 +145,59 @@ pub struct Trace<'a> {
     /// Why the stream broke before `STOP`, if it did. What came before has been recorded: a real
     /// unpickler would have executed it.
     pub error: Option<Error>,
+    /// How much its readers have looked at.
+    pub(super) work: Cell<u64>,
+    /// How much they may.
+    pub(super) work_limit: u64,
+}
+
+/// Work that every byte of a pickle is good for: reading it once by any consumer takes far less.
+const WORK_PER_BYTE: u64 = 256;
+
+impl<'a> Trace<'a> {
+    /// An empty trace of `data`, which already holds `nodes`.
+    pub(super) fn new(data: &'a [u8], nodes: Vec<Node>, limits: &Limits) -> Self {
+        Self {
+            data,
+            nodes,
+            globals: Vec::new(),
+            builds: Vec::new(),
+            root: None,
+            end: 0,
+            protocol: 0,
+            ops: 0,
+            error: None,
+            work: Cell::new(0),
+            work_limit: limits
+                .spare_bytes
+                .saturating_mul(3)
+                .saturating_add((data.len() as u64).saturating_mul(WORK_PER_BYTE)),
+        }
+    }
 }
 
 impl Trace<'_> {
+    /// Counts `n` bytes looked at (8 for an entry of a mapping). Any value can be referred to from
+    /// many places, so what is cheap once may be asked for a million times.
+    pub fn spend(&self, n: usize) {
+        self.work.set(self.work.get().saturating_add(n as u64));
+    }
+
+    /// Refuses to go on when the readers of this trace have looked at far more than its length
+    /// justifies. Whoever reads values in a loop asks this once a round.
+    ///
+    /// # Errors
+    /// `Limit` with rule `pickle.too-much-work`.
+    pub fn check_work(&self) -> Result<()> {
+        if self.work.get() > self.work_limit {
+            return Err(Error::limit(
+                "pickle.too-much-work",
+                "the pickle refers to its values so often that reading it takes no end",
+            ));
+        }
+        Ok(())
+    }
+
     /// The node `id`. An id out of range (which the machine never makes) reads as `None`.
     pub fn node(&self, id: NodeId) -> &Node {
         self.nodes.get(id as usize).unwrap_or(&Node::None)
@@ -165,9 +217,25 @@ impl Trace<'_> {
     /// The text of a string node. A Python 2 string counts when it is UTF-8.
     pub fn text(&self, id: NodeId) -> Option<Cow<'_, str>> {
         match self.node(id) {
-            Node::Str(b) => Some(String::from_utf8_lossy(self.blob(b))),
-            Node::ByteStr(b) => std::str::from_utf8(self.blob(b)).ok().map(Cow::Borrowed),
+            Node::Str(b) => {
+                let bytes = self.blob(b);
+                self.spend(bytes.len());
+                Some(String::from_utf8_lossy(bytes))
+            }
+            Node::ByteStr(b) => {
+                let bytes = self.blob(b);
+                self.spend(bytes.len());
+                std::str::from_utf8(bytes).ok().map(Cow::Borrowed)
+            }
             _ => None,
+        }
+    }
+
+    /// Whether a node is the text `want`: [`Trace::text`] compared, without reading a long one.
+    pub fn is_text(&self, id: NodeId, want: &str) -> bool {
+        match self.node(id) {
+            Node::Str(b) | Node::ByteStr(b) => self.blob(b) == want.as_bytes(),
+            _ => false,
         }
     }
 
@@ -178,6 +246,14 @@ impl Trace<'_> {
             Node::Bool(b) => Some(i64::from(*b)),
             _ => None,
         }
+    }
+
+    /// The digits of a wide integer, as [`decimal`] gives them.
+    pub fn decimal(&self, blob: &Blob) -> String {
+        let bytes = self.blob(blob);
+        let quadratic = bytes.len().min(2048);
+        self.spend(bytes.len().saturating_add(quadratic * quadratic / 8));
+        decimal(bytes)
     }
 
     /// The items of a tuple or list node.
@@ -199,10 +275,11 @@ impl Trace<'_> {
 
     /// The value under the string `key` of `pairs`; the last one set wins, as in Python.
     pub fn lookup(&self, pairs: &[(NodeId, NodeId)], key: &str) -> Option<NodeId> {
+        self.spend(pairs.len().saturating_mul(8));
         pairs
             .iter()
             .rev()
-            .find(|(k, _)| self.text(*k).is_some_and(|t| t == key))
+            .find(|(k, _)| self.is_text(*k, key))
             .map(|(_, v)| *v)
     }
 
@@ -251,11 +328,14 @@ impl Trace<'_> {
             Node::None => write!(out, "None"),
             Node::Bool(b) => write!(out, "{}", if *b { "True" } else { "False" }),
             Node::Int(i) => write!(out, "{i}"),
-            Node::BigInt(b) => write!(out, "{}", decimal(self.blob(b))),
-            Node::BigText(t) => write!(out, "{t}"),
+            Node::BigInt(b) => write!(out, "{}", self.decimal(b)),
+            Node::BigText(t) => write!(out, "{}", t.get(..room).unwrap_or(t)),
             Node::Float(f) => write!(out, "{f:?}"),
             Node::Str(b) => {
-                let s = String::from_utf8_lossy(self.blob(b));
+                // As many characters as there is room for lie in four times as many bytes.
+                let bytes = self.blob(b);
+                let enough = bytes.len().min(room.saturating_mul(4));
+                let s = String::from_utf8_lossy(bytes.get(..enough).unwrap_or_default());
                 write!(out, "{:?}", s.chars().take(room).collect::<String>())
             }
             Node::ByteStr(b) | Node::Bytes(b) | Node::ByteArray(b) => {

@@ -5,11 +5,10 @@ mod choose;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use weighbridge_core::model::{Dict, Model, Part, Value, Warning};
+use weighbridge_core::source::{self, Backend};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::pytorch::{dcp, deepspeed, megatron};
@@ -62,10 +61,9 @@ pub(crate) fn list(dir: &Path, limits: &Limits) -> Result<Vec<Listed>> {
 pub(crate) fn read_small(path: &Path) -> Result<String> {
     const MOST: u64 = 4096;
     let shown = path.display().to_string();
-    let io = |e| Error::io("cannot read", e).in_file(shown.as_str());
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(io)?;
-    file.take(MOST + 1).read_to_end(&mut bytes).map_err(io)?;
+    // Only a regular file: opening a pipe would wait for its writer.
+    let source = source::open_file(path, Backend::Pread)?;
+    let bytes = source.read_vec(0..source.len().min(MOST + 1))?;
     let text = String::from_utf8(bytes)
         .ok()
         .filter(|t| t.len() as u64 <= MOST);

@@ -138,7 +138,7 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Model> {
     let mut model = directory::open(directory::locate(path, options)?, options)?;
     if model.format == FormatId::Safetensors {
         // What our own writer recorded beside the tensors: dropped duplicates, then the state.
-        if let Err(e) = safetensors::aliases::restore(&mut model) {
+        if let Err(e) = safetensors::aliases::restore(&mut model, &options.limits) {
             model.warnings.push(Warning::new(e.rule(), e.message()));
         }
         crate::structure::restore(&mut model, &options.limits);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 use weighbridge_core::model::{Model, Tensor, Warning};
+use weighbridge_core::source::{self, Backend};
 use weighbridge_core::{Error, Limits, Result};
 
 /// The ending of an index's file name.
@@ -53,16 +54,16 @@ fn name_of(path: &Path) -> Option<&str> {
 /// `Malformed` when it is no index, `Limit` when it is longer than `limits.text_bytes`, `Io`.
 pub fn read_index(path: &Path, limits: &Limits) -> Result<Index> {
     let in_file = |e: Error| e.in_file(path.display().to_string());
-    let io = |e| in_file(Error::io("cannot read the index", e));
-    let len = std::fs::metadata(path).map_err(io)?.len();
+    // Only a regular file: reading a pipe or a device could go on for ever.
+    let source = source::open_file(path, Backend::Pread)?;
     Limits::check(
-        len,
+        source.len(),
         limits.text_bytes,
         "shards.index-too-long",
         "bytes of the index",
     )
     .map_err(in_file)?;
-    let text = std::fs::read(path).map_err(io)?;
+    let text = source.read_vec(0..source.len())?;
     parse_index(&text, limits)
         .map(|index| Index {
             path: path.to_path_buf(),

@@ -19,11 +19,19 @@ pub fn from_str(text: &str, limits: &Limits) -> Result<Value> {
     let cap = u64::from(limits.depth)
         .saturating_mul(LEVELS)
         .saturating_add(8);
+    let (deepest, items) = extent(text);
     Limits::check(
-        nesting(text),
+        deepest,
         cap,
         "structure.too-deep",
         "nesting of the structure's JSON",
+    )?;
+    // Before the text becomes a tree, which takes far more memory.
+    Limits::check(
+        items,
+        limits.values.saturating_mul(LEVELS),
+        "structure.too-many-values",
+        "structure",
     )?;
     let mut reader = serde_json::Deserializer::from_str(text);
     // The nesting was measured above, so the parser's own cap of 128 levels can go.
@@ -45,8 +53,9 @@ pub fn from_str(text: &str, limits: &Limits) -> Result<Value> {
     from_json(&json, limits)
 }
 
-/// How deep the brackets of a JSON text nest.
-fn nesting(text: &str) -> u64 {
+/// How deep the brackets of a JSON text nest, and how many items they hold at most.
+fn extent(text: &str) -> (u64, u64) {
+    let mut items = 1u64;
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0u64, 0u64, false, false);
     for b in text.bytes() {
         if in_string {
@@ -60,7 +69,9 @@ fn nesting(text: &str) -> u64 {
         }
         match b {
             b'"' => in_string = true,
+            b',' => items += 1,
             b'[' | b'{' => {
+                items += 1;
                 depth += 1;
                 deepest = deepest.max(depth);
             }
@@ -68,7 +79,7 @@ fn nesting(text: &str) -> u64 {
             _ => {}
         }
     }
-    deepest
+    (deepest, items)
 }
 
 /// The tree that `json` describes, as [`super::to_json`] wrote it in its stored form.

@@ -42,7 +42,7 @@ fn open(path: &Path) -> Model {
     let mut m = weighbridge::open(path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
     if m.structure.is_none() {
         structure::restore(&mut m, &Limits::default());
-        aliases::restore(&mut m).unwrap();
+        aliases::restore(&mut m, &Default::default()).unwrap();
     }
     m
 }

@@ -14,6 +14,7 @@
 
 mod convert;
 mod directories;
+mod hostile_cases;
 mod pytorch;
 mod safetensors;
 mod scan;

@@ -338,7 +338,10 @@ fn shared_storage_is_recorded_and_dedupe_keeps_one() {
                 ("head", 0, vec![3, 1], same_as),
             ]
         );
-        assert_eq!(aliases::restore(&mut back).unwrap(), usize::from(dedupe));
+        assert_eq!(
+            aliases::restore(&mut back, &Default::default()).unwrap(),
+            usize::from(dedupe)
+        );
         assert_eq!(back.tensors.len(), 4);
         for t in &model.tensors {
             assert_eq!(

@@ -11,6 +11,9 @@ use weighbridge_core::model::{Graph, Layout, Quantization};
 use super::Inspected;
 use crate::output::SCHEMA_VERSION;
 
+/// In groups larger than this, tensors do not name each other.
+const MOST_ALIASES: usize = 16;
+
 /// The document of one model.
 pub(super) struct Document<'a> {
     x: &'a Inspected<'a>,
@@ -81,6 +84,9 @@ impl Serialize for Document<'_> {
         m.serialize_entry("files", &files)?;
         m.serialize_entry("metadata", &self.metadata())?;
         m.serialize_entry("tensors", &Tensors(self))?;
+        if !self.members.is_empty() {
+            m.serialize_entry("shared", &Shared(self))?;
+        }
         if let Some(g) = &model.graph {
             m.serialize_entry("graph", &graph(g))?;
         }
@@ -106,6 +112,19 @@ fn warning(w: &weighbridge_core::model::Warning) -> Json {
         m.insert("offset".into(), o.into());
     }
     m.into()
+}
+
+/// The groups of tensors that share storage.
+struct Shared<'a>(&'a Document<'a>);
+
+impl Serialize for Shared<'_> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let tensors = &self.0.x.model.tensors;
+        s.collect_seq(self.0.members.iter().map(|group| {
+            let name = |&i: &usize| tensors.get(i).map(|t| t.name.as_str());
+            group.iter().filter_map(name).collect::<Vec<&str>>()
+        }))
+    }
 }
 
 struct Tensors<'a>(&'a Document<'a>);
@@ -134,6 +153,9 @@ impl One<'_> {
     fn aliases<'t>(&self, tensors: &'t [Tensor]) -> Vec<&'t str> {
         let group = self.document.groups.get(self.index).copied().flatten();
         let members = group.and_then(|g| self.document.members.get(g));
+        // A flat buffer of a hundred thousand tensors would list ten thousand million names;
+        // `shared` has each once.
+        let members = members.filter(|m| m.len() <= MOST_ALIASES);
         members
             .into_iter()
             .flatten()

@@ -11,6 +11,13 @@ use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::model::{CHUNK, Storage, StorageData};
 
+/// A member read whole into memory is a pickle or text, which deflate makes this much smaller at
+/// best; only tensors full of zeros are a thousand times smaller.
+const TEXT_RATIO: u64 = 64;
+
+/// What it may inflate to in any case, in bytes.
+const TEXT_BYTES: u64 = 4 << 20;
+
 /// What a local header says.
 #[derive(Debug)]
 struct Local {
@@ -243,7 +250,9 @@ impl Archive {
     /// `zip.crc-mismatch`; `Malformed` with `zip.bad-deflate`.
     pub fn read(&self, m: &Member, limit: u64) -> Result<Vec<u8>> {
         let cap = match m.method {
-            Method::Deflate => limit.min(self.limits.inflate_bytes),
+            Method::Deflate => limit
+                .min(self.limits.inflate_bytes)
+                .min(m.stored.saturating_mul(TEXT_RATIO).max(TEXT_BYTES)),
             _ => limit,
         };
         Limits::check(m.size, cap, "zip.member-size", "bytes of the member")

@@ -209,7 +209,11 @@ pub(super) fn lower_record(
     })?;
     let data = archive.read(member, options.limits.pickle_bytes)?;
     let base = archive.data_offset(member)?;
-    let trace = pickle::run(&data, &options.limits);
+    // A deflated pickle can be a thousand times what the file holds of it.
+    let mut limits = options.limits.clone();
+    let justified = member.stored.saturating_mul(16).saturating_add(1 << 20);
+    limits.values = limits.values.min(justified);
+    let trace = pickle::run(&data, &limits);
     lower(trace, storages, options, archive.source().len(), depth)
         .map_err(|e| e.shifted(base).within(name))
 }
@@ -245,12 +249,23 @@ fn open_package(archive: &Archive, root: &str, options: &OpenOptions, depth: u32
     let names: Vec<&str> = package_pickles(archive, root);
     let mut records = Records::new(archive, format!("{root}.data/"), ".storage", big);
     let several = names.len() > 1;
+    // Every record is read whole: together they must be records of this file, and take no more
+    // than one may.
+    refuse_overlap(archive, &names)?;
+    let mut each = options.clone();
+    each.limits.spare_bytes /= names.len().max(1) as u64;
     for name in &names {
-        let mut low = lower_record(archive, name, &mut records, options, depth)?;
+        let mut low = lower_record(archive, name, &mut records, &each, depth)?;
         if several {
             // Several resources: each under its own path, so that names stay apart.
             let stem = name.strip_prefix(root).unwrap_or(name);
             let stem = stem.strip_suffix(".pkl").unwrap_or(stem).replace('/', ".");
+            if stem.len() > LONGEST_RESOURCE {
+                return Err(Error::limit(
+                    "pytorch.long-name",
+                    format!("the name of a record passes {LONGEST_RESOURCE} bytes"),
+                ));
+            }
             low = low.prefixed(&stem);
             model.merge_resource(&stem, low);
         } else {
@@ -258,6 +273,23 @@ fn open_package(archive: &Archive, root: &str, options: &OpenOptions, depth: u32
         }
     }
     Ok(model)
+}
+
+/// Longest name of a package's resource: every tensor in it gets the name.
+const LONGEST_RESOURCE: usize = 1024;
+
+/// Refuses records that lie over each other so much that they hold more than the file does.
+fn refuse_overlap(archive: &Archive, names: &[&str]) -> Result<()> {
+    let stored = names.iter().filter_map(|n| archive.by_name(n));
+    let stored = stored.fold(0u64, |n, m| n.saturating_add(m.stored));
+    let have = archive.source().len();
+    if stored > have {
+        return Err(Error::malformed(
+            "zip.overlap",
+            format!("records of {stored} bytes in a file of {have}: they lie over each other"),
+        ));
+    }
+    Ok(())
 }
 
 fn package_pickles<'a>(archive: &'a Archive, root: &str) -> Vec<&'a str> {
@@ -327,6 +359,9 @@ pub(super) fn pickles(source: &Arc<dyn ByteSource>, limits: &Limits) -> Result<V
     let archive = Archive::open(Arc::clone(source), limits)?;
     let script = matches!(kind(&archive), Some(Kind::TorchScript { .. }));
     let mut out = Vec::new();
+    let names = archive.members().iter().map(|m| m.name.as_str());
+    let names: Vec<&str> = names.filter(|n| n.ends_with(".pkl")).collect();
+    refuse_overlap(&archive, &names)?;
     for m in archive.members() {
         // TorchScript's debug pickles are read by no loader's interpreter of data.
         if !m.name.ends_with(".pkl") {

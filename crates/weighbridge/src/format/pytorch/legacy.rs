@@ -106,6 +106,7 @@ fn locate(
 ) -> Result<(Stream, u64)> {
     let mut widths: HashMap<String, u64> = HashMap::new();
     for node in &trace.nodes {
+        trace.check_work()?;
         if let Node::Persistent(id) = node
             && let Ok(r) = storages::request(trace, *id)
         {
@@ -122,6 +123,7 @@ fn locate(
     })?;
     let mut known = HashMap::new();
     for &key in list {
+        keys.check_work()?;
         let name = match keys.node(key) {
             Node::Int(i) => i.to_string(),
             _ => keys

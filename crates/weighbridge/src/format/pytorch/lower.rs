@@ -1,9 +1,9 @@
 //! From the pickle machine's trace to tensors and the structure tree.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use weighbridge_core::model::{Dict, Object, Tensor, TensorSource, Value, View};
-use weighbridge_core::pickle::{Blob, Call, Node, NodeId, Trace, decimal};
+use weighbridge_core::pickle::{Blob, Call, Node, NodeId, Trace};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::storages::{self, StorageRef, Storages};
@@ -32,34 +32,59 @@ impl Default for Value2 {
 /// Opens a complete torch file that a pickle holds as bytes (`torch.storage._load_from_bytes`).
 pub(super) type NestedOpener<'s> = dyn Fn(&[u8]) -> Result<Vec<Tensor>> + 's;
 
-/// How many values any pickle may expand to, however short it is.
-const LEAST_VALUES: u64 = 1 << 18;
+/// What one value costs in memory, in bytes, here and as JSON; a container, an entry, a tensor.
+const VALUE: usize = 64;
+const CONTAINER: usize = 128;
+const ENTRY: usize = 64;
+const TENSOR: usize = 512;
 
-/// What making a value costs: one, and more for long text, which is copied.
-fn cost(node: &Node) -> u64 {
-    let len = match node {
-        Node::Str(b) | Node::ByteStr(b) | Node::Bytes(b) | Node::ByteArray(b) => match b {
-            Blob::At { len, .. } => *len,
-            Blob::Own(b) => b.len(),
-        },
-        _ => 0,
-    };
-    1 + len as u64 / 32
+/// Memory that a byte of the pickle justifies. No value takes more unless it is referred to from
+/// several places.
+const ROOM_PER_BYTE: u64 = 192;
+
+/// Longest name of a tensor, in bytes.
+const LONGEST_NAME: usize = 64 << 10;
+
+/// Memory, in bytes, that a byte of a file inside the pickle justifies.
+pub(super) const NESTED_PER_BYTE: u64 = 64;
+
+/// Views of storages up to this length are read with the storage whole.
+const WHOLE_STORAGE: u64 = 16 << 20;
+/// Largest step, in elements, at which neighbours are read in one go.
+const RUN_STEP: u64 = 64;
+/// What one read costs, in bytes.
+const READ_COST: u64 = 128;
+/// Bytes of a view that are read together.
+const READ_BLOCK: u64 = 4 << 20;
+
+/// A tensor made once for its node.
+struct Draft {
+    tensor: Option<Tensor>,
+    /// What another copy of it costs.
+    weight: usize,
 }
 
-/// Walks one trace. Recursion is bounded by `limits.depth`, work by `limits.values`, the bytes
-/// that views expand to by `limits.expand_cap`.
+/// Walks one trace. Recursion is bounded by `limits.depth`, the number of values by
+/// `limits.values`, memory by the pickle's length and `limits.spare_bytes`, the bytes that views
+/// expand to by `limits.expand_cap`.
 pub(super) struct Lower<'t, 's> {
     pub(super) trace: &'t Trace<'t>,
     pub(super) storages: &'s mut dyn Storages,
     pub(super) limits: &'s Limits,
     nested: &'s NestedOpener<'s>,
-    drafts: HashMap<NodeId, Option<Tensor>>,
-    names: HashSet<String>,
-    open: HashMap<NodeId, String>,
+    drafts: HashMap<NodeId, Draft>,
+    /// Storages that are files in byte strings, by the node of the bytes.
+    nested_storages: HashMap<NodeId, Option<StorageRef>>,
+    /// Names that are taken, with the next number to try.
+    names: HashMap<String, u64>,
+    /// Containers that are being read, and how much of `path` leads to them.
+    open: HashMap<NodeId, usize>,
     path: String,
-    depth: u32,
+    pub(super) depth: u32,
     made: u64,
+    /// Memory taken so far, estimated, and how much may be.
+    taken: u64,
+    room: u64,
     expanded: u64,
     cap: u64,
     out: Lowered,
@@ -81,11 +106,16 @@ impl<'t, 's> Lower<'t, 's> {
             limits,
             nested,
             drafts: HashMap::new(),
-            names: HashSet::new(),
+            nested_storages: HashMap::new(),
+            names: HashMap::new(),
             open: HashMap::new(),
             path: String::new(),
             depth: 0,
             made: 0,
+            taken: 0,
+            room: (trace.data.len() as u64)
+                .saturating_mul(ROOM_PER_BYTE)
+                .saturating_add(limits.spare_bytes),
             expanded: 0,
             cap: limits.expand_cap(file_bytes),
             out: Lowered::default(),
@@ -114,33 +144,53 @@ impl<'t, 's> Lower<'t, 's> {
         v
     }
 
-    pub(super) fn value(&mut self, id: NodeId) -> Result<Value> {
-        let trace = self.trace;
-        self.made += cost(trace.node(id));
-        // A value met twice is written out twice: a few bytes can ask for billions.
-        let justified = (trace.data.len() as u64)
-            .saturating_mul(16)
-            .max(LEAST_VALUES);
-        if self.made > self.limits.values.min(justified) {
+    /// Takes `bytes` of the memory that the pickle's length justifies.
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<()> {
+        self.taken = self.taken.saturating_add(bytes as u64);
+        if self.taken > self.room {
             return Err(Error::limit(
                 "pytorch.too-many-values",
-                "the structure expands to more values than a pickle of its size can mean",
+                format!(
+                    "the structure expands to over {} bytes, more than a pickle of {} justifies: \
+                     it refers to its values again and again",
+                    self.room,
+                    self.trace.data.len()
+                ),
             ));
         }
+        self.trace.check_work()
+    }
+
+    pub(super) fn value(&mut self, id: NodeId) -> Result<Value> {
+        self.charge(VALUE)?;
+        self.made += 1;
+        if self.made > self.limits.values {
+            return Err(Error::limit(
+                "pytorch.too-many-values",
+                "the structure expands to too many values",
+            ));
+        }
+        let trace = self.trace;
         Ok(match trace.node(id) {
             Node::None => Value::Null,
             Node::Bool(b) => Value::Bool(*b),
             Node::Int(i) => Value::Int(*i),
-            Node::BigInt(b) => big(decimal(trace.blob(b))),
-            Node::BigText(t) => Value::BigInt(t.to_string()),
+            Node::BigInt(b) => big(trace.decimal(b)),
+            Node::BigText(t) => {
+                self.charge(t.len().saturating_mul(2))?;
+                Value::BigInt(t.to_string())
+            }
             Node::Float(f) => Value::Float(*f),
-            Node::Str(b) => Value::Str(String::from_utf8_lossy(trace.blob(b)).into_owned()),
-            Node::ByteStr(b) => match std::str::from_utf8(trace.blob(b)) {
-                Ok(s) => Value::Str(s.to_owned()),
-                Err(_) => Value::Bytes(trace.blob(b).to_vec()),
-            },
-            Node::Bytes(b) => Value::Bytes(trace.blob(b).to_vec()),
-            Node::ByteArray(b) => Value::ByteArray(trace.blob(b).to_vec()),
+            Node::Str(b) => Value::Str(String::from_utf8_lossy(self.bytes(b)?).into_owned()),
+            Node::ByteStr(b) => {
+                let bytes = self.bytes(b)?;
+                match std::str::from_utf8(bytes) {
+                    Ok(s) => Value::Str(s.to_owned()),
+                    Err(_) => Value::Bytes(bytes.to_vec()),
+                }
+            }
+            Node::Bytes(b) => Value::Bytes(self.bytes(b)?.to_vec()),
+            Node::ByteArray(b) => Value::ByteArray(self.bytes(b)?.to_vec()),
             Node::Tuple(items) => self.nest(id, |s| Ok(Value::Tuple(s.list(items)?)))?,
             Node::List(items) => self.nest(id, |s| Ok(Value::List(s.list(items)?)))?,
             Node::Set(items) => self.nest(id, |s| Ok(Value::Set(s.list(items)?)))?,
@@ -155,7 +205,11 @@ impl<'t, 's> Lower<'t, 's> {
                 Some(g) if g.module == "torch" && dtype::is_dtype(&g.name) => {
                     Value::DType(format!("torch.{}", g.name))
                 }
-                _ => Value::Global(self.class_name(id)),
+                _ => {
+                    let name = self.class_name(id);
+                    self.charge(name.len().saturating_mul(2))?;
+                    Value::Global(name)
+                }
             },
             Node::DynamicGlobal(..) => Value::Global(trace.render(id, 200)),
             Node::Persistent(p) => self.persistent(*p)?,
@@ -165,11 +219,33 @@ impl<'t, 's> Lower<'t, 's> {
         })
     }
 
+    /// The bytes of `blob`, which are about to be copied.
+    fn bytes(&mut self, blob: &'t Blob) -> Result<&'t [u8]> {
+        let bytes = self.trace.blob(blob);
+        self.charge(bytes.len().saturating_mul(3))?;
+        Ok(bytes)
+    }
+
     /// Guards recursion: a container met inside itself is a reference, and depth is bounded.
     fn nest(&mut self, id: NodeId, f: impl FnOnce(&mut Self) -> Result<Value>) -> Result<Value> {
-        if let Some(first) = self.open.get(&id) {
-            return Ok(Value::Ref(first.clone()));
+        if let Some(&len) = self.open.get(&id) {
+            self.charge(len)?;
+            // Containers around this one lie on the path to it.
+            return Ok(Value::Ref(match self.path.get(..len) {
+                None | Some("") => "$".to_owned(),
+                Some(first) => format!("$.{first}"),
+            }));
         }
+        self.charge(CONTAINER)?;
+        self.open.insert(id, self.path.len());
+        let v = self.deeper(f);
+        self.open.remove(&id);
+        v
+    }
+
+    /// Runs `f` one level deeper. Whatever recurses goes through here, so that one limit bounds
+    /// the stack.
+    pub(super) fn deeper<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth >= self.limits.depth {
             return Err(Error::limit(
                 "pytorch.too-deep",
@@ -180,16 +256,9 @@ impl<'t, 's> Lower<'t, 's> {
             )
             .within(self.path.as_str()));
         }
-        let place = if self.path.is_empty() {
-            "$".to_owned()
-        } else {
-            format!("$.{}", self.path)
-        };
-        self.open.insert(id, place);
         self.depth += 1;
         let v = f(self);
         self.depth -= 1;
-        self.open.remove(&id);
         v
     }
 
@@ -204,13 +273,15 @@ impl<'t, 's> Lower<'t, 's> {
             self.path.push('.');
         }
         self.path.push_str(step);
-        if self.path.len() > 64 << 10 {
-            return Err(Error::limit(
+        let v = if self.path.len() > LONGEST_NAME {
+            Err(Error::limit(
                 "pytorch.long-name",
                 "a tensor's name passes 64 KiB",
-            ));
-        }
-        let v = f(self);
+            ))
+        } else {
+            // Tensors and attributes are named by the whole path.
+            self.charge(self.path.len()).and_then(|()| f(self))
+        };
         self.path.truncate(before);
         v
     }
@@ -231,6 +302,7 @@ impl<'t, 's> Lower<'t, 's> {
         for &(k, v) in pairs {
             let key = self.plain(k)?;
             let step = step_of(&key);
+            self.charge(ENTRY.saturating_add(step.len().saturating_mul(3)))?;
             // Text and numbers that print alike are different keys.
             let kind = matches!(key, Value::Str(_));
             let slot = *seen.entry(format!("{kind}{step}")).or_insert(keys.len());
@@ -250,7 +322,7 @@ impl<'t, 's> Lower<'t, 's> {
         }
         // Old whole-module saves carry each class with its source: ("module", class, file, text).
         if let Some([kind, class, ..]) = self.trace.items(id)
-            && self.trace.text(*kind).as_deref() == Some("module")
+            && self.trace.is_text(*kind, "module")
         {
             return self.value(*class);
         }
@@ -292,15 +364,22 @@ impl<'t, 's> Lower<'t, 's> {
                 t.shape.as_slice()
             )));
         }
-        let mut name = base.to_owned();
-        let mut n = 2;
-        while !self.names.insert(name.clone()) {
-            name = format!("{base}#{n}");
-            n += 1;
-        }
-        if n > 2 {
-            self.out.collisions.push(name.clone());
-        }
+        let name = match self.names.get(base).copied() {
+            None => base.to_owned(),
+            Some(mut n) => {
+                let mut name = format!("{base}#{n}");
+                while self.names.contains_key(&name) {
+                    n += 1;
+                    name = format!("{base}#{n}");
+                }
+                let base = base.to_owned();
+                self.names.insert(base, n + 1);
+                self.out.collisions.push(name.clone());
+                name
+            }
+        };
+        self.charge(TENSOR.saturating_add(name.len().saturating_mul(4)))?;
+        self.names.insert(name.clone(), 2);
         if self.out.tensors.len() as u64 >= self.limits.tensors {
             return Err(Error::limit("pytorch.too-many-tensors", "too many tensors"));
         }
@@ -311,7 +390,7 @@ impl<'t, 's> Lower<'t, 's> {
                 .iter()
                 .fold(s.values.byte_len(), |n, i| n.saturating_add(i.byte_len()));
         }
-        self.expanded = self.expanded.saturating_add(bytes);
+        self.expanded = self.expanded.saturating_add(bytes.max(scattered(&t)));
         if self.expanded > self.cap {
             return Err(Error::limit(
                 "pytorch.expansion",
@@ -342,14 +421,31 @@ impl<'t, 's> Lower<'t, 's> {
 
     /// A tensor by its constructor, made once for each node.
     pub(super) fn draft(&mut self, id: NodeId, call: &Call) -> Result<Option<Tensor>> {
-        if let Some(t) = self.drafts.get(&id) {
-            return Ok(t.clone());
-        }
-        let made = self.tensor_of(call, 0).map_err(|e| {
+        self.draft_at(id, call, 0).map_err(|e| {
             e.within(format!("tensor {:?}", self.path))
                 .within(format!("pickle byte {}", call.offset))
-        })?;
-        self.drafts.insert(id, made.clone());
+        })
+    }
+
+    /// As [`Lower::draft`], for a constructor inside `wraps` others.
+    pub(super) fn draft_at(
+        &mut self,
+        id: NodeId,
+        call: &Call,
+        wraps: u32,
+    ) -> Result<Option<Tensor>> {
+        if let Some(weight) = self.drafts.get(&id).map(|d| d.weight) {
+            self.charge(weight)?;
+            return Ok(self.drafts.get(&id).and_then(|d| d.tensor.clone()));
+        }
+        let before = self.taken;
+        let made = self.tensor_of(call, wraps)?;
+        if made.is_some() {
+            self.charge(TENSOR)?;
+        }
+        let weight = usize::try_from(self.taken - before).unwrap_or(usize::MAX);
+        let tensor = made.clone();
+        self.drafts.insert(id, Draft { tensor, weight });
         Ok(made)
     }
 
@@ -372,24 +468,33 @@ impl<'t, 's> Lower<'t, 's> {
         if name != "torch.storage._load_from_bytes" {
             return Ok(None);
         }
-        let bytes = match self.trace.items(call.args) {
-            Some([one]) => numpy::bytes_of(self.trace, *one),
-            _ => None,
-        };
-        let Some(bytes) = bytes else { return Ok(None) };
-        let tensors = (self.nested)(&bytes)?;
-        let Some(t) = tensors.into_iter().next() else {
+        let trace = self.trace;
+        let Some(&[one]) = trace.items(call.args) else {
             return Ok(None);
         };
-        Ok(match (&t.source, t.byte_len()) {
-            (TensorSource::View(v), len) => Some(StorageRef {
-                storage: v.storage.clone(),
-                base: v.offset,
-                len,
-                dtype: Some(t.dtype),
-            }),
-            _ => None,
-        })
+        if let Some(known) = self.nested_storages.get(&one) {
+            return Ok(known.clone());
+        }
+        let Some(bytes) = numpy::bytes_of(trace, one) else {
+            return Ok(None);
+        };
+        // What the file inside may take is taken from what this one may.
+        self.charge(bytes.len().saturating_mul(NESTED_PER_BYTE as usize))?;
+        let tensors = (self.nested)(&bytes)?;
+        let made = tensors
+            .into_iter()
+            .next()
+            .and_then(|t| match (&t.source, t.byte_len()) {
+                (TensorSource::View(v), len) => Some(StorageRef {
+                    storage: v.storage.clone(),
+                    base: v.offset,
+                    len,
+                    dtype: Some(t.dtype),
+                }),
+                _ => None,
+            });
+        self.nested_storages.insert(one, made.clone());
+        Ok(made)
     }
 
     /// The dotted name of a class or function, in Python 3's spelling; whole-module saves before
@@ -397,9 +502,7 @@ impl<'t, 's> Lower<'t, 's> {
     pub(super) fn class_name(&self, id: NodeId) -> String {
         let id = match self.trace.node(id) {
             Node::Persistent(p) => match self.trace.items(*p) {
-                Some([kind, class, ..]) if self.trace.text(*kind).as_deref() == Some("module") => {
-                    *class
-                }
+                Some([kind, class, ..]) if self.trace.is_text(*kind, "module") => *class,
                 _ => id,
             },
             _ => id,
@@ -422,6 +525,7 @@ impl<'t, 's> Lower<'t, 's> {
     /// Anything else: an object with its class, arguments, state and items kept as data.
     pub(super) fn opaque(&mut self, call: &Call) -> Result<Value> {
         let class = self.class_name(call.callee);
+        self.charge(CONTAINER.saturating_add(class.len().saturating_mul(2)))?;
         let trace = self.trace;
         // A mapping subclass: built empty, then filled.
         let state = call.states.last().copied();
@@ -492,6 +596,7 @@ impl<'t, 's> Lower<'t, 's> {
                     && (trace.dict(*dict).is_some() || matches!(trace.node(*dict), Node::None)) =>
             {
                 let mut pairs = trace.dict(*dict).unwrap_or_default().to_vec();
+                trace.spend(pairs.len().saturating_mul(8));
                 pairs.extend_from_slice(trace.dict(*slots).unwrap_or_default());
                 let entries = self.entries(&pairs)?;
                 Ok(Value::Dict(Dict {
@@ -523,15 +628,24 @@ impl<'t, 's> Lower<'t, 's> {
     /// The pairs of a mapping node: a plain dict, or an `OrderedDict` and its like.
     pub(super) fn pairs(&self, id: NodeId) -> Option<Vec<(NodeId, NodeId)>> {
         let trace = self.trace;
+        let spend = |n: usize| trace.spend(n.saturating_mul(8));
         match trace.node(id) {
-            Node::Dict(d) => Some(d.clone()),
+            Node::Dict(d) => {
+                spend(d.len());
+                Some(d.clone())
+            }
             Node::Call(c) => {
                 let mut out = Vec::new();
                 // Python 2 hands the items to the constructor: `OrderedDict([[k, v], …])`.
+                spend(c.pairs.len());
                 if let Some(&[first]) = trace.items(c.args) {
                     match trace.node(first) {
-                        Node::Dict(d) => out.extend_from_slice(d),
+                        Node::Dict(d) => {
+                            spend(d.len());
+                            out.extend_from_slice(d);
+                        }
                         _ => {
+                            spend(trace.items(first)?.len());
                             for &item in trace.items(first)? {
                                 let &[k, v] = trace.items(item)? else {
                                     return None;
@@ -547,6 +661,29 @@ impl<'t, 's> Lower<'t, 's> {
             _ => None,
         }
     }
+}
+
+/// What reading a view value by value costs, in bytes: each read of a few bytes from a large
+/// storage takes as long as copying hundreds. 0 where runs can be read, or the storage whole.
+fn scattered(t: &Tensor) -> u64 {
+    let (TensorSource::Strided(s), Some(width)) = (&t.source, t.dtype.bytes()) else {
+        return 0;
+    };
+    if s.storage.len() <= WHOLE_STORAGE {
+        return 0;
+    }
+    let (mut run, mut inner) = (1, width.max(1));
+    for (&d, &step) in t.shape.iter().zip(&s.strides).rev() {
+        let here = d.min(READ_BLOCK / inner).max(1);
+        if step <= RUN_STEP {
+            run = run.max(here);
+        }
+        inner = inner.saturating_mul(d.max(1));
+        if inner > READ_BLOCK {
+            break;
+        }
+    }
+    (t.byte_len() / width.max(1) / run).saturating_mul(READ_COST)
 }
 
 fn big(text: String) -> Value {

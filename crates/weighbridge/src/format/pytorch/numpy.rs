@@ -47,7 +47,8 @@ impl NpType {
 
     /// NumPy's `dtype.name`.
     fn name(self) -> String {
-        let bits = self.size * 8;
+        // The width is any number for strings and raw bytes.
+        let bits = u128::from(self.size) * 8;
         match self.kind {
             b'b' => "bool".into(),
             b'i' => format!("int{bits}"),
@@ -146,6 +147,7 @@ pub(super) fn bytes_of_call<'t>(trace: &'t Trace<'_>, c: &Call) -> Option<Cow<'t
         ("__builtin__" | "builtins", "bytes" | "bytearray", []) => Some(Cow::Borrowed(&[])),
         ("__builtin__" | "builtins", "bytes" | "bytearray", [one]) => match trace.node(*one) {
             Node::List(items) => {
+                trace.spend(items.len().saturating_mul(8));
                 let bytes = items
                     .iter()
                     .map(|&i| trace.int(i).and_then(|n| u8::try_from(n).ok()));
@@ -219,7 +221,16 @@ pub(super) fn array(trace: &Trace<'_>, call: &Call, limits: &Limits) -> Result<O
     let Some(bytes) = bytes_of(trace, data) else {
         return Ok(None);
     };
+    // Copied, turned round, hashed: an array may be met in many places.
+    trace.spend(bytes.len().saturating_mul(16));
+    trace.check_work()?;
     let dims = match trace.items(shape) {
+        Some(items) if items.len() > 64 => {
+            return Err(Error::malformed(
+                "numpy.too-many-dimensions",
+                "an array has over 64 dimensions",
+            ));
+        }
         Some(items) => items
             .iter()
             .map(|&i| trace.int(i).and_then(|n| u64::try_from(n).ok()))
@@ -232,12 +243,6 @@ pub(super) fn array(trace: &Trace<'_>, call: &Call, limits: &Limits) -> Result<O
             "the shape of an array is no tuple of counts",
         ));
     };
-    if shape.len() > 64 {
-        return Err(Error::malformed(
-            "numpy.too-many-dimensions",
-            "an array has over 64 dimensions",
-        ));
-    }
     let numel = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
     if numel.and_then(|n| n.checked_mul(ty.size)) != Some(bytes.len() as u64) {
         return Err(Error::malformed(
@@ -314,10 +319,12 @@ pub(super) fn scalar(trace: &Trace<'_>, call: &Call) -> Option<Value> {
         return None;
     };
     let ty = dtype(trace, ty)?;
-    let mut raw = bytes_of(trace, data)?.into_owned();
+    let raw = bytes_of(trace, data)?;
     if raw.len() as u64 != ty.size {
         return None;
     }
+    trace.spend(raw.len().saturating_mul(8));
+    let mut raw = raw.into_owned();
     swap(&mut raw, ty.swap());
     let text = scalar_text(ty, &raw)?;
     Some(Value::NpScalar {

@@ -1,5 +1,7 @@
 //! Classes whose meaning is known: containers, value classes, modules.
 
+use std::collections::HashSet;
+
 use weighbridge_core::model::{Dict, Object, Value};
 use weighbridge_core::pickle::{Call, Node, NodeId};
 use weighbridge_core::{Limits, Result};
@@ -65,6 +67,7 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
                 .into_iter()
                 .chain(call.items.iter().copied())
                 .collect();
+            trace.spend(items.len().saturating_mul(8));
             let values = s.list(&items)?;
             if g.name == "frozenset" {
                 Value::FrozenSet(values)
@@ -73,11 +76,11 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
             }
         }
         ("builtins", "list") if args.is_empty() => Value::List(s.list(&call.items)?),
-        ("_codecs", "encode") | ("builtins", "bytes") => match bytes(s, call) {
+        ("_codecs", "encode") | ("builtins", "bytes") => match bytes(s, call)? {
             Some(b) => Value::Bytes(b),
             None => return Ok(None),
         },
-        ("builtins", "bytearray") => match bytes(s, call) {
+        ("builtins", "bytearray") => match bytes(s, call)? {
             Some(b) => Value::ByteArray(b),
             None => return Ok(None),
         },
@@ -98,6 +101,7 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
                 return Ok(None);
             };
             let dims = trace.items(dims).unwrap_or_default();
+            s.charge(dims.len().saturating_mul(64))?;
             match dims
                 .iter()
                 .map(|&d| trace.int(d))
@@ -108,18 +112,21 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
             }
         }
         ("torch", "device") => match args {
-            [kind] => match trace.text(*kind) {
-                Some(t) => Value::Device(t.into_owned()),
+            [kind] => match s.text(*kind)? {
+                Some(t) => Value::Device(t),
                 None => return Ok(None),
             },
-            [kind, index] => match (trace.text(*kind), trace.int(*index)) {
+            [kind, index] => match (s.text(*kind)?, trace.int(*index)) {
                 (Some(t), Some(i)) => Value::Device(format!("{t}:{i}")),
                 _ => return Ok(None),
             },
             _ => return Ok(None),
         },
-        ("torch.serialization", "_get_layout") => match args.first().and_then(|&a| trace.text(a)) {
-            Some(t) => Value::Global(t.into_owned()),
+        ("torch.serialization", "_get_layout") => match args.first() {
+            Some(&a) => match s.text(a)? {
+                Some(t) => Value::Global(t),
+                None => return Ok(None),
+            },
             None => return Ok(None),
         },
         // TorchScript tags its containers with their types.
@@ -137,6 +144,7 @@ pub(super) fn value_class(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<V
         (m, _) if m == "numpy" || m.starts_with("numpy.") => return numpy_value(s, call),
         _ => match text_of(s, module, &g.name, call) {
             Some(text) => {
+                s.charge(text.len().saturating_mul(3))?;
                 let args = s.plain_args(args)?;
                 let class = format!("{module}.{}", g.name);
                 let object = Object {
@@ -157,14 +165,24 @@ impl Lower<'_, '_> {
     fn plain_args(&mut self, args: &[NodeId]) -> Result<Vec<Value>> {
         args.iter().map(|&a| self.plain(a)).collect()
     }
+
+    /// The text of a node, copied.
+    fn text(&mut self, id: NodeId) -> Result<Option<String>> {
+        let text = self.trace.text(id);
+        self.charge(text.as_ref().map_or(0, |t| t.len()).saturating_mul(2))?;
+        Ok(text.map(|t| t.into_owned()))
+    }
 }
 
 fn mapping_pairs(s: &Lower<'_, '_>, call: &Call) -> Option<Vec<(NodeId, NodeId)>> {
     let mut out = Vec::new();
+    let spend = |n: usize| s.trace.spend(n.saturating_mul(8));
+    spend(call.pairs.len());
     if let Some(&[first]) = s.trace.items(call.args) {
         match s.pairs(first) {
             Some(p) => out = p,
             None => {
+                spend(s.trace.items(first)?.len());
                 for &item in s.trace.items(first)? {
                     let &[k, v] = s.trace.items(item)? else {
                         return None;
@@ -178,17 +196,23 @@ fn mapping_pairs(s: &Lower<'_, '_>, call: &Call) -> Option<Vec<(NodeId, NodeId)>
     Some(out)
 }
 
-fn bytes(s: &Lower<'_, '_>, call: &Call) -> Option<Vec<u8>> {
-    numpy::bytes_of_call(s.trace, call).map(|b| b.into_owned())
+fn bytes(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Vec<u8>>> {
+    let bytes = numpy::bytes_of_call(s.trace, call);
+    s.charge(bytes.as_ref().map_or(0, |b| b.len()).saturating_mul(3))?;
+    Ok(bytes.map(|b| b.into_owned()))
 }
 
 fn numpy_value(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>> {
     let trace = s.trace;
     if let Some(v) = numpy::scalar(trace, call) {
+        if let Value::NpScalar { text, raw, .. } = &v {
+            s.charge(text.len().saturating_add(raw.len()).saturating_mul(3))?;
+        }
         return Ok(Some(v));
     }
     let limits: &Limits = s.limits;
     if let Some(a) = numpy::array(trace, call, limits)? {
+        s.charge(a.data.len().saturating_mul(3).saturating_add(1024))?;
         return Ok(Some(Value::NdArray(a)));
     }
     if trace.global(call.callee).is_some_and(|g| g.name == "dtype")
@@ -267,7 +291,7 @@ fn text_of(s: &Lower<'_, '_>, module: &str, class: &str, call: &Call) -> Option<
         }
         ("datetime", "timedelta") => {
             let (days, secs, micro) = (int(0)?, int(1).unwrap_or(0), int(2).unwrap_or(0));
-            let plural = if days.abs() == 1 { "" } else { "s" };
+            let plural = if days.unsigned_abs() == 1 { "" } else { "s" };
             let lead = if days == 0 {
                 String::new()
             } else {
@@ -342,7 +366,7 @@ pub(super) fn module(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>
     };
     let mut flat = Vec::new();
     let mut beside = Vec::new();
-    collect(s, &state, "", &mut flat, &mut beside, 0)?;
+    s.deeper(|s| collect(s, &state, "", &mut flat, &mut beside))?;
     if !beside.is_empty() {
         let what = if s.place().is_empty() {
             class.clone()
@@ -357,6 +381,7 @@ pub(super) fn module(s: &mut Lower<'_, '_>, call: &Call) -> Result<Option<Value>
             "attributes of the pickled modules that are not in their state_dict: {}{more}",
             shown.join(", ")
         );
+        s.charge(why.len())?;
         s.omit(what, why);
     }
     let dict = Dict {
@@ -389,20 +414,14 @@ fn collect(
     prefix: &str,
     flat: &mut Vec<(Value, Value)>,
     beside: &mut Vec<String>,
-    depth: u32,
 ) -> Result<()> {
-    if depth > s.limits.depth {
-        return Err(weighbridge_core::Error::limit(
-            "pytorch.too-deep",
-            "modules nest too deep",
-        ));
-    }
     let trace = s.trace;
-    let skip: Vec<String> = trace
+    let skip: HashSet<String> = trace
         .lookup(state, "_non_persistent_buffers_set")
         .map(|id| match trace.node(id) {
             Node::Set(l) => l.clone(),
             Node::Call(c) => {
+                trace.spend(c.items.len().saturating_mul(8));
                 let inner = trace.items(c.args).and_then(|a| a.first().copied());
                 let mut items = inner
                     .and_then(|i| trace.items(i))
@@ -415,8 +434,12 @@ fn collect(
         })
         .unwrap_or_default()
         .into_iter()
-        .filter_map(|i| trace.text(i).map(|t| t.into_owned()))
+        // Longer than any name may be; shared by many, they would fill the memory.
+        .filter_map(|i| trace.text(i).filter(|t| t.len() < 4096))
+        .map(|t| t.into_owned())
         .collect();
+    trace.spend(skip.len().saturating_mul(64));
+    trace.check_work()?;
     for (group, persistent_only) in [("_parameters", false), ("_buffers", true)] {
         let Some(pairs) = trace.lookup(state, group).and_then(|id| s.pairs(id)) else {
             continue;
@@ -428,6 +451,7 @@ fn collect(
                 continue;
             }
             let name = format!("{prefix}{step}");
+            s.charge(name.len().saturating_mul(2))?;
             let value = s.at(&name, |s| s.value(v))?;
             flat.push((Value::Str(name), value));
         }
@@ -438,6 +462,7 @@ fn collect(
                 || name.ends_with("_hooks_with_kwargs")
                 || name.ends_with("_hooks_always_called");
             if !MODULE_INTERNALS.contains(&name.as_ref()) && !hook {
+                s.charge(name.len().saturating_add(64))?;
                 beside.push(name.into_owned());
             }
         }
@@ -455,7 +480,9 @@ fn collect(
         };
         let key = s.plain(k)?;
         let prefix = format!("{prefix}{}.", step_of(&key));
-        collect(s, &inner, &prefix, flat, beside, depth + 1)?;
+        // The prefixes of all levels are in memory together.
+        s.at(&prefix, |_| Ok(()))?;
+        s.deeper(|s| collect(s, &inner, &prefix, flat, beside))?;
     }
     Ok(())
 }

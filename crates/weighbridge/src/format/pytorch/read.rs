@@ -8,7 +8,7 @@ use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::zip::Archive;
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 
-use super::lower::{Lower, Lowered};
+use super::lower::{Lower, Lowered, NESTED_PER_BYTE};
 use super::storages::{StorageRequest, Storages};
 use super::{archive, legacy, tar};
 use crate::OpenOptions;
@@ -145,7 +145,9 @@ pub(super) fn lower(
     }
     let nested = |bytes: &[u8]| -> Result<Vec<Tensor>> {
         let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(bytes, "storage in a pickle"));
-        Ok(open_nested(source, options, depth + 1)?.tensors)
+        let mut options = options.clone();
+        options.limits.spare_bytes = NESTED_PER_BYTE.saturating_mul(bytes.len() as u64);
+        Ok(open_nested(source, &options, depth + 1)?.tensors)
     };
     Lower::new(&trace, storages, &options.limits, file_bytes, &nested).run()
 }
@@ -174,7 +176,8 @@ pub(crate) fn load_pickle(
     limits: &Limits,
 ) -> Result<(Vec<u8>, usize)> {
     let left = source.len().saturating_sub(at);
-    let mut step = 256u64 << 10;
+    // A tar or legacy file has thousands of short ones.
+    let mut step = 8u64 << 10;
     loop {
         let n = step.min(left);
         Limits::check(

@@ -18,6 +18,9 @@ fn bad<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::malformed("pytorch.rebuild-arguments", message))
 }
 
+/// Most dimensions of a tensor.
+const DIMENSIONS: usize = 64;
+
 /// How deep tensor constructors may wrap each other.
 const WRAPS: u32 = 16;
 
@@ -31,6 +34,11 @@ impl Lower<'_, '_> {
                 "tensor constructors wrap too deep",
             ));
         }
+        self.trace.check_work()?;
+        self.deeper(|s| s.constructed(call, depth))
+    }
+
+    fn constructed(&mut self, call: &Call, depth: u32) -> Result<Option<Tensor>> {
         let Some(global) = self.trace.global(call.callee) else {
             return Ok(None);
         };
@@ -67,11 +75,9 @@ impl Lower<'_, '_> {
                 return self.rebuilt_type(args, call.offset, depth);
             }
             ("torch.jit._pickle", "restore_type_tag") => {
-                return match args.first().map(|&id| self.trace.node(id)) {
-                    Some(Node::Call(c)) => {
-                        let inner = (**c).clone();
-                        self.tensor_of(&inner, depth + 1)
-                    }
+                let trace = self.trace;
+                return match args.first().map(|&id| (id, trace.node(id))) {
+                    Some((id, Node::Call(c))) => self.draft_at(id, c, depth + 1),
                     _ => Ok(None),
                 };
             }
@@ -82,11 +88,9 @@ impl Lower<'_, '_> {
 
     /// The tensor that an argument is.
     fn inner(&mut self, id: Option<NodeId>, depth: u32) -> Result<Tensor> {
-        let made = match id.map(|id| (id, self.trace.node(id))) {
-            Some((_, Node::Call(c))) => {
-                let call = (**c).clone();
-                self.tensor_of(&call, depth + 1)?
-            }
+        let trace = self.trace;
+        let made = match id.map(|id| (id, trace.node(id))) {
+            Some((id, Node::Call(c))) => self.draft_at(id, c, depth + 1)?,
             Some((_, Node::Persistent(p))) => self.tensor_by_id(*p),
             _ => None,
         };
@@ -98,13 +102,23 @@ impl Lower<'_, '_> {
         })
     }
 
+    /// A tensor that is a part of another one: dense itself.
+    fn part(&mut self, id: Option<NodeId>, depth: u32) -> Result<Tensor> {
+        let t = self.inner(id, depth)?;
+        if t.layout != Layout::Strided || t.quantization().is_some() {
+            return bad("a part of a sparse or quantized tensor is no dense tensor");
+        }
+        Ok(t)
+    }
+
     pub(super) fn storage_arg(&mut self, id: Option<NodeId>) -> Result<StorageRef> {
-        match id.map(|id| self.trace.node(id)) {
+        let trace = self.trace;
+        match id.map(|id| trace.node(id)) {
             Some(Node::Persistent(p)) => {
                 let request = storages::request(self.trace, *p)?;
                 storages::resolve(self.storages, &request)
             }
-            Some(Node::Call(c)) => match self.nested_storage(&c.clone())? {
+            Some(Node::Call(c)) => match self.nested_storage(c)? {
                 Some(s) => Ok(s),
                 None => bad("the storage of a tensor is no persistent id"),
             },
@@ -117,9 +131,18 @@ impl Lower<'_, '_> {
         let Some(items) = items else {
             return bad(format!("the {what} of a tensor is no tuple"));
         };
+        if items.len() > DIMENSIONS {
+            return Err(Error::malformed(
+                "pytorch.too-many-dimensions",
+                format!(
+                    "a tensor has {} dimensions, torch allows {DIMENSIONS}",
+                    items.len()
+                ),
+            ));
+        }
         items
-            .into_iter()
-            .map(|i| {
+            .iter()
+            .map(|&i| {
                 let n = self.trace.int(i).and_then(|n| u64::try_from(n).ok());
                 n.ok_or_else(|| {
                     let shown = self.trace.render(i, 40);
@@ -133,13 +156,10 @@ impl Lower<'_, '_> {
     }
 
     /// A tuple or list of numbers, plain, as `torch.Size` or as TorchScript's `build_intlist`.
-    fn int_list(&self, id: NodeId) -> Option<Vec<NodeId>> {
+    fn int_list(&self, id: NodeId) -> Option<&[NodeId]> {
         match self.trace.node(id) {
-            Node::Call(c) => {
-                let inner = *self.trace.items(c.args)?.first()?;
-                Some(self.trace.items(inner)?.to_vec())
-            }
-            _ => Some(self.trace.items(id)?.to_vec()),
+            Node::Call(c) => self.trace.items(*self.trace.items(c.args)?.first()?),
+            _ => self.trace.items(id),
         }
     }
 
@@ -230,18 +250,15 @@ impl Lower<'_, '_> {
             return bad("a quantized tensor lies over an untyped storage");
         };
         let mut t = self.view(&storage, dtype, args)?;
-        let params = args
-            .get(4)
-            .and_then(|&p| self.trace.items(p))
-            .map(<[NodeId]>::to_vec);
-        let Some(params) = params else {
+        let trace = self.trace;
+        let Some(params) = args.get(4).and_then(|&p| trace.items(p)) else {
             return bad("a quantized tensor has no parameters");
         };
         let scheme = params
             .first()
             .and_then(|&s| self.trace.global(s))
             .map(|g| g.name.clone());
-        let quantization = match (scheme.as_deref(), params.as_slice()) {
+        let quantization = match (scheme.as_deref(), params) {
             (Some("per_tensor_affine" | "per_tensor_symmetric"), [_, scale, zero, ..]) => {
                 let scale = match self.trace.node(*scale) {
                     Node::Float(f) => *f,
@@ -261,8 +278,8 @@ impl Lower<'_, '_> {
                     return bad("a quantization axis is no dimension of the tensor");
                 };
                 let float_qparams = name.contains("float_qparams");
-                let scales = self.inner(Some(*scales), depth)?;
-                let zero_points = self.inner(Some(*zeros), depth)?;
+                let scales = self.part(Some(*scales), depth)?;
+                let zero_points = self.part(Some(*zeros), depth)?;
                 let channels = t.shape.get(axis).copied();
                 if scales.numel() != channels || zero_points.numel() != channels {
                     return bad("a quantized tensor has another number of scales than channels");
@@ -301,19 +318,16 @@ impl Lower<'_, '_> {
                 ));
             }
         };
-        let data = args
-            .get(1)
-            .and_then(|&d| self.trace.items(d))
-            .map(<[NodeId]>::to_vec);
-        let Some(data) = data else {
+        let trace = self.trace;
+        let Some(data) = args.get(1).and_then(|&d| trace.items(d)) else {
             return bad("a sparse tensor has no parts");
         };
         let n = if layout == Layout::SparseCoo { 1 } else { 2 };
         let mut indices = Vec::new();
         for i in 0..n {
-            indices.push(self.inner(data.get(i).copied(), depth)?);
+            indices.push(self.part(data.get(i).copied(), depth)?);
         }
-        let values = self.inner(data.get(n).copied(), depth)?;
+        let values = self.part(data.get(n).copied(), depth)?;
         let shape = self.dims(data.get(n + 1).copied(), "size")?;
         let mut t = Tensor::new("", values.dtype, &shape, TensorSource::Absent);
         if t.dtype.size_of(&shape).is_none() {
@@ -364,9 +378,10 @@ impl Lower<'_, '_> {
     /// `(array, dtype, device, requires_grad)`.
     fn numpy_tensor(&mut self, args: &[NodeId]) -> Result<Tensor> {
         let array = match args.first().map(|&a| self.trace.node(a)) {
-            Some(Node::Call(c)) => numpy::array(self.trace, &c.clone(), self.limits)?,
+            Some(Node::Call(c)) => numpy::array(self.trace, c, self.limits)?,
             _ => None,
         };
+        self.charge(array.as_ref().map_or(0, |a| a.data.len()))?;
         let Some(array) = array else {
             return bad("the values of a device tensor are no array");
         };
@@ -421,6 +436,7 @@ impl Lower<'_, '_> {
             return Ok(None);
         };
         let class = self.trace.global_name(class);
+        self.charge(class.as_ref().map_or(0, String::len))?;
         if let Some(class) = class.filter(|c| c != "torch.Tensor") {
             let attributes = &mut t.extra_mut().attributes;
             if !attributes.iter().any(|(k, _)| k == "class") {
@@ -445,7 +461,7 @@ impl Lower<'_, '_> {
     ) -> Result<Option<Tensor>> {
         // The state is the instance dict, or a pair of `__dict__` and the slots.
         let mut dicts = vec![state];
-        dicts.extend(self.trace.items(state).unwrap_or_default());
+        dicts.extend(self.trace.items(state).unwrap_or_default().iter().take(2));
         let found = dicts.iter().find_map(|&d| {
             let pairs = self.trace.dict(d)?;
             let local = self.trace.lookup(pairs, "_local_tensor")?;
@@ -459,6 +475,11 @@ impl Lower<'_, '_> {
         let global_shape = self.dims(size, "size")?;
         let class = self.trace.global_name(class).unwrap_or_default();
         let placements = spec.map(|s| self.placements(s)).unwrap_or_default();
+        self.charge(
+            class
+                .len()
+                .saturating_add(placements.len().saturating_mul(128)),
+        )?;
         let extra = t.extra_mut();
         extra.attributes.retain(|(k, _)| k != "class");
         extra.attributes.push(("class".into(), Value::Str(class)));
@@ -485,6 +506,7 @@ impl Lower<'_, '_> {
         let items = list.and_then(|l| self.trace.items(l)).unwrap_or_default();
         items
             .iter()
+            .take(DIMENSIONS)
             .map(|&p| {
                 let Node::Call(c) = self.trace.node(p) else {
                     return Value::Str("?".into());
@@ -500,9 +522,10 @@ impl Lower<'_, '_> {
                     ("Replicate", _) => "R".into(),
                     ("Partial" | "_Partial", _) => {
                         let op = field("reduce_op").and_then(|o| self.trace.text(o));
-                        format!("P({})", op.as_deref().unwrap_or("sum"))
+                        let op = op.as_deref().filter(|o| o.len() <= 64);
+                        format!("P({})", op.unwrap_or("sum"))
                     }
-                    _ => name.to_owned(),
+                    _ => name.chars().take(64).collect(),
                 })
             })
             .collect()
@@ -559,10 +582,13 @@ pub(super) fn strided_view(
             ),
         ));
     }
-    if shape.len() > 64 {
+    if shape.len() > DIMENSIONS {
         return Err(Error::malformed(
             "pytorch.too-many-dimensions",
-            format!("a tensor has {} dimensions, torch allows 64", shape.len()),
+            format!(
+                "a tensor has {} dimensions, torch allows {DIMENSIONS}",
+                shape.len()
+            ),
         ));
     }
     let overflow = || {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use weighbridge_core::model::{Dict, Model, Value};
+use weighbridge_core::model::{Dict, Model, Tensor, Value};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::dtype;
@@ -34,6 +34,9 @@ const DEVICES: [&str; 20] = [
     "xpu",
     "privateuseone",
 ];
+
+/// Bytes that may become values again whatever the size of the model's files.
+const LEAST_MOVED: u64 = 16 << 20;
 
 /// The pickle and what it names.
 pub(super) struct Written {
@@ -76,6 +79,7 @@ pub(super) fn pickle(
         seen: HashSet::new(),
         path: String::from("$"),
         depth: 0,
+        moved: 0,
         depth_limit: Limits::default().depth,
     };
     let structure = model.structure.as_ref().filter(|_| !options.weights_only);
@@ -120,6 +124,8 @@ pub(super) struct Out<'a, 'p> {
     seen: HashSet<usize>,
     path: String,
     depth: u32,
+    /// Bytes of tensors that became values again.
+    moved: u64,
     depth_limit: u32,
 }
 
@@ -343,6 +349,7 @@ impl<'a> Out<'a, '_> {
             Value::Moved { value, tensor } => {
                 let from = self.by_name.get(tensor.as_str());
                 let from = from.and_then(|&i| self.model.tensors.get(i));
+                self.moved_back(from.map_or(0, Tensor::byte_len))?;
                 match structure::bulk_bytes(value, from)? {
                     Value::Bytes(b) => self.p.bytes(&b)?,
                     Value::ByteArray(b) => self.bytearray(&b)?,
@@ -357,6 +364,18 @@ impl<'a> Out<'a, '_> {
         }
         self.remember();
         Ok(())
+    }
+
+    /// Counts the bytes that go back from tensors into the pickle, which is built in memory: not
+    /// more than the model's files hold, however often the structure names a tensor.
+    fn moved_back(&mut self, bytes: u64) -> Result<()> {
+        self.moved = self.moved.saturating_add(bytes);
+        Limits::check(
+            self.moved,
+            self.model.file_bytes().max(LEAST_MOVED),
+            "structure.moved-bytes",
+            "bytes that the structure takes from tensors",
+        )
     }
 
     fn bytearray(&mut self, b: &[u8]) -> Result<()> {

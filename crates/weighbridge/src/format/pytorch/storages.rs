@@ -45,6 +45,9 @@ pub(super) trait Storages {
     }
 }
 
+/// Longest key of a storage, in bytes.
+const LONGEST_KEY: usize = 256;
+
 /// Reads a persistent id node.
 pub(super) fn request(trace: &Trace<'_>, id: NodeId) -> Result<StorageRequest> {
     let bad = |m: &str| Error::malformed("pytorch.persistent-id", m);
@@ -54,7 +57,7 @@ pub(super) fn request(trace: &Trace<'_>, id: NodeId) -> Result<StorageRequest> {
     let [kind, class, key, _location, numel, rest @ ..] = items else {
         return Err(bad("a persistent id has fewer than 5 fields"));
     };
-    if trace.text(*kind).as_deref() != Some("storage") {
+    if !trace.is_text(*kind, "storage") {
         return Err(bad("a persistent id names no storage"));
     }
     let class = trace
@@ -63,9 +66,13 @@ pub(super) fn request(trace: &Trace<'_>, id: NodeId) -> Result<StorageRequest> {
     let dtype = match class.name.as_str() {
         "UntypedStorage" | "_UntypedStorage" => None,
         name => Some(dtype::of_storage_class(name).ok_or_else(|| {
+            let shown: String = format!("{}.{name}", class.module)
+                .chars()
+                .take(120)
+                .collect();
             Error::unsupported(
                 "pytorch.storage-class",
-                format!("{}.{name} is no storage class that is known", class.module),
+                format!("{shown} is no storage class that is known"),
             )
         })?),
     };
@@ -73,7 +80,8 @@ pub(super) fn request(trace: &Trace<'_>, id: NodeId) -> Result<StorageRequest> {
         Node::Int(i) => i.to_string(),
         _ => trace
             .text(*key)
-            .ok_or_else(|| bad("a storage key is neither text nor a number"))?
+            .filter(|t| t.len() <= LONGEST_KEY)
+            .ok_or_else(|| bad("a storage key is neither a short text nor a number"))?
             .into_owned(),
     };
     let count = |id: NodeId, what: &str| {
@@ -149,7 +157,7 @@ pub(super) fn resolve(storages: &mut dyn Storages, request: &StorageRequest) -> 
 /// Refuses keys that are no plain record name: they are joined to the archive's folder.
 pub(super) fn check_key(key: &str) -> Result<()> {
     let plain = !key.is_empty()
-        && key.len() <= 256
+        && key.len() <= LONGEST_KEY
         && key
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));

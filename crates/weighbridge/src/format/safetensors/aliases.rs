@@ -26,7 +26,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, Model, Shape, Tensor, TensorSource, Value};
-use weighbridge_core::{Error, Result};
+use weighbridge_core::{Error, Limits, Result};
 
 /// The metadata key.
 pub const KEY: &str = "weighbridge.aliases";
@@ -83,8 +83,8 @@ pub fn decode(text: &str) -> Result<Vec<AliasGroup>> {
         )
     };
     let number = |v: &Json| v.as_u64().ok_or_else(|| bad("a non-negative integer"));
-    let list = |v: &Json| v.as_array().cloned().ok_or_else(|| bad("a list"));
     let json: Json = serde_json::from_str(text).map_err(|e| bad(&format!("JSON: {e}")))?;
+    let list = |v| Json::as_array(v).ok_or_else(|| bad("a list"));
     let mut groups = Vec::new();
     for g in list(&json)? {
         let mut tensors = Vec::new();
@@ -121,8 +121,9 @@ pub fn decode(text: &str) -> Result<Vec<AliasGroup>> {
 /// Returns how many came back.
 ///
 /// # Errors
-/// As [`decode`]; nothing is changed then.
-pub fn restore(model: &mut Model) -> Result<usize> {
+/// As [`decode`]; `Limit` when all tensors together would expand past
+/// [`Limits::expand_cap`](weighbridge_core::Limits::expand_cap). Nothing is changed then.
+pub fn restore(model: &mut Model, limits: &Limits) -> Result<usize> {
     let text = model.metadata.iter().find(|(k, _)| k == KEY);
     let Some(Value::Str(text)) = text.map(|(_, v)| v) else {
         return Ok(0);
@@ -133,14 +134,31 @@ pub fn restore(model: &mut Model) -> Result<usize> {
         by_name.insert(t.name.clone(), i);
     }
     let before = model.tensors.len();
+    let cap = limits.expand_cap(model.file_bytes());
+    let sum = |n: u64, t: &Tensor| n.saturating_add(t.byte_len());
+    let mut expanded = model.tensors.iter().fold(0, sum);
     for alias in groups.into_iter().flat_map(|g| g.tensors) {
         let Some(kept) = alias.same_as.as_ref().and_then(|n| by_name.get(n)) else {
             continue;
         };
-        let Some(kept) = model.tensors.get(*kept).cloned() else {
+        let Some(kept) = model.tensors.get(*kept) else {
             continue;
         };
+        // The record has a step for each dimension, so its length justifies the copied shape.
+        if alias.stride.len() != kept.shape.len() {
+            continue;
+        }
+        let kept = kept.clone();
         if !by_name.contains_key(&alias.name) {
+            expanded = sum(expanded, &kept);
+            if expanded > cap {
+                model.tensors.truncate(before);
+                return Err(Error::limit(
+                    "safetensors.expansion",
+                    format!("the recorded aliases expand to over {cap} bytes"),
+                )
+                .help("raise the cap with --max-expand SIZE if you trust the file's origin"));
+            }
             by_name.insert(alias.name.clone(), model.tensors.len());
             model.tensors.push(Tensor {
                 name: alias.name,

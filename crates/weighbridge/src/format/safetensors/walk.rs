@@ -173,6 +173,8 @@ struct Found {
     names: Names,
     tensors: usize,
     metadata: Option<Vec<(String, String)>>,
+    /// The keys of `metadata`, which may stand in the header many times.
+    keys: Option<NameTable>,
     /// Lenient only: the tensors whose size is wrong, by index, and where their names stand.
     wrong: BTreeMap<usize, usize>,
 }
@@ -183,6 +185,7 @@ impl Found {
             names,
             tensors: 0,
             metadata: None,
+            keys: None,
             wrong: BTreeMap::new(),
         }
     }
@@ -363,16 +366,21 @@ impl<'a> Walker<'a, '_> {
             );
         }
         let mut entries = self.found.metadata.take().unwrap_or_default();
-        let done = self.metadata_entries(&mut entries);
+        let mut keys = self.found.keys.take();
+        let done = self.metadata_entries(
+            &mut entries,
+            keys.get_or_insert_with(|| NameTable::with_room_for(16)),
+        );
         self.found.metadata = Some(entries);
+        self.found.keys = keys;
         done
     }
 
-    fn metadata_entries(&mut self, entries: &mut Vec<(String, String)>) -> Result<()> {
-        let mut seen = NameTable::with_room_for(16);
-        for (i, (k, _)) in entries.iter().enumerate() {
-            seen.insert(k, i, |_| "");
-        }
+    fn metadata_entries(
+        &mut self,
+        entries: &mut Vec<(String, String)>,
+        seen: &mut NameTable,
+    ) -> Result<()> {
         self.scan.enter()?;
         let mut first = true;
         while self.scan.more(b'}', first)? {

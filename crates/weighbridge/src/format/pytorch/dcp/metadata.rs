@@ -98,6 +98,7 @@ pub(super) fn read(trace: &Trace<'_>, limits: &Limits) -> Result<Metadata> {
         ids: HashMap::new(),
         files: Vec::new(),
         file_ids: HashMap::new(),
+        file_names: HashMap::new(),
         stored: HashMap::new(),
         paths: HashMap::new(),
         chunks_left: 0,
@@ -118,6 +119,7 @@ fn attr(trace: &Trace<'_>, id: NodeId, name: &str) -> Option<NodeId> {
     let Node::Call(c) = trace.node(id) else {
         return None;
     };
+    trace.spend(c.states.len().saturating_mul(8));
     c.states.iter().rev().find_map(|&state| {
         if let Some(pairs) = trace.dict(state) {
             return trace.lookup(pairs, name);
@@ -151,6 +153,7 @@ struct Reader<'t> {
     ids: HashMap<String, u32>,
     files: Vec<String>,
     file_ids: HashMap<NodeId, usize>,
+    file_names: HashMap<String, usize>,
     stored: HashMap<(u32, Option<Shape>), Place>,
     paths: HashMap<u32, NodeId>,
     /// Chunks that may still come: lists can be shared inside a pickle, stored items cannot.
@@ -186,6 +189,7 @@ impl Reader<'_> {
         };
         self.chunks_left = pairs.len().saturating_mul(4).saturating_add(64);
         for &(key, info) in pairs {
+            trace.check_work()?;
             let Some(fqn) = attr(trace, key, "fqn") else {
                 return bad("a key of storage_data has no fqn");
             };
@@ -249,7 +253,7 @@ impl Reader<'_> {
             )
             .help("no version of torch writes such paths; do not load this checkpoint with other tools"));
         }
-        if let Some(i) = self.files.iter().position(|f| *f == name) {
+        if let Some(&i) = self.file_names.get(name.as_ref()) {
             return Ok(i);
         }
         Limits::check(
@@ -258,8 +262,10 @@ impl Reader<'_> {
             "dcp.too-many-files",
             "files of a checkpoint",
         )?;
+        let i = self.files.len();
+        self.file_names.insert(name.to_string(), i);
         self.files.push(name.into_owned());
-        Ok(self.files.len() - 1)
+        Ok(i)
     }
 
     /// `planner_data`: the path of each name in the nested state dict. Another planner's data is
@@ -267,6 +273,10 @@ impl Reader<'_> {
     fn planner(&mut self, id: Option<NodeId>) {
         let trace = self.trace;
         for &(key, path) in id.and_then(|id| trace.dict(id)).unwrap_or_default() {
+            // The names then stay as they are; whoever reads on is told.
+            if trace.check_work().is_err() {
+                return;
+            }
             if let Ok(name) = self.name(key) {
                 self.paths.insert(name, path);
             }
@@ -339,6 +349,7 @@ impl Reader<'_> {
         }
         let mut out = Vec::with_capacity(order.len());
         for (name, value) in order {
+            trace.check_work()?;
             let text = texts.get(&name).copied().unwrap_or_default();
             let kind = self
                 .kind(name, value)
@@ -385,6 +396,7 @@ impl Reader<'_> {
         let mut chunks: Vec<Chunk> = Vec::with_capacity(list.len());
         let mut seen: HashMap<Shape, Shape> = HashMap::new();
         for &c in list {
+            trace.check_work()?;
             let dims = |field: &str| match attr(trace, c, field) {
                 Some(id) => self.dims(id, field),
                 None => bad(format!("a chunk has no {field}")),

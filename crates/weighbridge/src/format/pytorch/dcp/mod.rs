@@ -6,6 +6,7 @@
 mod metadata;
 mod nest;
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,16 @@ use nest::{Nest, Rebase};
 
 /// Bytes of an object that is no torch file are kept as they are up to this size.
 const RAW_BYTES: u64 = 1 << 20;
+
+/// What one item's structure may take at least beyond its proportion, where the entries share
+/// what one file may.
+const LEAST_SPARE: u64 = 4 << 10;
+
+/// Longest name of an entry that its tensors' names begin with, in bytes.
+const LONGEST_PREFIX: usize = 4 << 10;
+
+/// How many times over the items may lie in their files.
+const OVERLAP: u64 = 4;
 
 /// Whether the folder `dir` holds such a checkpoint.
 pub(crate) fn is_checkpoint(dir: &Path) -> bool {
@@ -58,9 +69,12 @@ pub(crate) fn open(dir: &Path, options: &OpenOptions) -> Result<Model> {
         names: HashSet::new(),
         root: Nest::dict(),
     };
+    let mut each = options.clone();
+    each.limits.spare_bytes =
+        (options.limits.spare_bytes / meta.entries.len().max(1) as u64).max(LEAST_SPARE);
     for entry in &meta.entries {
         build
-            .entry(entry, &files, options)
+            .entry(entry, &files, &each)
             .map_err(|e| e.within(format!("entry {:?}", entry.name)))
             .map_err(|e| e.in_file(shown.as_str()))?;
     }
@@ -108,6 +122,9 @@ fn load(dir: &Path, options: &OpenOptions) -> Result<(Metadata, PathBuf, u64)> {
 struct Files {
     sources: Vec<Arc<dyn ByteSource>>,
     paths: Vec<PathBuf>,
+    /// How many bytes of items may still be opened: each is parsed, and nothing else keeps a
+    /// million entries from naming the same one.
+    left: Cell<u64>,
 }
 
 impl Files {
@@ -137,11 +154,17 @@ impl Files {
             )
             .help("copy the files of every rank into the folder"));
         }
-        let sources = paths
+        let sources: Vec<_> = paths
             .iter()
             .map(|p| source::open_file(p, options.backend))
             .collect::<Result<_>>()?;
-        Ok(Self { sources, paths })
+        let bytes = sources.iter().fold(0u64, |n, s| n.saturating_add(s.len()));
+        let left = Cell::new(bytes.saturating_mul(OVERLAP));
+        Ok(Self {
+            sources,
+            paths,
+            left,
+        })
     }
 
     fn parts(&self) -> impl Iterator<Item = Part> {
@@ -171,6 +194,15 @@ impl Files {
             .span(place.offset, place.len)
             .in_file(name));
         };
+        let left = self.left.get().checked_sub(place.len).ok_or_else(|| {
+            Error::malformed(
+                "dcp.overlap",
+                "the items lie over each other: together they are far longer than their files",
+            )
+            .span(place.offset, place.len)
+            .in_file(name)
+        })?;
+        self.left.set(left);
         let shown = format!("{name} (item at byte {})", place.offset);
         let window = Window::new(Arc::clone(source), place.offset..end, shown)?;
         Ok(Arc::new(window))
@@ -242,6 +274,12 @@ impl Build {
             return Ok(Value::Bytes(item.read_vec(0..item.len())?));
         }
         let inner = read::open(item, options)?;
+        if name.len() > LONGEST_PREFIX && inner.tensors.len() > 1 {
+            return Err(Error::limit(
+                "pytorch.long-name",
+                "an entry with several tensors inside has a name that passes 4 KiB",
+            ));
+        }
         let mut structure = inner.structure.unwrap_or(Value::Null);
         let rebase = Rebase {
             prefix: name,
