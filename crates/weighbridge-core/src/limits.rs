@@ -49,7 +49,7 @@ impl Default for Limits {
             text_bytes: 256 << 20,
             inflate_bytes: 256 << 20,
             inflate_ratio: 1100,
-            spare_bytes: 40 << 20,
+            spare_bytes: 16 << 20,
             parts: 100_000,
             expand_bytes: None,
         }

@@ -613,6 +613,68 @@ fn recorded_aliases_take_no_more_than_they_say() {
 }
 
 #[test]
+fn a_recorded_group_names_one_tensor_again_and_again() {
+    let member = "{\"name\":\"t\",\"offset\":0,\"stride\":[1],\"stored\":true}";
+    let group = |n: usize| {
+        let all = vec![member; n].join(",");
+        format!("{{\"bytes\":1,\"tensors\":[{all}]}}")
+    };
+    for record in [
+        format!("[{}]", group(20_000)),
+        format!("[{}]", vec![group(2); 10_000].join(",")),
+    ] {
+        let header = format!(
+            "{{\"__metadata__\":{{\"weighbridge.aliases\":{}}},\"t\":{{\"dtype\":\"U8\",\
+             \"shape\":[4000000],\"data_offsets\":[0,4000000]}}}}",
+            serde_json::to_string(&record).unwrap()
+        );
+        assert_eq!(safetensors_case(&header, &vec![0; 4_000_000]), "");
+    }
+}
+
+#[test]
+fn members_that_lie_over_each_other_are_not_all_read() {
+    // 5,000 entries of the central directory for one stored member of 1 MB.
+    let data = [b"\x80\x02](".as_slice(), &vec![b'N'; 4_000_000], b"e."].concat();
+    let whole = zip(&[("m/data.pkl", &data)]);
+    let central = whole.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
+    let end = whole.windows(4).rposition(|w| w == b"PK\x05\x06").unwrap();
+    let entry = &whole[central..end];
+    let count = 5000u16;
+    let mut file = whole[..central].to_vec();
+    file.extend(entry.repeat(count.into()));
+    file.extend(b"PK\x05\x06\0\0\0\0");
+    file.extend([count.to_le_bytes(), count.to_le_bytes()].concat());
+    file.extend((u32::try_from(entry.len()).unwrap() * u32::from(count)).to_le_bytes());
+    file.extend(u32::try_from(central).unwrap().to_le_bytes());
+    file.extend([0, 0]);
+    assert_eq!(pickle_case(&file), "zip.duplicate-name");
+}
+
+#[test]
+fn classes_of_scripted_code_are_read_once() {
+    // As many modules as classes in one file of code.
+    let mut code = String::new();
+    let mut p = Pickle::new().global("__torch__.m", "Root").op(b")R}(");
+    for i in 0..20_000 {
+        code += &format!("class C{i}(Module):\n  __parameters__ = []\n");
+        let name = format!("c{i}");
+        p = p
+            .text(&name)
+            .global("__torch__.m", &format!("C{i}"))
+            .op(b")R}b");
+    }
+    let pickle = p.op(b"ub.").0;
+    let empty = Pickle::new().op(b").").0;
+    let file = zip(&[
+        ("m/data.pkl", &pickle),
+        ("m/constants.pkl", &empty),
+        ("m/code/__torch__/m.py", code.as_bytes()),
+    ]);
+    assert_eq!(pickle_case(&file), "");
+}
+
+#[test]
 fn json_in_metadata_nests_without_end() {
     for open in ["[", "{\\\"a\\\":", "{\\\"$list\\\":["] {
         for key in [
@@ -735,4 +797,49 @@ fn names_that_are_no_text() {
     let _ = exercise(odd);
     std::fs::write(dir.path().join("model.safetensors"), good).unwrap();
     assert_eq!(exercise(dir.path().to_owned()), "");
+}
+
+#[test]
+fn entries_of_a_distributed_checkpoint_that_name_one_item() {
+    const M: &str = "torch.distributed.checkpoint.metadata";
+    let object = Pickle::new().op(b"](").times(300_000, b"N").op(b"e.").0;
+    let info = Pickle::default()
+        .global("torch.distributed.checkpoint.filesystem", "_StorageInfo")
+        .op(b")R}(")
+        .text("relative_path")
+        .text("__0_0.distcp")
+        .text("offset")
+        .int(0)
+        .text("length")
+        .int(i32::try_from(object.len()).unwrap())
+        .op(b"ub");
+    let (mut stored, mut entries) = (Pickle::default(), Pickle::default());
+    for i in 0..2000 {
+        let name = format!("e{i}");
+        stored = stored
+            .global(M, "MetadataIndex")
+            .op(b")R}")
+            .text("fqn")
+            .text(&name);
+        stored = stored.op(b"sb").op(&info.0);
+        entries = entries
+            .text(&name)
+            .global(M, "BytesStorageMetadata")
+            .op(b")R");
+    }
+    let metadata = Pickle::new()
+        .global(M, "Metadata")
+        .op(b")R}(")
+        .text("state_dict_metadata")
+        .op(b"}(")
+        .op(&entries.0)
+        .op(b"u")
+        .text("storage_data")
+        .op(b"}(")
+        .op(&stored.0)
+        .op(b"uub.");
+    let dir = folder();
+    std::fs::write(dir.path().join(".metadata"), metadata.0).unwrap();
+    std::fs::write(dir.path().join("__0_0.distcp"), object).unwrap();
+    assert_eq!(exercise(dir.path().to_owned()), "dcp.overlap");
 }

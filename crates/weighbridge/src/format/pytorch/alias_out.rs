@@ -2,7 +2,7 @@
 //! [`crate::format::safetensors::aliases`]): ties and views become views of one storage again,
 //! after their bytes were compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use weighbridge_core::Result;
@@ -49,6 +49,9 @@ pub(super) fn rebuild(
         .enumerate()
         .map(|(i, t)| (t.name.as_str(), i))
         .collect();
+    // A tensor lies in one group, once: a record that names one again and again would have it
+    // read and compared each time.
+    let mut tried: HashSet<usize> = HashSet::new();
     for (n, group) in groups.iter().enumerate() {
         let known = verdicts.map(|v| v.get(n).copied().unwrap_or(false));
         let mut members = Vec::new();
@@ -58,7 +61,8 @@ pub(super) fn rebuild(
                 continue;
             };
             names.push(a.name.as_str());
-            let tensor = all.tensor(leaf).filter(|_| !all.is_placed(leaf));
+            let free = !all.is_placed(leaf) && tried.insert(leaf);
+            let tensor = all.tensor(leaf).filter(|_| free);
             let member = tensor.and_then(|t| member(leaf, t, a));
             members.extend(member);
         }

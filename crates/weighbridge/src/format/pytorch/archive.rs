@@ -211,7 +211,7 @@ pub(super) fn lower_record(
     let base = archive.data_offset(member)?;
     // A deflated pickle can be a thousand times what the file holds of it.
     let mut limits = options.limits.clone();
-    let justified = member.stored.saturating_mul(16).saturating_add(1 << 20);
+    let justified = member.stored.saturating_mul(16).saturating_add(1 << 18);
     limits.values = limits.values.min(justified);
     let trace = pickle::run(&data, &limits);
     lower(trace, storages, options, archive.source().len(), depth)

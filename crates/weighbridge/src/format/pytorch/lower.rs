@@ -53,7 +53,7 @@ const WHOLE_STORAGE: u64 = 16 << 20;
 /// Largest step, in elements, at which neighbours are read in one go.
 const RUN_STEP: u64 = 64;
 /// What one read costs, in bytes.
-const READ_COST: u64 = 128;
+const READ_COST: u64 = 512;
 /// Bytes of a view that are read together.
 const READ_BLOCK: u64 = 4 << 20;
 

@@ -4,6 +4,7 @@
 //! Reference: `torch/csrc/jit/serialization/{export_module,import}.cpp`.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use weighbridge_core::Result;
 use weighbridge_core::model::{Dict, FormatId, Model, Value};
@@ -91,8 +92,12 @@ struct Code<'a> {
     archive: &'a Archive,
     root: &'a str,
     limit: u64,
-    files: HashMap<String, Option<String>>,
+    /// The classes of each file of code that was asked for.
+    files: HashMap<String, HashMap<String, Names>>,
 }
+
+/// The names that one class registers.
+type Names = Rc<HashSet<String>>;
 
 impl<'a> Code<'a> {
     fn new(archive: &'a Archive, root: &'a str, limit: u64) -> Self {
@@ -105,26 +110,45 @@ impl<'a> Code<'a> {
     }
 
     /// The parameters and buffers of `class`, or `None` when its code is not in the archive.
-    fn registered(&mut self, class: &str) -> Option<HashSet<String>> {
+    fn registered(&mut self, class: &str) -> Option<Names> {
         let (module, name) = class.rsplit_once('.')?;
         let (archive, root, limit) = (self.archive, self.root, self.limit);
-        let text = self.files.entry(module.to_owned()).or_insert_with(|| {
+        let classes = self.files.entry(module.to_owned()).or_insert_with(|| {
             let path = format!("{root}code/{}.py", module.replace('.', "/"));
-            let bytes = archive.read(archive.by_name(&path)?, limit).ok()?;
-            String::from_utf8(bytes).ok()
+            let bytes = archive
+                .by_name(&path)
+                .and_then(|m| archive.read(m, limit).ok());
+            let text = bytes.and_then(|b| String::from_utf8(b).ok());
+            classes(text.as_deref().unwrap_or_default())
         });
-        let head = format!("class {name}(");
-        let mut lines = text.as_deref()?.lines();
-        lines.find(|l| l.starts_with(&head))?;
-        let mut names = HashSet::new();
-        for line in lines.take_while(|l| !l.starts_with("class ")) {
+        classes.get(name).cloned()
+    }
+}
+
+/// What every class in a file of code registers, in one pass: there may be as many modules as
+/// lines.
+fn classes(text: &str) -> HashMap<String, Names> {
+    let mut out: HashMap<String, Names> = HashMap::new();
+    let mut class: Option<(String, HashSet<String>)> = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("class ") {
+            if let Some((name, names)) = class.take() {
+                out.entry(name).or_insert_with(|| Rc::new(names));
+            }
+            class = rest
+                .split_once('(')
+                .map(|(name, _)| (name.to_owned(), HashSet::new()));
+        } else if let Some((_, names)) = &mut class {
             let line = line.trim_start();
             if line.starts_with("__parameters__") || line.starts_with("__buffers__") {
                 names.extend(line.split('"').skip(1).step_by(2).map(str::to_owned));
             }
         }
-        Some(names)
     }
+    if let Some((name, names)) = class {
+        out.entry(name).or_insert_with(|| Rc::new(names));
+    }
+    out
 }
 
 /// A module tree taken apart.

@@ -70,6 +70,7 @@ impl Merge {
         let Some(fragments) = first.get("frozen_param_fragments") else {
             return Ok(());
         };
+        let fragments: HashMap<&str, &Value> = entries(fragments).collect();
         for (name, _) in first
             .get("frozen_param_shapes")
             .into_iter()
@@ -91,6 +92,15 @@ impl Merge {
         let Some(first) = states.first() else {
             return Ok(());
         };
+        let fragments: Vec<HashMap<&str, &Value>> = states
+            .iter()
+            .map(|s| {
+                s.get("frozen_param_fragments")
+                    .into_iter()
+                    .flat_map(entries)
+                    .collect()
+            })
+            .collect();
         for (name, size) in first
             .get("frozen_param_shapes")
             .into_iter()
@@ -101,11 +111,8 @@ impl Merge {
             };
             let mut flats = Vec::with_capacity(states.len());
             let mut dtype = None;
-            for s in states {
-                let t = s
-                    .get("frozen_param_fragments")
-                    .and_then(|f| f.get(name))
-                    .and_then(|v| s.tensor_at(v));
+            for (s, fragments) in states.iter().zip(&fragments) {
+                let t = fragments.get(name).and_then(|v| s.tensor_at(v));
                 let Some(t) = t else {
                     return bad(format!("the frozen parameter {name:?} misses a fragment"));
                 };

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use weighbridge_core::model::{
     Assembly, Chunks, Model, Piece, Shape, Tensor, TensorSource, Value, Warning,
 };
-use weighbridge_core::{Error, Result};
+use weighbridge_core::{Error, Limits, Result};
 
 use super::super::folder::{self, Member, number};
 use super::rules::{Cut, Facts, cut};
@@ -22,6 +22,9 @@ pub(super) struct Merge<'a> {
     /// Layers of earlier stages, by the text before `.layers.`.
     layers: HashMap<String, u64>,
 }
+
+/// Most chunks of the model (virtual pipeline stages) that one rank may hold.
+const MOST_CHUNKS: u64 = 1024;
 
 impl<'a> Merge<'a> {
     pub(super) fn new(ranks: &'a Ranks, facts: Facts) -> Self {
@@ -43,6 +46,13 @@ impl<'a> Merge<'a> {
             .next()
             .map(chunk_keys)
             .unwrap_or_default();
+        // Each looks through all tensors; a rank holds a handful of chunks.
+        Limits::check(
+            keys.len() as u64,
+            MOST_CHUNKS,
+            "megatron.too-many-chunks",
+            "model chunks of a rank",
+        )?;
         // Interleaved stages take turns: the first chunk of every stage, then the second.
         for (key, _) in &keys {
             for (p, stage) in self.ranks.stages.iter().enumerate() {
