@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use weighbridge::convert::{ConvertOptions, convert};
+use weighbridge::scan::{ScanOptions, scan};
 use weighbridge::structure::{Form, to_json};
 use weighbridge::{Backend, OpenOptions, check, diff};
 use weighbridge_core::wire::zip::Writer;
@@ -102,6 +103,7 @@ fn exercise(path: PathBuf) -> &'static str {
         let out = path.with_extension("out.safetensors");
         let torch = path.with_extension("out.pt");
         let _ = check::check(&path, &options());
+        let _ = scan(&[path.clone()], &ScanOptions::default(), &mut |_| {});
         let model = match options().open(&path) {
             Ok(m) => m,
             Err(e) => return e.rule(),
