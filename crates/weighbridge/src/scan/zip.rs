@@ -1,5 +1,7 @@
 //! Zip archives, torch's and others.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use weighbridge_core::source::{ByteSource, SliceSource, Window};
@@ -28,6 +30,11 @@ pub(super) fn ends_in_archive(source: &Arc<dyn ByteSource>) -> Result<bool> {
     }))
 }
 
+/// Bytes of compressed pickles and archives that are looked into for each byte of the file, and
+/// at least.
+const INFLATED_PER_BYTE: u64 = 64;
+const INFLATED_LEAST: u64 = 16 << 20;
+
 /// How deep archives in archives are followed.
 const MOST_NESTED: usize = 8;
 
@@ -37,9 +44,11 @@ pub(super) fn take(
     source: &Arc<dyn ByteSource>,
     limits: &Limits,
 ) -> Result<()> {
+    let justified = source.len().saturating_mul(INFLATED_PER_BYTE);
     let outer = Place {
         name: Vec::new(),
         base: Some(0),
+        left: Rc::new(Cell::new(justified.max(INFLATED_LEAST))),
     };
     archives(subject, source, &outer, limits)
 }
@@ -49,6 +58,8 @@ pub(super) fn take(
 struct Place {
     name: Vec<String>,
     base: Option<u64>,
+    /// How many bytes may still be inflated to be looked into: archives in archives multiply.
+    left: Rc<Cell<u64>>,
 }
 
 impl Place {
@@ -87,6 +98,7 @@ fn archives(
         let here = Place {
             name: place.name.clone(),
             base: place.base.map(|b| b.saturating_add(start)),
+            left: Rc::clone(&place.left),
         };
         one(subject, &Archive::open(alone, limits)?, &here, limits)?;
         end = start;
@@ -108,14 +120,26 @@ fn one(subject: &mut Subject<'_>, archive: &Archive, place: &Place, limits: &Lim
     for e in archive.check_layout()? {
         subject.failed(&within(e));
     }
+    // Looked up once: an archive may have a hundred thousand members.
+    let torch = crate::format::pytorch::is_torch_zip(archive);
+    let mut left = archive.source().len();
     for m in archive.members() {
         subject.members.push(m.name.clone());
         if m.is_dir() {
             continue;
         }
+        // Members that lie over each other: reading the same bytes for each of thousands would
+        // take hours.
+        let Some(rest) = left.checked_sub(m.stored) else {
+            let message = "members lie over each other: together they are longer than the file";
+            let e = Error::malformed("zip.overlap", message).at(m.central_offset);
+            subject.failed(&within(e));
+            break;
+        };
+        left = rest;
         if m.is_encrypted() {
             subject.encrypted.push(place.member(m));
-        } else if let Err(e) = member(subject, archive, m, place, limits) {
+        } else if let Err(e) = member(subject, archive, m, place, torch, limits) {
             if e.kind() == ErrorKind::Io {
                 return Err(e);
             }
@@ -130,9 +154,10 @@ fn member(
     archive: &Archive,
     m: &Member,
     place: &Place,
+    torch: bool,
     limits: &Limits,
 ) -> Result<()> {
-    if is_tensor_record(&m.name) && crate::format::pytorch::is_torch_zip(archive) {
+    if torch && is_tensor_record(&m.name) {
         // Raw values: no loader interprets them.
         return Ok(());
     }
@@ -147,11 +172,16 @@ fn member(
     if !pickled && !head.starts_with(b"PK\x03\x04") {
         return other(subject, archive, m, place, at, &head, limits);
     }
-    let cap = if stored {
-        limits.pickle_bytes
-    } else {
-        limits.inflate_bytes
-    };
+    let cap = archive.most_read(m, limits.pickle_bytes);
+    if !stored {
+        let left = place.left.get().checked_sub(m.size.min(cap));
+        place.left.set(left.ok_or_else(|| {
+            Error::limit(
+                "scan.inflated-bytes",
+                "the compressed members hold far more than the file's size justifies",
+            )
+        })?);
+    }
     let (data, failed) = contents(archive, m, cap);
     if let Some(e) = failed {
         subject.failed(&e);
@@ -191,7 +221,16 @@ fn nested(
     let mut name = place.name.clone();
     name.push(m.name.clone());
     let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(data, m.name.clone()));
-    archives(subject, &source, &Place { name, base: at }, limits)
+    archives(
+        subject,
+        &source,
+        &Place {
+            name,
+            base: at,
+            left: Rc::clone(&place.left),
+        },
+        limits,
+    )
 }
 
 /// A member that is no pickle: code, text, or something to be said.

@@ -242,6 +242,17 @@ impl Archive {
         }
     }
 
+    /// How many bytes of `m` may be read into memory where `limit` are wanted at most: of a
+    /// deflated member no more than a pickle or text of its stored length can have.
+    pub fn most_read(&self, m: &Member, limit: u64) -> u64 {
+        match m.method {
+            Method::Deflate => limit
+                .min(self.limits.inflate_bytes)
+                .min(m.stored.saturating_mul(TEXT_RATIO).max(TEXT_BYTES)),
+            _ => limit,
+        }
+    }
+
     /// Reads the whole member into memory, at most `limit` bytes, and verifies its checksum.
     /// Memory grows with the bytes that are really there, never with what a header claims.
     ///
@@ -249,12 +260,7 @@ impl Archive {
     /// As [`Archive::storage`]; `Limit` with `zip.member-size`; `Integrity` with
     /// `zip.crc-mismatch`; `Malformed` with `zip.bad-deflate`.
     pub fn read(&self, m: &Member, limit: u64) -> Result<Vec<u8>> {
-        let cap = match m.method {
-            Method::Deflate => limit
-                .min(self.limits.inflate_bytes)
-                .min(m.stored.saturating_mul(TEXT_RATIO).max(TEXT_BYTES)),
-            _ => limit,
-        };
+        let cap = self.most_read(m, limit);
         Limits::check(m.size, cap, "zip.member-size", "bytes of the member")
             .map_err(|e| self.named(m, e.at(m.central_offset)))?;
         let mut out = Vec::new();
