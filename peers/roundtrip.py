@@ -106,7 +106,7 @@ def summary(rows):
     groups = collections.OrderedDict()
     for group, _, outcome, _ in rows:
         groups.setdefault(group, collections.Counter())[outcome] += 1
-    lines = ["| round trip | cases | equal | cannot | failed |", "|---|--:|--:|--:|--:|"]
+    lines = ["| round trip | cases | equal | not carried | failed |", "|---|--:|--:|--:|--:|"]
     for group, counts in groups.items():
         n = sum(counts.values())
         lines.append(
@@ -133,8 +133,8 @@ Written by `cargo xtask peers` ({datetime.date.today()}); do not edit.
 
 Peers: torch {torch.__version__}, safetensors {safetensors.__version__}, numpy \
 {numpy.__version__}, Python {platform.python_version()}, from PyPI. {len(rows)} cases in \
-{seconds:.0f} s: {sum(r[2] == "equal" for r in rows)} equal, {len(cannot)} that a library cannot \
-do, {len(failed)} failed.
+{seconds:.0f} s: {sum(r[2] == "equal" for r in rows)} equal, {len(cannot)} not carried and named \
+so by our tool, {len(failed)} failed.
 
 Equal means: the same names, dtypes and shapes, and the same bits in every tensor; where a whole
 checkpoint is compared, also the same types, order and values of everything else in it; where
@@ -145,7 +145,7 @@ read with `weights_only=True`.
 {summary(rows)}
 """
     if cannot:
-        text += "\nCannot: what the target format does not hold, as our tool names it:\n\n"
+        text += "\nNot carried, with the reason our tool gives:\n\n"
         text += reasons(rows, "cannot")
     if failed:
         text += "\nFailed:\n\n" + reasons(rows, "FAILED")
