@@ -31,8 +31,31 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if let Some(dir) = repo::corpus() {
         c.arg("--corpus").arg(dir);
     }
-    repo::run(&mut c)
+    repo::run(&mut c)?;
+    if !arguments.is_empty() {
+        return Ok(());
+    }
+    // The library's own tests hold what it writes against torch where they are told of one.
+    let venv = python.ancestors().nth(2).unwrap_or(&python);
+    let mut c = repo::cargo();
+    c.args(["test", "--quiet", "--package", "weighbridge"]);
+    if let Some(dir) = repo::corpus() {
+        c.env("WEIGHBRIDGE_CORPUS", dir);
+    }
+    repo::run(c.env("WEIGHBRIDGE_PEERS_VENV", venv))
 }
+
+/// The environment that is ready for use, without making one.
+pub(crate) fn ready() -> Option<PathBuf> {
+    let own = repo::target().join("peers");
+    match std::env::var_os("WEIGHBRIDGE_PEERS_VENV") {
+        Some(dir) => Some(dir.into()),
+        None => own.join(STAMP).is_file().then_some(own),
+    }
+}
+
+/// Written last: what was installed, and that it was.
+const STAMP: &str = "installed.txt";
 
 /// The Python of the peers' environment, made and filled when missing.
 ///
@@ -54,7 +77,7 @@ pub(crate) fn python() -> Result<PathBuf> {
     let wanted = std::fs::read_to_string(&list)
         .map_err(|e| format!("cannot read {}: {e}", list.display()))?;
     let dir = repo::target().join("peers");
-    let stamp = dir.join("installed.txt");
+    let stamp = dir.join(STAMP);
     let python = bin(dir.clone());
     if python.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
         return Ok(python);

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::tally::Tally;
-use crate::{Result, repo};
+use crate::{Result, peers, repo};
 
 /// Builds what the tests need and runs them all; the closing line has the counts of all suites.
 ///
@@ -31,6 +31,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         None => println!(
             "corpus: none (set WEIGHBRIDGE_CORPUS to its directory); tests that need it will say so"
         ),
+    }
+    if let Some(venv) = peers::ready() {
+        c.env("WEIGHBRIDGE_PEERS_VENV", venv);
     }
     c.stdout(Stdio::piped());
     let mut child = c
