@@ -65,6 +65,8 @@ pub struct PickleTrace {
     /// Whether the stream breaks before its end, so that what it would do with the globals it
     /// names is not known.
     pub broken: bool,
+    /// Whether it lies in a TorchScript archive, whose own code defines the classes it names.
+    pub torchscript: bool,
 }
 
 impl PickleTrace {
@@ -345,11 +347,5 @@ impl<'a> Subject<'a> {
                 reason: format!("{} ({})", error.message(), error.rule()),
             }),
         }
-    }
-
-    /// Whether the file is a TorchScript archive, whose pickles name classes of the archive's own
-    /// code.
-    pub fn is_torchscript(&self) -> bool {
-        self.container.as_deref() == Some("torchscript")
     }
 }
