@@ -1,4 +1,6 @@
 //! Encodings that several formats share.
 
+pub mod marshal;
+pub mod protobuf;
 pub mod tar;
 pub mod zip;
