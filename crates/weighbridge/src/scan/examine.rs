@@ -12,7 +12,7 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, pickles, tar, text, zip};
+use super::{HEAD, pickles, promise, tar, text, zip};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
@@ -247,13 +247,19 @@ impl<'s, 'a> Examiner<'s, 'a> {
         }
         // Under a name or a head that promises something else, loaders that look for the other
         // thing still find it: torch.load reads a zip from its end.
-        if !is_zip && zip::ends_in_archive(&item.source)? {
+        if !is_zip && let Some(start) = zip::ends_in_archive(&item.source)? {
+            if item.is_file() && !matches!(self.subject.format.as_str(), "unknown" | "text") {
+                self.subject.polyglots.push(("zip".into(), start));
+            }
             zip::take(self, item)?;
         }
         if format == Some(FormatId::Safetensors)
             && pickles::is_pickle(&item.head, path, self.limits)
         {
             pickles::take_stream(self, item, 0)?;
+        }
+        if item.is_file() {
+            self.subject.misnamed = promise::broken(&item.extension(), &self.subject.format);
         }
         Ok(())
     }

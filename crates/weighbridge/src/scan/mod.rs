@@ -4,10 +4,14 @@
 //! Formats know nothing of the scanner and the scanner knows no format; this is where they meet.
 
 mod examine;
+mod json;
 mod pickles;
+mod promise;
 mod tar;
 mod text;
 mod walk;
+mod xml;
+mod yaml;
 mod zip;
 
 use std::path::{Path, PathBuf};
