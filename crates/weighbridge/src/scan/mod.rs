@@ -5,6 +5,7 @@
 
 mod examine;
 mod json;
+mod media;
 mod pickles;
 mod promise;
 mod tar;

@@ -28,9 +28,9 @@ const PROMISES: [(&[&str], &str, &[&str]); 13] = [
             "png", "jpg", "jpeg", "gif", "webp", "svg", "bmp", "ico", "pdf",
         ],
         "an image",
-        &["text", "xml"],
+        &["png", "jpeg", "riff", "text", "xml"],
     ),
-    (&["wav", "mp3", "flac", "ogg", "mp4"], "sound", &[]),
+    (&["wav", "mp3", "flac", "ogg", "mp4"], "sound", &["riff"]),
     (
         &["pkl", "pickle", "pt", "pth"],
         "pickle",

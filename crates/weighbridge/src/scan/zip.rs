@@ -103,6 +103,8 @@ fn one(cx: &mut Examiner<'_, '_>, archive: &Archive, place: &Place) -> Result<()
         torch: crate::format::pytorch::is_torch_zip(archive),
         torchscript: crate::format::pytorch::is_torchscript_zip(archive),
     };
+    let programs = cx.subject.programs.len();
+    let model = holder.torch || archive.members().iter().any(|m| is_model(&m.name));
     let mut left = archive.source().len();
     for m in archive.members() {
         cx.subject.members.push(m.name.clone());
@@ -128,7 +130,16 @@ fn one(cx: &mut Examiner<'_, '_>, archive: &Archive, place: &Place) -> Result<()
             cx.failed(place, e.within(m.name.as_str()));
         }
     }
+    for p in cx.subject.programs.iter_mut().skip(programs) {
+        p.beside_model |= model;
+    }
     Ok(())
+}
+
+/// Whether a member's name says that it is a model.
+fn is_model(name: &str) -> bool {
+    let extension = name.rsplit_once('.').map_or("", |(_, e)| e);
+    super::text::MODELS.contains(&extension.to_ascii_lowercase().as_str())
 }
 
 fn member(
