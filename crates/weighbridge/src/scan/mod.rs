@@ -3,6 +3,7 @@
 //!
 //! Formats know nothing of the scanner and the scanner knows no format; this is where they meet.
 
+mod compressed;
 mod examine;
 mod json;
 mod media;
