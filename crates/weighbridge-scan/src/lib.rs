@@ -22,6 +22,6 @@ pub use finding::{FileReport, Finding, Findings, Gap, Severity, Verdict};
 pub use globals::{Catalogue, Standing};
 pub use rule::{RuleMeta, Rules};
 pub use subject::{
-    ComputedCall, Config, Difference, Fault, GlobalUse, GraphKind, Link, Operator, PickleTrace,
-    Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
+    ComputedCall, Config, Difference, Fault, Function, GlobalUse, GraphKind, Link, Operator,
+    PickleTrace, Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
 };

@@ -35,10 +35,11 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     crate::checks::archive::DATA,
     crate::checks::markup::DATA,
     ("format.toml", include_str!("../rules/format.toml")),
+    crate::checks::onnx_operators::DATA,
     ("pickle.toml", include_str!("../rules/pickle.toml")),
     crate::checks::torchscript::DATA,
 ];

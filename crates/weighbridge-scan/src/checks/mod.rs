@@ -3,5 +3,7 @@
 pub mod archive;
 pub mod format;
 pub mod markup;
+pub mod onnx_operators;
 pub mod pickle_globals;
+pub mod references;
 pub mod torchscript;

@@ -7,6 +7,8 @@ mod compressed;
 mod examine;
 mod json;
 mod media;
+mod onnx;
+mod onnx_tensor;
 mod pickles;
 mod promise;
 mod tar;
