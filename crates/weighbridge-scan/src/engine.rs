@@ -21,12 +21,13 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 7] = [
+static CHECKS: [&dyn Check; 8] = [
     &checks::pickle_globals::PickleGlobals,
     &checks::archive::Archive,
     &checks::markup::Markup,
     &checks::onnx_operators::OnnxOperators,
     &checks::references::References,
+    &checks::tensorflow_operators::TensorFlowOperators,
     &checks::torchscript::TorchScript,
     &checks::format::Format,
 ];

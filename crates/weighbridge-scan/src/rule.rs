@@ -35,12 +35,13 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     crate::checks::archive::DATA,
     crate::checks::markup::DATA,
     ("format.toml", include_str!("../rules/format.toml")),
     crate::checks::onnx_operators::DATA,
     ("pickle.toml", include_str!("../rules/pickle.toml")),
+    crate::checks::tensorflow_operators::DATA,
     crate::checks::torchscript::DATA,
 ];
 

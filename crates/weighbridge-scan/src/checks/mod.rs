@@ -6,4 +6,5 @@ pub mod markup;
 pub mod onnx_operators;
 pub mod pickle_globals;
 pub mod references;
+pub mod tensorflow_operators;
 pub mod torchscript;

@@ -12,6 +12,8 @@ mod onnx_tensor;
 mod pickles;
 mod promise;
 mod tar;
+mod tensorflow;
+mod tensorflow_graph;
 mod text;
 mod walk;
 mod xml;
