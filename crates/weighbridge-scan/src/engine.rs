@@ -21,9 +21,10 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 8] = [
+static CHECKS: [&dyn Check; 9] = [
     &checks::pickle_globals::PickleGlobals,
     &checks::archive::Archive,
+    &checks::keras_config::KerasConfig,
     &checks::markup::Markup,
     &checks::onnx_operators::OnnxOperators,
     &checks::references::References,

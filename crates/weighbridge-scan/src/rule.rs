@@ -35,8 +35,9 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     crate::checks::archive::DATA,
+    crate::checks::keras_config::DATA,
     crate::checks::markup::DATA,
     ("format.toml", include_str!("../rules/format.toml")),
     crate::checks::onnx_operators::DATA,

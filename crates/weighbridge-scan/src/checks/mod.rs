@@ -2,6 +2,8 @@
 
 pub mod archive;
 pub mod format;
+mod keras_code;
+pub mod keras_config;
 pub mod markup;
 pub mod onnx_operators;
 pub mod pickle_globals;
