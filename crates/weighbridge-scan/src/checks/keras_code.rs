@@ -34,7 +34,11 @@ pub(crate) fn bytecode(text: &str, words: &HashSet<&str>, certain: bool) -> Opti
         if let Ok(tree) = marshal::read(bytes)
             && tree.codes().next().is_some()
         {
-            return Some(of_tree(&tree, words));
+            let mut named = of_tree(&tree, words);
+            if named.shown.is_empty() {
+                named.shown = format!("{} bytes that name nothing", bytes.len());
+            }
+            return Some(named);
         }
     }
     // Damaged, or of an interpreter with another layout: the names still stand in it as they are.

@@ -12,7 +12,7 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, compressed, media, onnx, pickles, promise, tar, tensorflow, text, zip};
+use super::{HEAD, compressed, hdf5, media, onnx, pickles, promise, tar, tensorflow, text, zip};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
@@ -249,6 +249,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.bare(item, format)?;
         } else if !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
+            && !hdf5::take(self, item)?
             && !text::take(self, item)?
             && !media::take(self, item)?
             && !compressed::take(self, item)?

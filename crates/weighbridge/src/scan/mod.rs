@@ -5,6 +5,8 @@
 
 mod compressed;
 mod examine;
+mod hdf5;
+mod hdf5_object;
 mod json;
 mod media;
 mod onnx;

@@ -38,7 +38,7 @@ enum Kind {
 /// What reading gives; what was seen before counts.
 pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     let Some(kind) = kind(item)? else {
-        return checkpoint(cx, item);
+        return Ok(unread(cx, item) || checkpoint(cx, item)?);
     };
     cx.named(
         item,
@@ -67,6 +67,23 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
         Ok(()) => {}
     }
     Ok(true)
+}
+
+/// Formats of phones and runtimes that hold a graph in another form (flatbuffers, whose file
+/// identifier stands at byte 4).
+fn unread(cx: &mut Examiner<'_, '_>, item: &Item) -> bool {
+    let (format, what) = match item.head.get(4..8) {
+        Some(b"TFL3") => ("tflite", "TensorFlow Lite models"),
+        Some(b"ORTM") => ("onnx", "ONNX Runtime's own form of models"),
+        _ => return false,
+    };
+    cx.named(item, format);
+    cx.gap(
+        &item.place,
+        None,
+        format!("{what} are not read by this version"),
+    );
+    true
 }
 
 /// The two files of a checkpoint that stand beside every graph.
