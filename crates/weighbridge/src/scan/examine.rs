@@ -351,6 +351,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             return;
         }
         let e = match detected {
+            // TensorFlow's checkpoints of version 1 have that name too.
+            Detected::Extension(_) if item.extension() == "ckpt" => {
+                Error::unsupported("format.unknown", "no checkpoint of a known format")
+            }
             Detected::Extension(f) => Error::malformed(
                 "format.not-what-it-says",
                 format!(
