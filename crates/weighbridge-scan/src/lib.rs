@@ -21,4 +21,7 @@ pub use engine::{Check, Engine};
 pub use finding::{FileReport, Finding, Findings, Gap, Severity, Verdict};
 pub use globals::{Catalogue, Standing};
 pub use rule::{RuleMeta, Rules};
-pub use subject::{ComputedCall, Fault, GlobalUse, PickleTrace, Script, Subject, Use};
+pub use subject::{
+    ComputedCall, Config, Difference, Fault, GlobalUse, GraphKind, Link, Operator, PickleTrace,
+    Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
+};

@@ -29,7 +29,7 @@ impl Check for PickleGlobals {
         let catalogue = Catalogue::builtin()?;
         for p in &subject.pickles {
             for g in &p.globals {
-                judge(catalogue, subject, p, g, out)?;
+                judge(catalogue, p, g, out)?;
             }
             for c in &p.computed {
                 judge_computed(catalogue, p, c, out)?;
@@ -41,7 +41,6 @@ impl Check for PickleGlobals {
 
 fn judge(
     catalogue: &Catalogue,
-    subject: &Subject<'_>,
     pickle: &PickleTrace,
     global: &GlobalUse,
     out: &mut Findings,
@@ -61,7 +60,7 @@ fn judge(
         let message = format!("sets state on {full}, which it imported");
         return out.add("WB-PKL-008", &pickle.place, offset, message, &full);
     }
-    if subject.is_torchscript() && is_torchscript_class(module) {
+    if pickle.torchscript && is_torchscript_class(module) {
         return Ok(());
     }
     let standing = catalogue.judge(module, name, global.how);
@@ -137,11 +136,11 @@ mod tests {
     use crate::finding::{Finding, Severity};
     use crate::rule::Rules;
 
-    fn scan(container: Option<&str>, module: &str, name: &str, how: Use) -> Vec<Finding> {
+    fn scan(torchscript: bool, module: &str, name: &str, how: Use) -> Vec<Finding> {
         let source = SliceSource::new(Vec::new(), "x");
         let mut subject = Subject::new("x", &source);
-        subject.container = container.map(str::to_owned);
         subject.pickles.push(PickleTrace {
+            torchscript,
             globals: vec![GlobalUse {
                 module: Some(module.into()),
                 name: Some(name.into()),
@@ -157,7 +156,7 @@ mod tests {
     }
 
     fn rule(module: &str, name: &str, how: Use) -> Option<String> {
-        scan(None, module, name, how).pop().map(|f| f.rule)
+        scan(false, module, name, how).pop().map(|f| f.rule)
     }
 
     #[test]
@@ -212,7 +211,7 @@ mod tests {
             ("xml.sax", "parse", "WB-PKL-002"),
             ("sklearn.utils", "murmurhash3_32", "WB-PKL-002"),
         ] {
-            let f = scan(None, module, name, Use::Call);
+            let f = scan(false, module, name, Use::Call);
             assert_eq!(f.len(), 1, "{module}.{name}");
             assert_eq!(f[0].rule, expected, "{module}.{name}");
             assert_eq!(f[0].severity, Severity::Malicious);
@@ -232,7 +231,7 @@ mod tests {
             ("types", "CodeType", Use::Call, "WB-PKL-005"),
             ("dill._dill", "_create_function", Use::Call, "WB-PKL-005"),
         ] {
-            let f = scan(None, module, name, how);
+            let f = scan(false, module, name, how);
             assert_eq!(f.len(), 1, "{module}.{name}");
             assert_eq!(f[0].rule, expected, "{module}.{name}");
             assert_eq!(f[0].severity, Severity::Suspicious);
@@ -290,15 +289,12 @@ mod tests {
     #[test]
     fn torchscript_classes_are_fine_in_torchscript_only() {
         let class = "__torch__.torch.nn.modules.linear";
-        assert!(scan(Some("torchscript"), class, "Linear", Use::Construct).is_empty());
+        assert!(scan(true, class, "Linear", Use::Construct).is_empty());
         assert_eq!(
             rule(class, "Linear", Use::Construct).as_deref(),
             Some("WB-PKL-003")
         );
-        assert_eq!(
-            scan(Some("torchscript"), "__torch__x", "y", Use::Call).len(),
-            1
-        );
+        assert_eq!(scan(true, "__torch__x", "y", Use::Call).len(), 1);
     }
 
     #[test]

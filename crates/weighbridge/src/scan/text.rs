@@ -1,11 +1,9 @@
 //! Files of text beside models: what a loader interprets, and what only people read.
 
-use std::path::Path;
-use std::sync::Arc;
+use weighbridge_core::{Error, Result};
+use weighbridge_scan::Config;
 
-use weighbridge_core::source::ByteSource;
-use weighbridge_core::{Error, Limits, Result};
-use weighbridge_scan::{Gap, Subject};
+use super::examine::{Examiner, Item};
 
 /// Extensions of text that some program executes.
 const CODE: [&str; 16] = [
@@ -19,63 +17,47 @@ const TEMPLATES: [&str; 4] = ["jinja", "jinja2", "j2", "template"];
 /// Keys of JSON that make loaders render a template or import code.
 const ACTIVE_KEYS: [&str; 4] = ["chat_template", "auto_map", "custom_pipelines", "_target_"];
 
-/// Takes the file as text; says whether it is.
+/// Takes the item as text; says whether it is.
 ///
 /// # Errors
 /// What reading gives.
-pub(super) fn take(
-    subject: &mut Subject<'_>,
-    path: &Path,
-    head: &[u8],
-    source: &Arc<dyn ByteSource>,
-    limits: &Limits,
-) -> Result<bool> {
-    if !plausible(head, source.len()) {
+pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
+    if !plausible(&item.head, item.source.len()) {
         return Ok(false);
     }
-    if source.len() > limits.text_bytes {
-        subject.failed(&Error::limit(
-            "text.size",
-            "the text is longer than is read whole",
-        ));
+    if item.source.len() > cx.limits.text_bytes {
+        let e = Error::limit("text.size", "the text is longer than is read whole");
+        cx.failed(&item.place, e);
         return Ok(true);
     }
-    let bytes = source.read_vec(0..source.len())?;
+    let bytes = item.source.read_vec(0..item.source.len())?;
     let Ok(text) = std::str::from_utf8(&bytes) else {
         return Ok(false);
     };
-    let name = path
-        .file_name()
-        .and_then(|n| n.to_str())
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let extension = name.rsplit_once('.').map_or("", |(_, e)| e);
-    subject.format = "text".into();
+    let extension = item.extension();
+    let extension = extension.as_str();
+    cx.named(item, "text");
     if text.starts_with("version https://git-lfs.github.com/spec/") {
-        gap(
-            subject,
-            "a Git LFS pointer: the file itself was never downloaded",
-        );
+        let reason = "a Git LFS pointer: the file itself was never downloaded";
+        cx.gap(&item.place, None, reason);
     } else if extension == "json" {
-        subject.format = "json".into();
-        json(subject, text);
+        cx.named(item, "json");
+        json(cx, item, text);
     } else if CODE.contains(&extension) || text.starts_with("#!") {
-        gap(
-            subject,
-            "a program: this version does not judge source code",
-        );
+        let reason = "a program: this version does not judge source code";
+        cx.gap(&item.place, None, reason);
     } else if TEMPLATES.contains(&extension) {
-        gap(subject, "a template: this version does not judge templates");
+        let reason = "a template: this version does not judge templates";
+        cx.gap(&item.place, None, reason);
     } else if matches!(extension, "yaml" | "yml" | "pmml" | "xml") {
-        gap(subject, "a configuration that this version does not judge");
+        let reason = "a configuration that this version does not judge";
+        cx.gap(&item.place, None, reason);
     } else if matches!(
         extension,
         "safetensors" | "pt" | "pth" | "pkl" | "onnx" | "gguf"
     ) {
-        subject.failed(&Error::malformed(
-            "format.text",
-            "text under the name of a model",
-        ));
+        let e = Error::malformed("format.text", "text under the name of a model");
+        cx.failed(&item.place, e);
     }
     Ok(true)
 }
@@ -98,24 +80,27 @@ fn plausible(head: &[u8], len: u64) -> bool {
         .any(|c| c.is_control() && !c.is_ascii_whitespace())
 }
 
-fn json(subject: &mut Subject<'_>, text: &str) {
+fn json(cx: &mut Examiner<'_, '_>, item: &Item, text: &str) {
+    // serde_json's own depth limit is off for our readers' sake: a deep document is refused here.
     let value: serde_json::Value = match serde_json::from_str(text) {
         Ok(v) => v,
         Err(e) => {
-            subject.failed(&Error::malformed("json.syntax", e.to_string()));
+            cx.failed(&item.place, Error::malformed("json.syntax", e.to_string()));
             return;
         }
     };
     if let Some(key) = active_key(&value) {
-        gap(
-            subject,
-            &format!("`{key}` makes loaders run what this version does not judge"),
-        );
+        let reason = format!("`{key}` makes loaders run what this version does not judge");
+        cx.gap(&item.place, None, reason);
     }
+    cx.subject.configs.push(Config {
+        place: item.place.text(),
+        name: item.file_name(),
+        value,
+    });
 }
 
 fn active_key(value: &serde_json::Value) -> Option<&'static str> {
-    // serde_json refuses documents nested deeper than 128 levels.
     match value {
         serde_json::Value::Object(map) => map.iter().find_map(|(k, v)| {
             ACTIVE_KEYS
@@ -128,24 +113,23 @@ fn active_key(value: &serde_json::Value) -> Option<&'static str> {
     }
 }
 
-fn gap(subject: &mut Subject<'_>, reason: &str) {
-    subject.gaps.push(Gap {
-        place: String::new(),
-        offset: None,
-        reason: reason.into(),
-    });
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use weighbridge_core::Limits;
     use weighbridge_core::source::SliceSource;
+    use weighbridge_scan::Subject;
 
     use super::*;
+    use crate::scan::examine::Place;
 
     fn gaps(name: &str, bytes: &[u8]) -> Option<(String, usize, usize)> {
-        let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(bytes, name));
+        let source = Arc::new(SliceSource::new(bytes, name));
+        let item = Item::new(source.clone(), Place::default(), name).unwrap();
         let mut s = Subject::new(name, source.as_ref());
-        let taken = take(&mut s, Path::new(name), bytes, &source, &Limits::default()).unwrap();
+        let limits = Limits::default();
+        let taken = take(&mut Examiner::new(&mut s, &limits), &item).unwrap();
         taken.then_some((s.format, s.gaps.len(), s.faults.len()))
     }
 

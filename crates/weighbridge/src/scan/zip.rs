@@ -1,15 +1,15 @@
 //! Zip archives, torch's and others.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::path::Path;
 use std::sync::Arc;
 
-use weighbridge_core::source::{ByteSource, SliceSource, Window};
+use weighbridge_core::source::{ByteSource, Window};
 use weighbridge_core::wire::zip::{Archive, Member, Method};
-use weighbridge_core::{Error, ErrorKind, Limits, Result};
-use weighbridge_scan::{Gap, Script, Subject};
+use weighbridge_core::{Error, ErrorKind, Result};
+use weighbridge_scan::Script;
 
-use super::{HEAD, pickles};
+use super::examine::{Examiner, Item, Place};
+use super::pickles;
 
 /// Longest end record with its comment (APPNOTE 4.3.16).
 const END_RECORD: u64 = 22 + 65535;
@@ -30,77 +30,29 @@ pub(super) fn ends_in_archive(source: &Arc<dyn ByteSource>) -> Result<bool> {
     }))
 }
 
-/// Bytes of compressed pickles and archives that are looked into for each byte of the file, and
-/// at least.
-const INFLATED_PER_BYTE: u64 = 64;
-const INFLATED_LEAST: u64 = 16 << 20;
-
-/// How deep archives in archives are followed.
-const MOST_NESTED: usize = 8;
-
-/// Takes the archive in `source` apart, and those before it when several follow each other.
-pub(super) fn take(
-    subject: &mut Subject<'_>,
-    source: &Arc<dyn ByteSource>,
-    limits: &Limits,
-) -> Result<()> {
-    let justified = source.len().saturating_mul(INFLATED_PER_BYTE);
-    let outer = Place {
-        name: Vec::new(),
-        base: Some(0),
-        left: Rc::new(Cell::new(justified.max(INFLATED_LEAST))),
-    };
-    archives(subject, source, &outer, limits)
-}
-
-/// Where an archive lies: the members it lies in, and its first byte in the file unless it is
-/// stored compressed.
-struct Place {
-    name: Vec<String>,
-    base: Option<u64>,
-    /// How many bytes may still be inflated to be looked into: archives in archives multiply.
-    left: Rc<Cell<u64>>,
-}
-
-impl Place {
-    fn member(&self, m: &Member) -> String {
-        let mut steps = self.name.clone();
-        steps.push(m.name.clone());
-        steps.join(" → ")
-    }
-}
-
-fn archives(
-    subject: &mut Subject<'_>,
-    source: &Arc<dyn ByteSource>,
-    place: &Place,
-    limits: &Limits,
-) -> Result<()> {
-    let mut end = source.len();
+/// Takes the archive in `item` apart, and those before it when several follow each other.
+pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
+    let name = item.source.name().to_owned();
+    let mut end = item.source.len();
     for _ in 0..MOST_ARCHIVES {
-        let window: Arc<dyn ByteSource> = Arc::new(Window::new(
-            Arc::clone(source),
-            0..end,
-            source.name().to_owned(),
-        )?);
-        let archive = Archive::open(Arc::clone(&window), limits)?;
+        let window: Arc<dyn ByteSource> =
+            Arc::new(Window::new(Arc::clone(&item.source), 0..end, name.clone())?);
+        let archive = Archive::open(Arc::clone(&window), cx.limits)?;
         let start = archive.prefix_bytes();
         let mut signature = [0u8; 4];
         if start >= 4 {
             window.read_at(0, &mut signature)?;
         }
         if start == 0 || signature != *b"PK\x03\x04" {
-            return one(subject, &archive, place, limits);
+            return one(cx, &archive, &item.place);
         }
         // Another archive lies before this one: look at this one as if it stood alone.
-        let alone: Arc<dyn ByteSource> =
-            Arc::new(Window::new(window, start..end, source.name().to_owned())?);
-        let here = Place {
-            name: place.name.clone(),
-            base: place.base.map(|b| b.saturating_add(start)),
-            left: Rc::clone(&place.left),
-        };
-        one(subject, &Archive::open(alone, limits)?, &here, limits)?;
+        let alone: Arc<dyn ByteSource> = Arc::new(Window::new(window, start..end, name.clone())?);
+        one(
+            cx,
+            &Archive::open(alone, cx.limits)?,
+            &item.place.from(start),
+        )?;
         end = start;
     }
     Err(Error::limit(
@@ -109,22 +61,27 @@ fn archives(
     ))
 }
 
+/// What the whole archive says of its members.
+struct Holder<'p> {
+    place: &'p Place,
+    torch: bool,
+    torchscript: bool,
+}
+
 /// One archive.
-fn one(subject: &mut Subject<'_>, archive: &Archive, place: &Place, limits: &Limits) -> Result<()> {
-    let within = |mut e: Error| {
-        for step in place.name.iter().rev() {
-            e = e.within(step.as_str());
-        }
-        e.shifted(place.base.unwrap_or(0))
-    };
+fn one(cx: &mut Examiner<'_, '_>, archive: &Archive, place: &Place) -> Result<()> {
     for e in archive.check_layout()? {
-        subject.failed(&within(e));
+        cx.failed(place, e);
     }
     // Looked up once: an archive may have a hundred thousand members.
-    let torch = crate::format::pytorch::is_torch_zip(archive);
+    let holder = Holder {
+        place,
+        torch: crate::format::pytorch::is_torch_zip(archive),
+        torchscript: crate::format::pytorch::is_torchscript_zip(archive),
+    };
     let mut left = archive.source().len();
     for m in archive.members() {
-        subject.members.push(m.name.clone());
+        cx.subject.members.push(m.name.clone());
         if m.is_dir() {
             continue;
         }
@@ -133,141 +90,102 @@ fn one(subject: &mut Subject<'_>, archive: &Archive, place: &Place, limits: &Lim
         let Some(rest) = left.checked_sub(m.stored) else {
             let message = "members lie over each other: together they are longer than the file";
             let e = Error::malformed("zip.overlap", message).at(m.central_offset);
-            subject.failed(&within(e));
+            cx.failed(place, e);
             break;
         };
         left = rest;
         if m.is_encrypted() {
-            subject.encrypted.push(place.member(m));
-        } else if let Err(e) = member(subject, archive, m, place, torch, limits) {
+            let member = place.inside(m.name.as_str(), None).text();
+            cx.subject.encrypted.push(member);
+        } else if let Err(e) = member(cx, archive, m, &holder) {
             if e.kind() == ErrorKind::Io {
                 return Err(e);
             }
-            subject.failed(&within(e.within(m.name.as_str())));
+            cx.failed(place, e.within(m.name.as_str()));
         }
     }
     Ok(())
 }
 
 fn member(
-    subject: &mut Subject<'_>,
+    cx: &mut Examiner<'_, '_>,
     archive: &Archive,
     m: &Member,
-    place: &Place,
-    torch: bool,
-    limits: &Limits,
+    holder: &Holder<'_>,
 ) -> Result<()> {
-    if torch && is_tensor_record(&m.name) {
+    if holder.torch && is_tensor_record(&m.name) {
         // Raw values: no loader interprets them.
         return Ok(());
     }
-    let stored = m.method == Method::Stored;
-    let at = match archive.data_offset(m) {
-        Ok(at) if stored => place.base.map(|b| b.saturating_add(at)),
-        _ => None,
+    if m.size == 0 {
+        return Ok(());
+    }
+    let Some(item) = item_of(cx, archive, m, holder)? else {
+        return Ok(());
     };
-    let (head, _) = contents(archive, m, HEAD);
-    let path = std::path::Path::new(&m.name);
-    let pickled = m.name.ends_with(".debug_pkl") || pickles::is_pickle(&head, path, limits);
-    if !pickled && !head.starts_with(b"PK\x03\x04") {
-        return other(subject, archive, m, place, at, &head, limits);
+    if holder.torchscript && m.name.ends_with(".py") {
+        return script(cx, &item);
     }
-    let cap = archive.most_read(m, limits.pickle_bytes);
-    if !stored {
-        let left = place.left.get().checked_sub(m.size.min(cap));
-        place.left.set(left.ok_or_else(|| {
-            Error::limit(
-                "scan.inflated-bytes",
-                "the compressed members hold far more than the file's size justifies",
-            )
-        })?);
+    let before = cx.subject.pickles.len();
+    let pickled = holder.torch
+        && (m.name.ends_with(".debug_pkl")
+            || pickles::is_pickle(&item.head, Path::new(&m.name), cx.limits));
+    if pickled {
+        // A torch archive's pickles have their storages beside them: they are no models.
+        pickles::take_stream(cx, &item, 0)?;
+    } else {
+        cx.inner(&item)?;
     }
-    let (data, failed) = contents(archive, m, cap);
-    if let Some(e) = failed {
-        subject.failed(&e);
-    }
-    if !pickled {
-        return nested(subject, m, place, at, data, limits);
-    }
-    let end = pickles::take(subject, &place.member(m), at, &data, limits)?;
-    let end = end.map_or(m.size, |e| e as u64);
-    let rest = m.size.saturating_sub(end);
-    if rest > 0 {
-        let reason = format!("{rest} bytes follow the pickle");
-        subject.gaps.push(Gap {
-            place: place.member(m),
-            offset: Some(end),
-            reason,
-        });
+    for p in cx.subject.pickles.iter_mut().skip(before) {
+        p.torchscript |= holder.torchscript;
     }
     Ok(())
 }
 
-/// An archive that is a member of another.
-fn nested(
-    subject: &mut Subject<'_>,
-    m: &Member,
-    place: &Place,
-    at: Option<u64>,
-    data: Vec<u8>,
-    limits: &Limits,
-) -> Result<()> {
-    if place.name.len() >= MOST_NESTED {
-        return Err(Error::limit(
-            "scan.nested-archives",
-            "archives lie in each other too deep",
-        ));
-    }
-    let mut name = place.name.clone();
-    name.push(m.name.clone());
-    let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(data, m.name.clone()));
-    archives(
-        subject,
-        &source,
-        &Place {
-            name,
-            base: at,
-            left: Rc::clone(&place.left),
-        },
-        limits,
-    )
-}
-
-/// A member that is no pickle: code, text, or something to be said.
-fn other(
-    subject: &mut Subject<'_>,
+/// The bytes of a member: a window of the file where it is stored as it is, else inflated into
+/// memory. `None` when it could not be read, which has been recorded.
+fn item_of(
+    cx: &mut Examiner<'_, '_>,
     archive: &Archive,
     m: &Member,
-    place: &Place,
-    at: Option<u64>,
-    head: &[u8],
-    limits: &Limits,
-) -> Result<()> {
-    let mut gap = |reason: &str| {
-        subject.gaps.push(Gap {
-            place: place.member(m),
-            offset: None,
-            reason: reason.into(),
-        });
-    };
-    if m.name.ends_with(".py") {
-        if subject.container.as_deref() != Some("torchscript") {
-            gap("a program: this version does not judge source code");
-            return Ok(());
-        }
-        let data = archive.read(m, limits.text_bytes)?;
-        match String::from_utf8(data) {
-            Ok(text) => {
-                subject.scripts.push(Script {
-                    place: place.member(m),
-                    base: at,
-                    text,
-                });
-            }
-            Err(_) => gap("code that is not UTF-8"),
-        }
-    } else if m.size > 0 && !is_text(head, m.size) {
-        gap("no format that this version looks into");
+    holder: &Holder<'_>,
+) -> Result<Option<Item>> {
+    if m.method == Method::Stored {
+        let at = archive.data_offset(m)?;
+        let window = Window::new(
+            Arc::clone(archive.source()),
+            at..at.saturating_add(m.stored),
+            m.name.clone(),
+        )?;
+        let place = holder.place.inside(m.name.as_str(), Some(at));
+        return Item::new(Arc::new(window), place, m.name.clone()).map(Some);
+    }
+    let cap = archive.most_read(m, cx.limits.pickle_bytes);
+    cx.inflate(m.size.min(cap))?;
+    let (data, failed) = contents(archive, m, cap);
+    if let Some(e) = failed {
+        cx.failed(holder.place, e);
+    }
+    let place = holder.place.inside(m.name.as_str(), None);
+    Item::of_bytes(data, place, m.name.clone()).map(Some)
+}
+
+/// A source file of a TorchScript archive, which only the TorchScript compiler reads.
+fn script(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
+    let len = item.source.len();
+    if len > cx.limits.text_bytes {
+        return Err(Error::limit(
+            "text.size",
+            "the code is longer than is read whole",
+        ));
+    }
+    match String::from_utf8(item.source.read_vec(0..len)?) {
+        Ok(text) => cx.subject.scripts.push(Script {
+            place: item.place.text(),
+            base: item.place.base,
+            text,
+        }),
+        Err(_) => cx.gap(&item.place, None, "code that is not UTF-8"),
     }
     Ok(())
 }
@@ -313,16 +231,6 @@ fn contents(archive: &Archive, m: &Member, cap: u64) -> (Vec<u8>, Option<Error>)
         Err(_) if full && m.size == cap => (out, None),
         Err(e) => (out, Some(e)),
         Ok(()) => (out, None),
-    }
-}
-
-fn is_text(head: &[u8], size: u64) -> bool {
-    let whole = head.len() as u64 == size;
-    match std::str::from_utf8(head) {
-        Ok(t) => !t
-            .chars()
-            .any(|c| c.is_control() && !c.is_ascii_whitespace()),
-        Err(e) => !whole && e.error_len().is_none(),
     }
 }
 
