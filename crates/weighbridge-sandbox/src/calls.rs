@@ -15,15 +15,16 @@ use crate::linux::Reach;
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Failed = seccompiler::Error;
 
-/// Restricts what the process, or its calling thread, may call from now on.
-pub(crate) fn restrict(reach: Reach) -> Result<(), Failed> {
+/// Restricts what the process, or its calling thread, may call from now on. `write` are the
+/// descriptors that may be written to beside standard output and standard error.
+pub(crate) fn restrict(reach: Reach, write: &[i32]) -> Result<(), Failed> {
     let apply = match reach {
         Reach::Process => seccompiler::apply_filter_all_threads,
         Reach::Thread => seccompiler::apply_filter,
     };
     // In this order: the second filter refuses to install further ones.
     apply(&without_clone3()?)?;
-    apply(&allowed()?)
+    apply(&allowed(write)?)
 }
 
 /// `clone3` takes its flags from memory, where no filter can look. Told that the call does not
@@ -36,9 +37,9 @@ fn without_clone3() -> Result<BpfProgram, Failed> {
     )
 }
 
-fn allowed() -> Result<BpfProgram, Failed> {
+fn allowed(write: &[i32]) -> Result<BpfProgram, Failed> {
     let mut rules: Rules = PLAIN.iter().map(|&call| (call, Vec::new())).collect();
-    rules.extend(looked_at()?);
+    rules.extend(looked_at(write)?);
     compile(
         rules,
         SeccompAction::Errno(libc::EPERM as u32),
@@ -140,7 +141,7 @@ const TCGETS2: u64 = 0x802c_542a;
 
 /// The calls whose arguments decide.
 #[allow(clippy::unnecessary_cast)] // constants are wider or narrower by C library
-fn looked_at() -> Result<Rules, Failed> {
+fn looked_at(write: &[i32]) -> Result<Rules, Failed> {
     let mut rules = Rules::new();
     let none = |arg, bits: i32| test(arg, SeccompCmpOp::MaskedEq(bits as u32 as u64), 0);
     let is = |arg, value: u64| test(arg, SeccompCmpOp::Eq, value);
@@ -154,8 +155,18 @@ fn looked_at() -> Result<Rules, Failed> {
         libc::SYS_open,
         vec![SeccompRule::new(vec![none(1, OPEN_TO_WRITE)?])?],
     );
-    for write in [libc::SYS_write, libc::SYS_writev] {
-        rules.insert(write, any([is(0, 1)?, is(0, 2)?])?);
+    let descriptors = |all: &[i32]| -> Result<Vec<SeccompRule>, Failed> {
+        any(all
+            .iter()
+            .map(|&fd| is(0, u64::from(fd as u32)))
+            .collect::<Result<Vec<_>, _>>()?)
+    };
+    let outputs: Vec<i32> = [1, 2].iter().chain(write).copied().collect();
+    for call in [libc::SYS_write, libc::SYS_writev] {
+        rules.insert(call, descriptors(&outputs)?);
+    }
+    if !write.is_empty() {
+        rules.insert(libc::SYS_ftruncate, descriptors(write)?);
     }
     // No executable memory, and no mapping that writes to a file which a parent left open.
     rules.insert(
@@ -208,7 +219,7 @@ fn test(arg: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, Faile
 }
 
 /// Rules of which one has to hold.
-fn any<const N: usize>(conditions: [SeccompCondition; N]) -> Result<Vec<SeccompRule>, Failed> {
+fn any(conditions: impl IntoIterator<Item = SeccompCondition>) -> Result<Vec<SeccompRule>, Failed> {
     conditions
         .into_iter()
         .map(|c| Ok(SeccompRule::new(vec![c])?))

@@ -8,7 +8,8 @@
 //!   removed, renamed or executed (Landlock, as far as the kernel's version of it reaches).
 //! - *System calls*: a list of what a reader with threads needs; everything else fails with
 //!   `EPERM` (seccomp). No sockets, no new programs or processes, no tracing, no signals to
-//!   others, no executable memory, no writing but to standard output and standard error.
+//!   others, no executable memory, no writing but to standard output, standard error and what was
+//!   opened for the purpose before.
 //!
 //! Both layers are Linux's. Elsewhere, and where the kernel lacks one, [`Report`] says so and the
 //! process goes on: what must not go on without it asks [`Report::is_complete`].
@@ -36,6 +37,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Default)]
 pub struct Sandbox {
     read: Vec<PathBuf>,
+    /// Descriptors.
+    write: Vec<i32>,
 }
 
 impl Sandbox {
@@ -45,7 +48,17 @@ impl Sandbox {
     pub fn plan(read: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
             read: read.into_iter().collect(),
+            write: Vec::new(),
         }
+    }
+
+    /// Lets an open file be written to and cut to its length, as standard output can be: the way
+    /// out for a report that goes to a file.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn writing_to(mut self, file: &impl std::os::fd::AsRawFd) -> Self {
+        self.write.push(file.as_raw_fd());
+        self
     }
 
     /// Enters the sandbox, for good.
@@ -55,7 +68,7 @@ impl Sandbox {
     /// it starts from then on only. What reads the system's configuration (the number of cores
     /// under a container's quota, the time zone) has to be done before.
     pub fn enter(self) -> Report {
-        platform::enter(&self.read)
+        platform::enter(&self.read, &self.write)
     }
 
     /// Takes the right to open files from the calling thread alone, for a thread that does
@@ -110,6 +123,15 @@ impl Report {
     }
 }
 
+impl Report {
+    /// What is missing, as one clause.
+    pub fn missing_text(&self) -> String {
+        let mut why = self.missing();
+        why.dedup();
+        why.join(", and ")
+    }
+}
+
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if cfg!(not(target_os = "linux")) {
@@ -147,6 +169,8 @@ mod tests {
         let none = report(off("a"), off("b"));
         assert!(!none.is_complete());
         assert_eq!(none.missing(), ["a", "b"]);
+        assert_eq!(none.missing_text(), "a, and b");
+        assert_eq!(report(off("a"), off("a")).missing_text(), "a");
     }
 
     #[test]

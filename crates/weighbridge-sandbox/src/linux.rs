@@ -4,18 +4,18 @@ use std::path::PathBuf;
 
 use crate::{Layer, Report, files};
 
-pub(crate) fn enter(read: &[PathBuf]) -> Report {
+pub(crate) fn enter(read: &[PathBuf], write: &[i32]) -> Report {
     // Files first: once system calls are filtered, Landlock's own are not among the allowed.
     let (files, landlock_abi) = files::restrict(read);
     Report {
         files,
         landlock_abi,
-        calls: calls(Reach::Process),
+        calls: calls(Reach::Process, write),
     }
 }
 
 pub(crate) fn close_files_of_this_thread() -> Layer {
-    files::restrict(&[]).0
+    files::restrict_this_thread(&[]).0
 }
 
 pub(crate) fn offered() -> Report {
@@ -24,7 +24,7 @@ pub(crate) fn offered() -> Report {
         Report {
             files,
             landlock_abi,
-            calls: calls(Reach::Thread),
+            calls: calls(Reach::Thread, &[]),
         }
     });
     let failed = || Layer::Off("it could not be tried".into());
@@ -48,14 +48,14 @@ pub(crate) enum Reach {
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-fn calls(reach: Reach) -> Layer {
-    match crate::calls::restrict(reach) {
+fn calls(reach: Reach, write: &[i32]) -> Layer {
+    match crate::calls::restrict(reach, write) {
         Ok(()) => Layer::On,
         Err(e) => Layer::Off(format!("the kernel refuses seccomp filters: {e}")),
     }
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn calls(_: Reach) -> Layer {
+fn calls(_: Reach, _: &[i32]) -> Layer {
     Layer::Off("no seccomp filter is known for this processor".into())
 }

@@ -6,7 +6,7 @@ use crate::{Layer, Report};
 
 const WHY: &str = "there is no sandbox on this platform";
 
-pub(crate) fn enter(_: &[PathBuf]) -> Report {
+pub(crate) fn enter(_: &[PathBuf], _: &[i32]) -> Report {
     Report {
         files: Layer::Off(WHY.into()),
         landlock_abi: None,
@@ -19,5 +19,5 @@ pub(crate) fn close_files_of_this_thread() -> Layer {
 }
 
 pub(crate) fn offered() -> Report {
-    enter(&[])
+    enter(&[], &[])
 }

@@ -90,6 +90,8 @@ fn nothing_gets_out_and_reading_still_works() {
 
     let at = |n: &str| dir.path().join(n);
     assert_eq!(fs::read(at("in/victim")).unwrap(), b"victim");
+    assert_eq!(fs::read(at("out/blob")).unwrap(), b"blob");
+    assert_eq!(fs::read(at("out/report")).unwrap(), b"rep");
     assert_eq!(mode(), mode_before);
     let mut names: Vec<_> = fs::read_dir(at("in"))
         .unwrap()
@@ -122,10 +124,16 @@ fn child() {
         .open(dir.join("out/blob"))
         .unwrap();
     let before: Vec<PathBuf> = vec![dir.join("in"), dir.join("in/to-blob"), dir.join("gone")];
-    let report = Sandbox::plan(before).enter();
+    let wanted = File::create(dir.join("out/report")).unwrap();
+    let report = Sandbox::plan(before).writing_to(&wanted).enter();
     assert!(report.is_complete(), "{report}");
 
     works(&dir);
+    tried(
+        "may write to the planned file",
+        (&wanted).write_all(b"report"),
+    );
+    tried("may cut the planned file", wanted.set_len(3));
     files(&dir, &inherited);
     network(&dir, port);
     processes(parent);
