@@ -21,8 +21,10 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 3] = [
+static CHECKS: [&dyn Check; 5] = [
     &checks::pickle_globals::PickleGlobals,
+    &checks::archive::Archive,
+    &checks::markup::Markup,
     &checks::torchscript::TorchScript,
     &checks::format::Format,
 ];

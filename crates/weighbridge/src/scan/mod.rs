@@ -3,14 +3,20 @@
 //!
 //! Formats know nothing of the scanner and the scanner knows no format; this is where they meet.
 
+mod compressed;
 mod drive;
 mod examine;
 mod gate;
 mod ignored;
+mod json;
+mod media;
 mod pickles;
+mod promise;
 mod tar;
 mod text;
 mod walk;
+mod xml;
+mod yaml;
 mod zip;
 
 use std::path::Path;
