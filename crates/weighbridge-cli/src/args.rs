@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weighbridge::FormatId;
 
+use crate::sandbox::Confine;
 use crate::text::parse_size;
 
 /// One safe, fast toolkit for every ML model file format.
@@ -198,6 +199,13 @@ pub(crate) struct Scan {
     /// Explain a rule and exit
     #[arg(long, value_name = "RULE", conflicts_with = "paths")]
     pub(crate) explain: Option<String>,
+
+    /// Scan what .weighbridgeignore files hide too
+    #[arg(long)]
+    pub(crate) no_ignore: bool,
+
+    #[command(flatten)]
+    pub(crate) confine: Confine,
 }
 
 /// How a scan's report is printed.

@@ -1,7 +1,7 @@
 //! `weighbridge scan`.
 
-use weighbridge::Result;
-use weighbridge::scan::{ScanOptions, scan};
+use weighbridge::scan::{Listing, ScanOptions, list, scan_listed};
+use weighbridge::{Error, Result};
 use weighbridge_scan::report::{Report, json, table};
 use weighbridge_scan::{RuleMeta, Rules, Severity};
 
@@ -17,10 +17,20 @@ pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
     if let Some(id) = &args.explain {
         return explain(Rules::builtin()?.get(id)?, out);
     }
-    let progress = Files::new(out, "scanning");
-    let report = scan(&args.paths, &ScanOptions::default(), &mut |path| {
-        progress.next(path)
-    })?;
+    let options = options(args);
+    let listing = listed(args, &options, out)?;
+    args.confine.enter(listing.reads(), &[], out)?;
+    let progress = Files::of(out, "scanning", Some(listing.len() as u64));
+    let mut report = Report::default();
+    scan_listed(
+        &listing,
+        &options,
+        &mut |path| progress.next(path),
+        &mut |file| {
+            report.files.push(file);
+            Ok(())
+        },
+    )?;
     drop(progress);
     if out.json {
         out.document(&json::Document::new(&report))?;
@@ -38,6 +48,43 @@ pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
         }
     }
     Ok(exit(&report, args))
+}
+
+/// How files are scanned. The number of cores is asked for here: under a container's quota it
+/// stands in files that the sandbox closes.
+fn options(args: &Scan) -> ScanOptions {
+    ScanOptions {
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        ignore_files: !args.no_ignore,
+        contain_panics: true,
+        ..ScanOptions::default()
+    }
+}
+
+/// Finds the files, by their names only.
+fn listed(args: &Scan, options: &ScanOptions, out: &Output) -> Result<Listing> {
+    let progress = Files::new(out, "listing");
+    let listing = list(&args.paths, options, &mut |path| progress.next(path))?;
+    drop(progress);
+    if listing.ignored() > 0 {
+        let n = listing.ignored();
+        let files = if n == 1 { "file is" } else { "files are" };
+        out.note(
+            Tone::Warn,
+            "ignored",
+            &format!(
+                "{n} {files} not scanned, as .weighbridgeignore asks (--no-ignore scans them)"
+            ),
+        );
+    }
+    if listing.is_empty() && listing.ignored() > 0 {
+        return Err(Error::parameter(
+            "scan.nothing-left",
+            "every file is ignored: nothing is known of them",
+        )
+        .help("--no-ignore scans them"));
+    }
+    Ok(listing)
 }
 
 fn exit(report: &Report, args: &Scan) -> Exit {
