@@ -2,4 +2,5 @@
 
 pub mod format;
 pub mod pickle_globals;
+pub mod policy;
 pub mod torchscript;

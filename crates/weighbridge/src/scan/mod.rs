@@ -16,7 +16,7 @@ use std::sync::Arc;
 use weighbridge_core::source::{Backend, open_file};
 use weighbridge_core::{Limits, Result};
 use weighbridge_scan::report::Report;
-use weighbridge_scan::{Engine, FileReport, Gap, Subject};
+use weighbridge_scan::{Engine, FileReport, Settings, Subject};
 
 use examine::{Examiner, Item, Place};
 
@@ -28,6 +28,8 @@ const HEAD: u64 = 64 << 10;
 pub struct ScanOptions {
     /// What the files may cost.
     pub limits: Limits,
+    /// The user's policy and baseline.
+    pub settings: Settings,
 }
 
 /// Scans the files at `paths`, folders recursively and in the order of their names. `progress` is
@@ -40,7 +42,7 @@ pub fn scan(
     options: &ScanOptions,
     progress: &mut dyn FnMut(&Path),
 ) -> Result<Report> {
-    let engine = Engine::new()?;
+    let engine = Engine::configured(&options.settings)?;
     let mut report = Report::default();
     for path in paths {
         walk::walk(path, &options.limits, &mut |found| {
@@ -60,17 +62,7 @@ pub fn scan(
 
 /// The report of something that was not opened.
 fn unread(path: &Path, reason: String) -> FileReport {
-    FileReport {
-        path: path.display().to_string(),
-        format: "unknown".into(),
-        verdict: weighbridge_scan::Verdict::Incomplete,
-        findings: Vec::new(),
-        incomplete: vec![Gap {
-            place: String::new(),
-            offset: None,
-            reason,
-        }],
-    }
+    FileReport::unread(path.display().to_string(), reason)
 }
 
 fn scan_file(engine: &Engine, path: &Path, limits: &Limits) -> Result<FileReport> {
