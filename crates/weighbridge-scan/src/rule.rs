@@ -44,6 +44,11 @@ impl RuleMeta {
         self.references.iter().filter(listed).map(String::as_str)
     }
 
+    /// The references, each with the address at which it can be read.
+    pub fn links(&self) -> impl Iterator<Item = (&str, String)> {
+        self.references.iter().map(|r| (r.as_str(), link(r)))
+    }
+
     /// The address of the rule's text in the project's documents.
     pub fn page(&self) -> String {
         let repository = env!("CARGO_PKG_REPOSITORY");
@@ -56,7 +61,7 @@ impl RuleMeta {
 }
 
 /// Where to read about a reference: links as they are, identifiers in their catalogue.
-pub(crate) fn link(reference: &str) -> String {
+fn link(reference: &str) -> String {
     match reference.split_once('-') {
         Some(("CWE", number)) => format!("https://cwe.mitre.org/data/definitions/{number}.html"),
         Some(("CVE", _)) => format!("https://www.cve.org/CVERecord?id={reference}"),

@@ -202,6 +202,11 @@ fn faults_name_line_and_column_and_what_to_do() {
             "--list-rules",
         ),
         (
+            "[[rule]]\nid = 'WB-PKX-*'\nseverity = 'off'\nreason = 'x'",
+            "line 2, column 6",
+            "--list-rules",
+        ),
+        (
             "[[rule]]\nid = 'WB-*'\nseverity = 'of'\nreason = 'x'",
             "line 3, column 12",
             "unknown variant",

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::globals::Catalogue;
-use crate::rule::{FAMILIES, RuleMeta, Rules, link};
+use crate::rule::{FAMILIES, RuleMeta, Rules};
 
 /// The pages: file name and text.
 pub fn pages(rules: &Rules, catalogue: &Catalogue) -> Vec<(String, String)> {
@@ -70,9 +70,8 @@ fn page(name: &str, about: &str, rules: &[&RuleMeta]) -> String {
             let _ = write!(out, "\nEvidence of a finding:\n\n```\n{example}\n```\n");
         }
         let links: Vec<String> = r
-            .references
-            .iter()
-            .map(|r| format!("[{}]({})", r.trim_start_matches("https://"), link(r)))
+            .links()
+            .map(|(r, link)| format!("[{}]({link})", r.trim_start_matches("https://")))
             .collect();
         let _ = write!(out, "\nSee: {}\n", links.join(" · "));
     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{Basis, Report};
 use crate::baseline::{Identity, fingerprint};
 use crate::finding::{By, FileReport, Finding, Origin, Severity, Suppressed};
-use crate::rule::{RuleMeta, Rules, link};
+use crate::rule::{RuleMeta, Rules};
 
 /// The name under which fingerprints stand (3.27.17); the number changes with their making.
 const FINGERPRINT: &str = "weighbridgeFinding/v1";
@@ -109,15 +109,16 @@ fn descriptor(rule: &RuleMeta) -> Json {
             None => tags.push(tag.to_owned()),
         }
     }
+    let help = format!("{}\n\nWhat to do: {}", rule.why, rule.advice);
     let mut markdown = format!("{}\n\n**What to do:** {}\n", rule.why, rule.advice);
-    for r in &rule.references {
-        markdown.push_str(&format!("\n- [{r}]({})", link(r)));
+    for (r, link) in rule.links() {
+        markdown.push_str(&format!("\n- [{r}]({link})"));
     }
     json!({
         "id": rule.id,
-        "shortDescription": {"text": rule.title},
-        "fullDescription": {"text": rule.why},
-        "help": {"text": format!("{}\n\nWhat to do: {}", rule.why, rule.advice), "markdown": markdown},
+        "shortDescription": {"text": escaped(&rule.title)},
+        "fullDescription": {"text": escaped(&rule.why)},
+        "help": {"text": escaped(&help), "markdown": markdown},
         "helpUri": rule.page(),
         "defaultConfiguration": {"level": level(rule.severity)},
         "properties": {

@@ -39,8 +39,12 @@ pub(super) fn one(id: &str, out: &mut Output) -> Result<Exit> {
     }
     out.line("")?;
     out.line(style.paint(Tone::Head, "See"))?;
-    for r in &rule.references {
-        out.line(format_args!("  {r}"))?;
+    for (name, link) in rule.links() {
+        if name == link {
+            out.line(format_args!("  {link}"))?;
+        } else {
+            out.line(format_args!("  {name} {link}"))?;
+        }
     }
     out.line(format_args!("  {}", rule.page()))?;
     Ok(Exit::Done)
