@@ -139,7 +139,7 @@ struct Walk<'w, 'o> {
     /// Whether classes are rebuilt from a graph beside the configuration, so that unknown ones
     /// are ordinary.
     revived: bool,
-    out: &'o mut Findings,
+    out: &'w mut Findings<'o>,
 }
 
 impl Walk<'_, '_> {

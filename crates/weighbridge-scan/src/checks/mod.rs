@@ -7,6 +7,7 @@ pub mod keras_config;
 pub mod markup;
 pub mod onnx_operators;
 pub mod pickle_globals;
+pub mod policy;
 pub mod references;
 pub mod tensorflow_operators;
 pub mod torchscript;

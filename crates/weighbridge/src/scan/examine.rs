@@ -12,7 +12,9 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, compressed, hdf5, media, onnx, pickles, promise, tar, tensorflow, text, zip};
+use super::{
+    HEAD, compressed, gate, hdf5, media, onnx, pickles, promise, tar, tensorflow, text, zip,
+};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
@@ -159,11 +161,14 @@ impl<'s, 'a> Examiner<'s, 'a> {
 
     /// How inner readers are opened.
     pub(super) fn options(&self) -> OpenOptions {
-        OpenOptions {
+        let mut options = OpenOptions {
             backend: Backend::Pread,
             limits: self.limits.clone(),
             ..OpenOptions::default()
-        }
+        };
+        // A scan writes nothing: its sandbox would not let it.
+        options.limits.temporary_bytes = 0;
+        options
     }
 
     /// How many bytes may still be inflated.
@@ -183,6 +188,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
                 "the compressed parts hold far more than the file's size justifies",
             )
         })?;
+        gate::spend(bytes);
         Ok(())
     }
 
@@ -354,6 +360,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             return;
         }
         let e = match detected {
+            // TensorFlow's checkpoints of version 1 have that name too.
+            Detected::Extension(_) if item.extension() == "ckpt" => {
+                Error::unsupported("format.unknown", "no checkpoint of a known format")
+            }
             Detected::Extension(f) => Error::malformed(
                 "format.not-what-it-says",
                 format!(
