@@ -12,6 +12,7 @@ pub mod checks;
 mod engine;
 mod finding;
 pub mod globals;
+pub mod jinja;
 pub mod report;
 mod rule;
 mod subject;
