@@ -21,10 +21,11 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 5] = [
+static CHECKS: [&dyn Check; 6] = [
     &checks::pickle_globals::PickleGlobals,
     &checks::archive::Archive,
     &checks::markup::Markup,
+    &checks::templates::Templates,
     &checks::torchscript::TorchScript,
     &checks::format::Format,
 ];

@@ -35,11 +35,12 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     crate::checks::archive::DATA,
     crate::checks::markup::DATA,
     ("format.toml", include_str!("../rules/format.toml")),
     ("pickle.toml", include_str!("../rules/pickle.toml")),
+    crate::checks::templates::DATA,
     crate::checks::torchscript::DATA,
 ];
 

@@ -240,6 +240,12 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// The number of the expression at `index` of [`Tree::exprs`].
+    pub fn id(&self, index: usize) -> Option<ExprId> {
+        let here = u32::try_from(index).ok()?;
+        (index < self.exprs.len()).then_some(ExprId(here))
+    }
+
     /// The expression `id`.
     pub fn expr(&self, id: ExprId) -> Option<&Expr> {
         self.exprs.get(id.index())

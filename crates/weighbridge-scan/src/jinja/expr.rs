@@ -74,10 +74,7 @@ impl<'s> Parser<'s> {
     }
 
     /// Runs `parse` one level deeper, within what the stack allows.
-    pub(super) fn deeper<T>(
-        &mut self,
-        parse: impl FnOnce(&mut Self) -> Parsed<T>,
-    ) -> Parsed<T> {
+    pub(super) fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
         if self.depth >= MOST_DEPTH {
             return Err(self.refuse("nested too deeply", SyntaxFault::Limit));
         }

@@ -350,11 +350,7 @@ fn number(rest: &str, after_dot: bool) -> (TokenKind<'static>, usize) {
         // `0x` without digits: the zero alone.
         return (TokenKind::Int(0), 1);
     }
-    let text: String = body
-        .chars()
-        .take(lead + n)
-        .filter(|c| *c != '_')
-        .collect();
+    let text: String = body.chars().take(lead + n).filter(|c| *c != '_').collect();
     let value = i128::from_str_radix(&text, radix).unwrap_or(i128::MAX);
     let prefix = if radix == 10 { 0 } else { 2 };
     (TokenKind::Int(value), prefix + lead + n)

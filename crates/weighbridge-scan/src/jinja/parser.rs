@@ -12,6 +12,9 @@ pub(super) const MOST_DEPTH: usize = 100;
 /// Most errors kept: the first says why the template does not compile.
 const MOST_ERRORS: usize = 20;
 
+/// Names that are constants.
+const CONSTANTS: [&str; 6] = ["true", "false", "none", "True", "False", "None"];
+
 /// An error was recorded.
 #[derive(Debug)]
 pub(super) struct Failed;
@@ -149,7 +152,7 @@ impl<'s> Parser<'s> {
 /// How a body ended: with which of the tags it waited for.
 type End = Option<&'static str>;
 
-impl Parser<'_> {
+impl<'s> Parser<'s> {
     /// Statements up to a tag of `ends`, whose tokens are then loaded and its name skipped.
     fn body(&mut self, ends: &'static [&'static str]) -> (Vec<Stmt>, End) {
         self.open.push(ends);
@@ -419,16 +422,42 @@ impl Parser<'_> {
         }
     }
 
+    /// A name that something can be assigned to.
+    fn variable(&mut self) -> Parsed<&'s str> {
+        let name = self.expect_any_name()?;
+        if CONSTANTS.contains(&name) {
+            return Err(self.fail("nothing can be assigned to a constant"));
+        }
+        Ok(name)
+    }
+
+    /// What follows `from … import`.
+    fn imported_names(&mut self) -> Parsed<()> {
+        loop {
+            let context = matches!(self.peek(), Some(TokenKind::Name("with" | "without")))
+                && self.peek_is_name(1, "context");
+            if context {
+                return Ok(());
+            }
+            if self.variable()?.starts_with('_') {
+                return Err(self.fail("names with an underscore in front cannot be imported"));
+            }
+            if self.skip_name("as") {
+                self.variable()?;
+            }
+            if !self.skip_op(",") || self.peek().is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     fn one_target(&mut self, namespace: bool) -> Parsed<Target> {
         if self.skip_op("(") {
             let inner = self.deeper(|p| p.target(namespace))?;
             self.expect_op(")")?;
             return Ok(inner);
         }
-        let name = self.expect_any_name()?.to_owned();
-        if ["true", "false", "none", "True", "False", "None"].contains(&name.as_str()) {
-            return Err(self.fail("nothing can be assigned to a constant"));
-        }
+        let name = self.variable()?.to_owned();
         if namespace && self.skip_op(".") {
             let attr = self.expect_any_name()?.to_owned();
             return Ok(Target::Attr(name, attr));
@@ -443,7 +472,7 @@ impl Parser<'_> {
             if !params.is_empty() {
                 self.expect_op(",")?;
             }
-            let name = self.expect_any_name()?.to_owned();
+            let name = self.variable()?.to_owned();
             let default = if self.skip_op("=") {
                 Some(self.expression(true)?)
             } else {
@@ -459,7 +488,7 @@ impl Parser<'_> {
 
     fn macro_(&mut self) -> Parsed<StmtKind> {
         let head = self
-            .expect_any_name()
+            .variable()
             .map(str::to_owned)
             .and_then(|name| Ok((name, self.signature()?)));
         match head {
@@ -514,7 +543,7 @@ impl Parser<'_> {
 
     fn with_head(&mut self) -> Parsed<Vec<(Target, ExprId)>> {
         let mut pairs = Vec::new();
-        while self.peek().is_some() && !self.peek_is_op(0, ":") {
+        while self.peek().is_some() && !(self.peek_is_op(0, ":") && !pairs.is_empty()) {
             if !pairs.is_empty() {
                 self.expect_op(",")?;
             }
@@ -575,19 +604,13 @@ impl Parser<'_> {
                 if !self.skip_name("as") {
                     return Err(self.fail("expected 'as'"));
                 }
-                self.expect_any_name()?;
+                self.variable()?;
             }
             "from" => {
                 if !self.skip_name("import") {
                     return Err(self.fail("expected 'import'"));
                 }
-                while matches!(self.peek(), Some(TokenKind::Name(_))) {
-                    self.skip();
-                    if self.skip_name("as") {
-                        self.expect_any_name()?;
-                    }
-                    self.skip_op(",");
-                }
+                self.imported_names()?;
             }
             _ => {}
         }
