@@ -486,6 +486,17 @@ impl<'t> Machine<'t> {
         if matches!(last, "now" | "today" | "utcnow" | "strftime" | "time") {
             return Value::unknown(taint | Taint::CLOCK);
         }
+        if let ("get" | "pop" | "__getitem__", Some(key)) = (last, given.str(0)) {
+            // As `x[key]`; `get` itself has the taint of `x`.
+            let owner = path.rsplit_once('.').map(|(o, _)| o.to_owned());
+            let key = key.to_owned();
+            let at = args.positional.first();
+            let spelling = at.map_or(Spelling::Built, |id| self.spelling(*id, &key));
+            let base = owner.map_or(Value::unknown(taint), |o| Value::named(o, taint));
+            let value = self.attribute(&base, &key, spelling, span, false);
+            let default = given.at(1).map_or(Taint::NONE, |d| d.taint);
+            return value.with(default);
+        }
         if last == "format" || last == "format_map" {
             return Value::unknown(taint | given.taint());
         }

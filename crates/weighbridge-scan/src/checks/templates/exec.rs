@@ -94,6 +94,10 @@ impl<'t> Machine<'t> {
             let message = "sends a piece of the conversation to this address";
             self.report("WB-TPL-010", span.clone(), false, message);
         }
+        if value.path() == Some("config") && self.context == Context::Chat {
+            let message = "writes the configuration of the program";
+            self.report("WB-TPL-004", span.clone(), false, message);
+        }
         let known = literal.or(value.as_str());
         match known {
             Some(t) => self.in_address = prose::ends_in_address(t),
@@ -157,7 +161,12 @@ impl<'t> Machine<'t> {
 
     fn define(&mut self, name: &str, params: &'t [Param], body: &'t [Stmt]) {
         let number = self.macros.len();
-        self.macros.push(Macro { params, body });
+        self.macros.push(Macro {
+            params,
+            body,
+            writes: Value::unknown(Taint::NONE),
+            active: 1,
+        });
         self.assign(name, Value::new(Kind::Macro(number)));
         // Once as it is, whoever calls it with what.
         let mark = self.journal.len();
@@ -168,8 +177,12 @@ impl<'t> Machine<'t> {
             let value = self.parameter(param);
             self.assign(param, value);
         }
-        self.captured(body);
+        let writes = self.captured(body);
         self.undo(mark);
+        if let Some(m) = self.macros.get_mut(number) {
+            m.active = 0;
+            m.writes = writes;
+        }
     }
 
     /// An argument of which only the name is known.
@@ -189,12 +202,21 @@ impl<'t> Machine<'t> {
         positional: &[Value],
         named: &[(String, Value)],
     ) -> Value {
-        let Some(m) = self.macros.get(number).copied() else {
+        let Some(m) = self.macros.get(number).cloned() else {
             return Value::unknown(Taint::NONE);
         };
-        if self.calls >= MOST_CALLS || !self.has_steps() {
-            return Value::unknown(super::value::taints(positional));
+        let all = || positional.iter().chain(named.iter().map(|(_, v)| v));
+        let taint = all().fold(Taint::NONE, |t, v| t | v.taint);
+        let nothing_new = taint == Taint::NONE
+            && all().all(|v| matches!(v.kind, Kind::Unknown(_)))
+            && self.guards.iter().all(|g| *g == Taint::NONE);
+        if nothing_new {
+            return m.writes;
         }
+        if self.calls >= MOST_CALLS || m.active > 0 || self.steps_are_spent() {
+            return Value::unknown(taint | m.writes.taint);
+        }
+        self.active(number, 1);
         self.calls += 1;
         let mark = self.journal.len();
         for (n, (param, default)) in m.params.iter().enumerate() {
@@ -209,7 +231,14 @@ impl<'t> Machine<'t> {
         let out = self.captured(m.body);
         self.undo(mark);
         self.calls -= 1;
+        self.active(number, 0);
         out
+    }
+
+    fn active(&mut self, number: usize, active: u32) {
+        if let Some(m) = self.macros.get_mut(number) {
+            m.active = active;
+        }
     }
 
     /// Takes back what was assigned since `mark`; gives what it was.
@@ -350,7 +379,7 @@ impl<'t> Machine<'t> {
         match items {
             Some(items) if follow && !items.is_empty() => {
                 for item in items {
-                    if !self.has_steps() {
+                    if self.steps_are_spent() {
                         break;
                     }
                     self.round(target, item, test, body);

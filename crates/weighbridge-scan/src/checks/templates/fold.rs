@@ -349,6 +349,17 @@ pub(super) fn filter(value: &Value, name: &str, given: &Given) -> Option<Value> 
             _ => value.clone(),
         },
         "format" => percent(value.as_str()?, given)?,
+        "truncate" => {
+            let s = value.as_str()?;
+            let length = given.get(0, "length").map_or(Some(255), Value::as_int)?;
+            let end = given.get(2, "end").map_or(Some("..."), Value::as_str)?;
+            let keep = usize::try_from(length).ok()?.checked_sub(end.len())?;
+            if s.chars().count() <= keep + end.len() {
+                value.clone()
+            } else {
+                Value::str(s.chars().take(keep).chain(end.chars()).collect::<String>())
+            }
+        }
         "int" => Value::new(Kind::Int(match &value.kind {
             Kind::Str(s) => {
                 let base = given.get(1, "base").and_then(Value::as_int).unwrap_or(10);

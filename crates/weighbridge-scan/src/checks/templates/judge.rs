@@ -9,7 +9,7 @@ use super::{Context, Lists};
 use crate::jinja::{Expr, ExprId, ExprKind, Param, Stmt, Tree};
 
 /// Most expressions that are worked out before loops and macros are followed no more.
-const MOST_STEPS: u32 = 200_000;
+const MOST_STEPS: u32 = 50_000;
 
 /// Most bytes of strings that are put together.
 const MOST_BYTES: usize = 8 << 20;
@@ -46,10 +46,14 @@ pub(super) enum Spelling {
 }
 
 /// A macro, as it is defined.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Macro<'t> {
     pub(super) params: &'t [Param],
     pub(super) body: &'t [Stmt],
+    /// What it writes when nothing is known of its arguments.
+    pub(super) writes: Value,
+    /// How often it is being run, one inside the other.
+    pub(super) active: u32,
 }
 
 /// What a body writes, while somebody collects it.
@@ -153,9 +157,9 @@ impl<'t> Machine<'t> {
         self.expr(id).map_or(0..0, |e| e.span.clone())
     }
 
-    /// Whether more may be worked out than one pass over the template.
-    pub(super) fn has_steps(&self) -> bool {
-        self.steps < MOST_STEPS
+    /// Whether no more may be worked out than one pass over the template.
+    pub(super) fn steps_are_spent(&self) -> bool {
+        self.steps >= MOST_STEPS
     }
 
     /// One step deeper, if the stack allows.
@@ -294,15 +298,21 @@ impl<'t> Machine<'t> {
     /// Looks at the fields of a format string.
     pub(super) fn format_string(&mut self, format: &str, span: Range<usize>) {
         for (name, spec) in super::fold::fields(format) {
-            let mut steps = name
+            let steps: Vec<&str> = name
                 .split(['.', '[', ']'])
                 .skip(1)
-                .filter(|s| !s.is_empty());
-            if let Some(bad) =
-                steps.find(|s| self.lists.decisive.contains(*s) || self.lists.internal.contains(*s))
-            {
-                let message = format!("takes the attribute {bad} by a format string");
-                self.report("WB-TPL-002", span.clone(), true, message);
+                .filter(|s| !s.is_empty())
+                .collect();
+            // `{0.__class__.__name__}` asks for no more than a name.
+            let steps = match steps.as_slice() {
+                [rest @ .., "__class__", "__name__"] => rest,
+                all => all,
+            };
+            let decisive = steps.iter().find(|s| self.lists.decisive.contains(**s));
+            let internal = steps.iter().find(|s| self.lists.internal.contains(**s));
+            if let Some(name) = decisive.or(internal) {
+                let message = format!("takes the attribute {name} by a format string");
+                self.report("WB-TPL-002", span.clone(), decisive.is_some(), message);
             }
             let width: String = spec.chars().filter(char::is_ascii_digit).collect();
             self.size(width.parse().ok(), span.clone());

@@ -70,7 +70,8 @@ pub(super) fn is_marker(text: &str) -> bool {
     let t = text.trim();
     let letters = t.chars().filter(|c| c.is_alphanumeric()).count();
     let lower = t.to_ascii_lowercase();
-    letters < 3
+    let ideographs = t.chars().filter(|c| is_ideograph(*c)).count();
+    (letters < 3 && ideographs < 2)
         || t.starts_with(['<', '[', '{', '|', '`', '#', '"', '=', '-', '*', '$'])
         || ["think", "reasoning", "data:", "tool_"]
             .iter()
