@@ -27,11 +27,12 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 6] = [
+static CHECKS: &[&dyn Check] = &[
     &checks::pickle_globals::PickleGlobals,
     &checks::archive::Archive,
     &checks::markup::Markup,
     &checks::policy::Denied,
+    &checks::templates::Templates,
     &checks::torchscript::TorchScript,
     &checks::format::Format,
 ];

@@ -15,6 +15,7 @@ mod engine;
 mod finding;
 pub mod globals;
 pub mod policy;
+pub mod jinja;
 pub mod report;
 mod rule;
 mod settle;

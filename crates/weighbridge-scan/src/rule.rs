@@ -131,12 +131,13 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 6] = [
+const FILES: &[(&str, &str)] = &[
     crate::checks::archive::DATA,
     crate::checks::markup::DATA,
     ("format.toml", include_str!("../rules/format.toml")),
     ("pickle.toml", include_str!("../rules/pickle.toml")),
     ("policy.toml", include_str!("../rules/policy.toml")),
+    crate::checks::templates::DATA,
     crate::checks::torchscript::DATA,
 ];
 

@@ -5,4 +5,5 @@ pub mod format;
 pub mod markup;
 pub mod pickle_globals;
 pub mod policy;
+pub mod templates;
 pub mod torchscript;
