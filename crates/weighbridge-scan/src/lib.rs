@@ -11,7 +11,9 @@
 pub mod checks;
 mod engine;
 mod finding;
+pub mod encoded;
 pub mod globals;
+pub mod python;
 pub mod report;
 mod rule;
 mod subject;
