@@ -14,7 +14,7 @@ pub(super) type ScopeId = u32;
 #[derive(Debug)]
 pub(super) enum Expr {
     Name(Symbol),
-    Str { value: Box<[u8]>, bytes: bool },
+    Str(Box<[u8]>),
     Int(u32),
     /// An f-string.
     Join(Vec<Id>),
@@ -30,7 +30,7 @@ pub(super) enum Expr {
     Sequence(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Lambda(ScopeId),
-    Named(Symbol, Id),
+    Named(Id),
     /// A comprehension of one clause: element, variable, iterable.
     Comprehension(Id, Symbol, Id),
     Other,

@@ -45,7 +45,7 @@ impl Parser<'_> {
                         "None" | "True" | "False" | "not" | "lambda" | "await" | "yield"
                     )
             }
-            Kind::Number(_) | Kind::Str { .. } | Kind::Format(_) => true,
+            Kind::Number(_) | Kind::Str(_) | Kind::Format(_) => true,
             Kind::Op(op) => matches!(*op, "(" | "[" | "{" | "-" | "+" | "~" | "*" | "..."),
             _ => false,
         }
@@ -121,7 +121,7 @@ impl Parser<'_> {
             self.advance()?;
             let value = self.expression()?;
             self.bind(name, Bound::Expr(value));
-            return Ok(self.tree.push(Expr::Named(name, value)));
+            return Ok(self.tree.push(Expr::Named(value)));
         }
         Ok(e)
     }
@@ -354,7 +354,7 @@ impl Parser<'_> {
                 self.advance()?;
                 Ok(self.tree.push(e))
             }
-            Kind::Str { .. } | Kind::Format(_) => self.strings(),
+            Kind::Str(_) | Kind::Format(_) => self.strings(),
             Kind::Op("(") => self.parenthesised(),
             Kind::Op("[") => self.list(),
             Kind::Op("{") => self.braces(),
@@ -369,27 +369,27 @@ impl Parser<'_> {
     /// Adjacent literals are one.
     fn strings(&mut self) -> Parsed<Id> {
         let mut parts = Vec::new();
-        let mut plain: Option<(Vec<u8>, bool)> = None;
+        let mut plain: Option<Vec<u8>> = None;
         loop {
             match &self.token.kind {
-                Kind::Str { .. } => {
+                Kind::Str(_) => {
                     let token = self.advance()?;
-                    if let Kind::Str { value, bytes } = token.kind {
+                    if let Kind::Str(value) = token.kind {
                         match &mut plain {
-                            Some((all, _)) => all.extend_from_slice(&value),
-                            None => plain = Some((value, bytes)),
+                            Some(all) => all.extend_from_slice(&value),
+                            None => plain = Some(value),
                         }
                     }
                 }
                 Kind::Format(_) => {
                     let token = self.advance()?;
-                    if let Some((value, bytes)) = plain.take() {
-                        parts.push(self.literal(value, bytes));
+                    if let Some(value) = plain.take() {
+                        parts.push(self.literal(value));
                     }
                     if let Kind::Format(pieces) = token.kind {
                         for p in pieces {
                             parts.push(match p {
-                                Piece::Text(t) => self.literal(t, false),
+                                Piece::Text(t) => self.literal(t),
                                 Piece::Field(range) => self.field(range)?,
                             });
                         }
@@ -398,8 +398,8 @@ impl Parser<'_> {
                 _ => break,
             }
         }
-        if let Some((value, bytes)) = plain {
-            let e = self.literal(value, bytes);
+        if let Some(value) = plain {
+            let e = self.literal(value);
             if parts.is_empty() {
                 return Ok(e);
             }
@@ -408,11 +408,8 @@ impl Parser<'_> {
         Ok(self.tree.push(Expr::Join(parts)))
     }
 
-    fn literal(&mut self, value: Vec<u8>, bytes: bool) -> Id {
-        self.tree.push(Expr::Str {
-            value: value.into(),
-            bytes,
-        })
+    fn literal(&mut self, value: Vec<u8>) -> Id {
+        self.tree.push(Expr::Str(value.into()))
     }
 
     /// The expression of a replacement field.

@@ -41,7 +41,7 @@ pub(super) enum Kind {
     /// A number; its value where it is a small integer.
     Number(Option<u32>),
     /// A string or bytes literal with its value.
-    Str { value: Vec<u8>, bytes: bool },
+    Str(Vec<u8>),
     /// An f-string: where its replacement fields stand, and its literal text before each.
     Format(Vec<Piece>),
     /// An operator or delimiter.
@@ -71,10 +71,10 @@ pub(super) struct Token {
 }
 
 /// Operators and delimiters, longest first.
-const OPERATORS: [&str; 47] = [
+const OPERATORS: [&str; 48] = [
     "**=", "//=", "<<=", ">>=", "...", "!=", "%=", "&=", "**", "*=", "+=", "-=", "->", "//", "/=",
     ":=", "<<", "<=", "<>", "==", ">=", ">>", "@=", "^=", "|=", "%", "&", "(", ")", "*", "+", ",",
-    "-", ".", "/", ":", ";", "<", "=", ">", "@", "[", "]", "^", "{", "|", "}",
+    "-", ".", "/", ":", ";", "<", "=", ">", "@", "[", "]", "^", "{", "|", "}", "~",
 ];
 
 /// Words that may follow a number without a space.
@@ -416,7 +416,7 @@ impl<'t> Lexer<'t> {
         } else {
             text::unescape(literal, bytes)
         };
-        Ok(Some(self.token(Kind::Str { value, bytes }, start)))
+        Ok(Some(self.token(Kind::Str(value), start)))
     }
 
     /// Where the quote closes a string whose text begins at `at`.

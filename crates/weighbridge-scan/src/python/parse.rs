@@ -705,7 +705,7 @@ impl Parser<'_> {
     fn opens_match(&mut self) -> Parsed<bool> {
         Ok(match self.peek()? {
             Kind::Name(n) => !matches!(n.as_str(), "in" | "is" | "and" | "or" | "if" | "not"),
-            Kind::Number(_) | Kind::Str { .. } | Kind::Format(_) => true,
+            Kind::Number(_) | Kind::Str(_) | Kind::Format(_) => true,
             Kind::Op(op) => matches!(*op, "{" | "..."),
             _ => false,
         })
@@ -766,7 +766,7 @@ impl Parser<'_> {
     fn opens_python2(&mut self) -> Parsed<bool> {
         Ok(matches!(
             self.peek()?,
-            Kind::Str { .. } | Kind::Format(_) | Kind::Number(_)
+            Kind::Str(_) | Kind::Format(_) | Kind::Number(_)
         ))
     }
 

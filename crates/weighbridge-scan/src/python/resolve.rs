@@ -92,7 +92,7 @@ impl<'p> Resolver<'p> {
         }
         match self.tree.expr(id) {
             Expr::Name(s) => self.name(*s, scope, at, depth),
-            Expr::Str { value, .. } => {
+            Expr::Str(value) => {
                 self.spend(value.len() / 64);
                 Value::Text(value.to_vec())
             }
@@ -100,7 +100,7 @@ impl<'p> Resolver<'p> {
             Expr::Join(parts) => self.join(parts, scope, at, depth),
             Expr::Attr(base, name) => {
                 let base = self.deep(*base, scope, at, depth);
-                self.attribute(base, self.tree.name(*name))
+                self.attribute(base, self.tree.name(*name), depth)
             }
             Expr::Call(call) => self.result(call, at, depth),
             Expr::Subscript(base, index) => self.item(*base, *index, scope, at, depth),
@@ -113,7 +113,7 @@ impl<'p> Resolver<'p> {
                 Value::Unknown => self.deep(*b, scope, at, depth),
                 known => known,
             },
-            Expr::Named(_, v) => self.deep(*v, scope, at, depth),
+            Expr::Named(v) => self.deep(*v, scope, at, depth),
             Expr::Lambda(s) => Value::Local(*s),
             Expr::Sequence(_) | Expr::Comprehension(..) | Expr::Dict(_) => Value::Items(id),
             Expr::Reverse | Expr::Other => Value::Unknown,
@@ -186,7 +186,7 @@ impl<'p> Resolver<'p> {
     }
 
     /// `base.name`.
-    pub(super) fn attribute(&self, base: Value, name: &str) -> Value {
+    fn attribute(&self, base: Value, name: &str, depth: u32) -> Value {
         match (base, name) {
             (base @ (Value::Path(_) | Value::Local(_)), "__call__") => base,
             // These reach everything from anything.
@@ -195,24 +195,24 @@ impl<'p> Resolver<'p> {
             }
             (Value::Path(p), _) if p.len() + name.len() < 256 => {
                 if p == "__globals__" || p == "__builtins__" {
-                    return self.attribute(Value::Path("builtins".into()), name);
+                    return self.attribute(Value::Path("builtins".into()), name, depth);
                 }
                 Value::Path(format!("{p}.{name}"))
             }
-            (Value::Instance(class) | Value::Local(class), _) => self.member(class, name),
+            (Value::Instance(class) | Value::Local(class), _) => self.member(class, name, depth),
             _ => Value::Unknown,
         }
     }
 
     /// A name of a class of the program.
-    fn member(&self, class: ScopeId, name: &str) -> Value {
+    fn member(&self, class: ScopeId, name: &str, depth: u32) -> Value {
         let bound = self.tree.known(name).and_then(|s| {
             let scope = self.tree.scope(class)?;
             scope.bindings.get(&s)?.last()
         });
         match bound {
             Some((_, Bound::Scope(f))) => Value::Local(*f),
-            Some((at, Bound::Expr(e))) => self.deep(*e, class, *at, 4),
+            Some((at, Bound::Expr(e))) => self.deep(*e, class, at.saturating_sub(1), depth),
             _ => Value::Unknown,
         }
     }
@@ -249,7 +249,7 @@ impl<'p> Resolver<'p> {
                     return Value::Path(key);
                 }
                 match p.strip_suffix(".__dict__") {
-                    Some(owner) => self.attribute(Value::Path(owner.into()), &key),
+                    Some(owner) => self.attribute(Value::Path(owner.into()), &key, depth),
                     None if p == "builtins" => Value::Path(format!("builtins.{key}")),
                     None => Value::Unknown,
                 }
@@ -263,7 +263,7 @@ impl<'p> Resolver<'p> {
                 };
                 let key = Value::Text(key);
                 let mut hits = pairs.iter().take(MOST_ENTRIES);
-                match hits.find(|(k, _)| self.deep(*k, scope, at, 4) == key) {
+                match hits.find(|(k, _)| self.deep(*k, scope, at, depth.min(4)) == key) {
                     Some((_, v)) => self.deep(*v, scope, at, depth),
                     None => Value::Unknown,
                 }
@@ -323,7 +323,7 @@ impl<'p> Resolver<'p> {
         match (base, name) {
             (base, "__getattribute__" | "__getattr__") => {
                 let n = self.text_arg(call, 0, at, depth)?;
-                Some(self.attribute(base, std::str::from_utf8(&n).ok()?))
+                Some(self.attribute(base, std::str::from_utf8(&n).ok()?, depth))
             }
             (base @ (Value::Namespace | Value::Path(_) | Value::Items(_)), "get" | "__getitem__" | "pop") => {
                 let key = Value::Text(self.text_arg(call, 0, at, depth)?);
@@ -373,9 +373,9 @@ impl<'p> Resolver<'p> {
             "builtins.getattr" => {
                 let base = value(0);
                 match text(1).map(String::from_utf8) {
-                    Some(Ok(name)) => self.attribute(base, &name),
+                    Some(Ok(name)) => self.attribute(base, &name, depth),
                     // A name computed at run time, of a module that may be a dangerous one.
-                    _ => self.attribute(base, "?"),
+                    _ => self.attribute(base, "?", depth),
                 }
             }
             "builtins.globals" | "builtins.locals" => Value::Namespace,
@@ -423,7 +423,7 @@ impl<'p> Resolver<'p> {
                     if !self.spend(items.len()) {
                         return None;
                     }
-                    Some(items.iter().map(|&e| self.deep(e, scope, at, 6)).collect())
+                    Some(items.iter().map(|&e| self.deep(e, scope, at, depth.min(6))).collect())
                 }
                 _ => match self.deep(id, scope, at, depth) {
                     Value::Text(t) => Some(t.iter().map(|b| Value::Text(vec![*b])).collect()),
@@ -436,7 +436,7 @@ impl<'p> Resolver<'p> {
             Expr::Comprehension(element, variable, over) => {
                 let over = self.items(*over, scope, at, depth).or_else(|| list(*over))?;
                 over.into_iter()
-                    .map(|v| self.with(*element, *variable, v, 8))
+                    .map(|v| self.with(*element, *variable, v, depth.min(8)))
                     .collect()
             }
             Expr::Call(call) => match self.deep(call.callee, call.scope, at, depth) {

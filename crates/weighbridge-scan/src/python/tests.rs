@@ -50,7 +50,7 @@ fn statements_of_every_kind_parse() {
         "x = {**a, 'b': c}, {*a, b}, {}, [*a], (), (a,), f(*a, **b, c=d, *e)\n",
         "x = a[1:2, ::3, ...][:][::-1][a:=1]\n",
         "x = 0xFF + 0o17 + 0b1 + 1_000.5e-3j + .5 + 1. + 1if a else 2\n",
-        "x = 'a' \"b\" '''c\nd''' r'\\' rb\"x\" u'x' b'y'\n",
+        "x = 'a' \"b\" '''c\nd''' r'\\d' rb\"x\" u'x' b'y'\n",
         "x = f'{a}{b!r:>{width}} {{}} {c=} {d[\"k\"]} {f\"{e}\"}' rf'\\d{x}'\n",
         "x = f\"{x:%Y-%m}\" f'{ {1: 2}[1] }' f'{(lambda: 1)()}'\n",
         "x = f'''{\n a\n}'''\n",
@@ -246,6 +246,8 @@ fn depth_and_length_are_bounded() {
     }
     // Names that lead to each other.
     assert!(parses("a = b\nb = a\na()\na = a\na()"));
+    assert!(parses("x = [bytes(x), x]\nbytes(x)()\nclass A:\n  f = A.f\nA.f()\n"));
+    assert!(parses("x = {x: x}\nx[x]()\nx = [y(z) for z in x]\nf(''.join(x))\n"));
     let mut text = String::from("a0 = 'xxxxxxxx'\n");
     for i in 0..3000 {
         text.push_str(&format!("a{} = a{i} + a{i}\nf(a{i})\n", i + 1));
