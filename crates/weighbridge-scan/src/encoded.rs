@@ -192,6 +192,15 @@ fn ascii85(data: &[u8]) -> Option<Vec<u8>> {
 /// Shortest constant that is taken for an encoding.
 const SHORTEST: usize = 12;
 
+/// Base64 and hexadecimal, then those that hardly anything but an attack uses.
+const ENCODINGS: [Codec; 5] = [
+    Codec::Hex,
+    Codec::Base64,
+    Codec::Base32,
+    Codec::Base85,
+    Codec::Ascii85,
+];
+
 /// Digits decoded to see whether the rest is worth it.
 const HEAD: usize = 64;
 
@@ -208,8 +217,7 @@ pub fn decodings(data: &[u8]) -> Vec<(Codec, Vec<u8>)> {
     }
     let text = data_url(data.trim_ascii());
     let head = text.get(..HEAD.min(text.len())).unwrap_or_default();
-    // Base64 and hexadecimal, then those that hardly anything but an attack uses.
-    for codec in [Codec::Hex, Codec::Base64, Codec::Base32, Codec::Base85, Codec::Ascii85] {
+    for codec in ENCODINGS {
         if !promising(codec, head, text.len()) {
             continue;
         }
@@ -220,6 +228,19 @@ pub fn decodings(data: &[u8]) -> Vec<(Codec, Vec<u8>)> {
         }
     }
     out
+}
+
+/// Whether `data` may be in one of the encodings, by a glance at its first bytes.
+pub(crate) fn may_decode(data: &[u8]) -> bool {
+    if data.len() < SHORTEST {
+        return false;
+    }
+    let text = data_url(data.trim_ascii());
+    let head = text.get(..HEAD.min(text.len())).unwrap_or_default();
+    compressed(data).is_some()
+        || ENCODINGS
+            .into_iter()
+            .any(|codec| promising(codec, head, text.len()))
 }
 
 /// Whether the first digits are digits and give the beginning of something.

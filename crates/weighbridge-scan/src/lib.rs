@@ -9,13 +9,17 @@
 //! show, and their lists decide which globals of a pickle are allowed.
 
 pub mod checks;
+mod danger;
 mod engine;
 mod finding;
+mod hidden;
+pub mod inner;
 pub mod encoded;
 pub mod globals;
 pub mod python;
 pub mod report;
 mod rule;
+mod shell;
 mod subject;
 mod trace;
 

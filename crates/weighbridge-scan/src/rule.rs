@@ -35,10 +35,11 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("format.toml", include_str!("../rules/format.toml")),
     ("pickle.toml", include_str!("../rules/pickle.toml")),
     crate::checks::torchscript::DATA,
+    crate::danger::DATA,
 ];
 
 impl Rules {
