@@ -54,8 +54,14 @@ pub(crate) struct Harm<'a> {
 
 /// What takes a function as an argument without calling it.
 const LOOKS_ONLY: [&str; 8] = [
-    "builtins.isinstance", "builtins.issubclass", "builtins.callable", "builtins.help",
-    "builtins.type", "builtins.print", "builtins.repr", "builtins.hasattr",
+    "builtins.isinstance",
+    "builtins.issubclass",
+    "builtins.callable",
+    "builtins.help",
+    "builtins.type",
+    "builtins.print",
+    "builtins.repr",
+    "builtins.hasattr",
 ];
 
 /// Names that are harmless without an argument: writing about them looks the same.
@@ -105,6 +111,12 @@ impl Dangers {
         }
     }
 
+    /// Whether importing a module by its text is worth a finding.
+    pub(crate) fn imports(&self, module: &str) -> bool {
+        let top = module.split('.').next().unwrap_or_default();
+        self.modules.contains(top)
+    }
+
     /// The harm one call does, if any.
     pub(crate) fn of<'a>(&'a self, call: &'a CallSite) -> Option<Harm<'a>> {
         if let Some((why, source)) = self.listed(&call.name)
@@ -127,9 +139,7 @@ impl Dangers {
         // A function handed to what calls it: `map(os.system, …)`, `Thread(target=…)`.
         call.args.iter().find_map(|(_, a)| match a {
             Argument::Name(name) => match self.listed(name) {
-                Some((why, source)) if why.starts_with("runs") => {
-                    Some(Harm { name, why, source })
-                }
+                Some((why, source)) if why.starts_with("runs") => Some(Harm { name, why, source }),
                 _ => None,
             },
             _ => None,
@@ -140,7 +150,10 @@ impl Dangers {
     fn imports_harmless(&self, call: &CallSite) -> bool {
         match call.args.first() {
             Some((_, Argument::Text(t))) => {
-                let top = t.split(|b| matches!(b, b'.' | b':')).next().unwrap_or_default();
+                let top = t
+                    .split(|b| matches!(b, b'.' | b':'))
+                    .next()
+                    .unwrap_or_default();
                 !std::str::from_utf8(top).is_ok_and(|m| self.modules.contains(m))
             }
             _ => false,
@@ -160,8 +173,16 @@ impl Dangers {
 
 /// Files whose reading is worth a finding.
 const PRIVATE: [&str; 10] = [
-    "/etc/passwd", "/etc/shadow", "/proc/", "/.ssh/", "/.aws/", "/.kube/", "/.netrc",
-    "/.git-credentials", "/.bash_history", "/var/run/secrets/",
+    "/etc/passwd",
+    "/etc/shadow",
+    "/proc/",
+    "/.ssh/",
+    "/.aws/",
+    "/.kube/",
+    "/.netrc",
+    "/.git-credentials",
+    "/.bash_history",
+    "/var/run/secrets/",
 ];
 
 /// Whether a path leads to what no model needs: passwords, keys, the system's state.
@@ -201,7 +222,10 @@ mod tests {
             ("import posix; posix.system('x')", "posix.system"),
             ("subprocess.check_output(['x'])", "subprocess.check_output"),
             ("map(os.system, ['x'])", "os.system"),
-            ("threading.Thread(target=exec, args=('x',)).start()", "builtins.exec"),
+            (
+                "threading.Thread(target=exec, args=('x',)).start()",
+                "builtins.exec",
+            ),
             ("getattr(os, x)('y')", "os.?"),
             ("__import__('os')", "builtins.__import__"),
             ("importlib.import_module('pty').spawn('sh')", "pty.spawn"),
@@ -209,7 +233,10 @@ mod tests {
             ("open('x', 'wb').write(b'')", "open"),
             ("requests.post('http://x', data=y)", "requests.post"),
             ("import shutil; shutil.rmtree('/')", "shutil.rmtree"),
-            ("().__class__.__bases__[0].__subclasses__()[7]('x')", "__subclasses__.item"),
+            (
+                "().__class__.__bases__[0].__subclasses__()[7]('x')",
+                "__subclasses__.item",
+            ),
         ] {
             assert_eq!(harm(text).as_deref(), Some(want), "{text}");
         }

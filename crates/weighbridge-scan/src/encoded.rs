@@ -252,12 +252,16 @@ fn promising(codec: Codec, head: &[u8], len: usize) -> bool {
         _ => 2,
     };
     // Whole groups of the head decode by themselves, unless lines break them.
-    let whole = if head.len() < len { head.len() / group * group } else { head.len() };
+    let whole = if head.len() < len {
+        head.len() / group * group
+    } else {
+        head.len()
+    };
     let cut = head.get(..whole).unwrap_or_default();
     if cut.iter().any(u8::is_ascii_whitespace) && matches!(codec, Codec::Base64 | Codec::Hex) {
-        return cut
-            .iter()
-            .all(|&b| b.is_ascii_whitespace() || b == b'=' || base64_digit(b).is_some() || b == b':');
+        return cut.iter().all(|&b| {
+            b.is_ascii_whitespace() || b == b'=' || base64_digit(b).is_some() || b == b':'
+        });
     }
     decode(codec, cut).is_some_and(|d| worth_it(codec, &d))
 }
@@ -272,7 +276,10 @@ fn worth_it(codec: Codec, data: &[u8]) -> bool {
     if matches!(codec, Codec::Base85 | Codec::Ascii85 | Codec::Base32) {
         return binary || data.len() >= 8 && is_printable(data.get(..48).unwrap_or(data));
     }
-    binary || is_printable(data.get(..16).unwrap_or(data)) || data.starts_with(b"(") || data.starts_with(b"c")
+    binary
+        || is_printable(data.get(..16).unwrap_or(data))
+        || data.starts_with(b"(")
+        || data.starts_with(b"c")
 }
 
 fn is_printable(data: &[u8]) -> bool {
@@ -324,7 +331,10 @@ mod tests {
             (Codec::Base32, "N5ZS443ZON2GK3JIE54COKI="),
             (Codec::Hex, "6f732e73797374656d2827782729"),
             (Codec::Hex, "6F 73 2e 73 79 73 74 65 6d 28 27 78 27 29"),
-            (Codec::Hex, r"\x6f\x73\x2e\x73\x79\x73\x74\x65\x6d\x28\x27\x78\x27\x29"),
+            (
+                Codec::Hex,
+                r"\x6f\x73\x2e\x73\x79\x73\x74\x65\x6d\x28\x27\x78\x27\x29",
+            ),
             (Codec::Base85, "Z*wkld2@7SZ73&rCn*"),
             (Codec::Ascii85, "<~Df[OPH#n(=D($cV-Rf~>"),
             (Codec::Rot13, "bf.flfgrz('k')"),
@@ -337,11 +347,19 @@ mod tests {
 
     #[test]
     fn ordinary_text_is_no_encoding() {
-        for text in ["a model of images", "bert-base-uncased-finetuned", "", "0123456789abcdef0123456789abcdef01234567"] {
+        for text in [
+            "a model of images",
+            "bert-base-uncased-finetuned",
+            "",
+            "0123456789abcdef0123456789abcdef01234567",
+        ] {
             assert_eq!(decodings(text.as_bytes()), [], "{text}");
         }
         let got = decodings(b"b3Muc3lzdGVtKCd4Jyk=");
         assert_eq!(got, [(Codec::Base64, b"os.system('x')".to_vec())]);
-        assert_eq!(decodings(b"data:text/plain;base64,b3Muc3lzdGVtKCd4Jyk=").len(), 1);
+        assert_eq!(
+            decodings(b"data:text/plain;base64,b3Muc3lzdGVtKCd4Jyk=").len(),
+            1
+        );
     }
 }

@@ -21,9 +21,18 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 3] = [
+static CHECKS: [&dyn Check; 12] = [
     &checks::pickle_globals::PickleGlobals,
+    &checks::archive::Archive,
+    &checks::markup::Markup,
     &checks::torchscript::TorchScript,
+    &checks::code_string::CodeString,
+    &checks::active_content::ActiveContent,
+    &checks::programs::Programs,
+    &checks::config_hooks::ConfigHooks,
+    &checks::config_secrets::ConfigSecrets,
+    &checks::config_urls::ConfigUrls,
+    &checks::config_paths::ConfigPaths,
     &checks::format::Format,
 ];
 

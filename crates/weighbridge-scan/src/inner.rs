@@ -48,7 +48,11 @@ impl Inner {
             Self::Broken => 2,
             Self::Disallowed { called, .. } => 3 + u8::from(*called),
         };
-        if rank(&other) > rank(&self) { other } else { self }
+        if rank(&other) > rank(&self) {
+            other
+        } else {
+            self
+        }
     }
 }
 
@@ -134,7 +138,10 @@ pub(crate) fn one(trace: &pickle::Trace<'_>) -> Result<Inner> {
                 }
                 let standing = catalogue.judge(m, n, g.how);
                 let allowed = standing == Standing::Allowed && g.how != Use::Change;
-                (format!("{m}.{n}"), allowed || loads_clean(trace, g.offset, m, n)?)
+                (
+                    format!("{m}.{n}"),
+                    allowed || loads_clean(trace, g.offset, m, n)?,
+                )
             }
             _ => ("a name that is computed".to_owned(), false),
         };
@@ -167,7 +174,10 @@ pub fn is_bytes_loader(module: &str, name: &str) -> bool {
     matches!(
         (module, name),
         ("torch.storage", "_load_from_bytes")
-            | ("pickle" | "_pickle" | "cPickle" | "dill" | "dill._dill" | "cloudpickle", "loads")
+            | (
+                "pickle" | "_pickle" | "cPickle" | "dill" | "dill._dill" | "cloudpickle",
+                "loads"
+            )
     )
 }
 
@@ -216,7 +226,9 @@ fn is_identifier(name: &str) -> bool {
         && name.split('.').all(|part| {
             !part.is_empty()
                 && !part.starts_with(|c: char| c.is_ascii_digit())
-                && part.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '<' | '>'))
+                && part
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || matches!(c, '_' | '<' | '>'))
         })
 }
 
@@ -263,7 +275,10 @@ mod tests {
         // The second stream of a legacy torch file.
         assert!(disallowed(b"\x80\x02K\x01.\x80\x02cposix\nsystem\n(Vid\ntR.").is_some());
         // Raw data after the streams.
-        assert_eq!(judge(b"\x80\x02}q\x00.\x00\x01\x02\x80\x02").unwrap(), Inner::Clean);
+        assert_eq!(
+            judge(b"\x80\x02}q\x00.\x00\x01\x02\x80\x02").unwrap(),
+            Inner::Clean
+        );
     }
 
     #[test]

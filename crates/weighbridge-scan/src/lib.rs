@@ -10,12 +10,14 @@
 
 pub mod checks;
 mod danger;
+pub mod encoded;
 mod engine;
 mod finding;
+pub mod globals;
 mod hidden;
 pub mod inner;
-pub mod encoded;
-pub mod globals;
+mod leaves;
+pub mod native;
 pub mod python;
 pub mod report;
 mod rule;
@@ -23,6 +25,7 @@ mod shell;
 mod subject;
 mod trace;
 
+pub use checks::hidden_pickle::constants;
 pub use engine::{Check, Engine};
 pub use finding::{FileReport, Finding, Findings, Gap, Severity, Verdict};
 pub use globals::{Catalogue, Standing};

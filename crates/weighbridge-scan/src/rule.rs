@@ -35,7 +35,10 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 7] = [
+    crate::checks::archive::DATA,
+    crate::checks::config_hooks::DATA,
+    crate::checks::markup::DATA,
     ("format.toml", include_str!("../rules/format.toml")),
     ("pickle.toml", include_str!("../rules/pickle.toml")),
     crate::checks::torchscript::DATA,

@@ -8,7 +8,14 @@ const LONGEST: usize = 64 << 10;
 
 /// Programs that fetch from the network.
 const FETCH: [&str; 8] = [
-    "curl", "wget", "fetch", "lwp-request", "aria2c", "axel", "tftp", "iwr",
+    "curl",
+    "wget",
+    "fetch",
+    "lwp-request",
+    "aria2c",
+    "axel",
+    "tftp",
+    "iwr",
 ];
 
 /// Programs that run what they are given.
@@ -24,10 +31,39 @@ const BEFORE: [&str; 10] = [
 
 /// Other commands that a line may begin with.
 const KNOWN: [&str; 33] = [
-    "rm", "nc", "ncat", "netcat", "socat", "telnet", "mkfifo", "mknod", "powershell",
-    "powershell.exe", "pwsh", "cmd", "cmd.exe", "certutil", "bitsadmin", "mshta", "regsvr32",
-    "rundll32", "wmic", "cscript", "wscript", "echo", "printf", "cat", "base64", "chmod", "dd",
-    "mkfs", "crontab", "openssl", "awk", "cd", "eval",
+    "rm",
+    "nc",
+    "ncat",
+    "netcat",
+    "socat",
+    "telnet",
+    "mkfifo",
+    "mknod",
+    "powershell",
+    "powershell.exe",
+    "pwsh",
+    "cmd",
+    "cmd.exe",
+    "certutil",
+    "bitsadmin",
+    "mshta",
+    "regsvr32",
+    "rundll32",
+    "wmic",
+    "cscript",
+    "wscript",
+    "echo",
+    "printf",
+    "cat",
+    "base64",
+    "chmod",
+    "dd",
+    "mkfs",
+    "crontab",
+    "openssl",
+    "awk",
+    "cd",
+    "eval",
 ];
 
 /// What a command line does that no model needs; `None` when `text` is no such line.
@@ -41,7 +77,11 @@ pub(crate) fn harm(text: &str) -> Option<&'static str> {
     }
     text.lines()
         .take(1000)
-        .map(|l| l.trim().trim_start_matches(['$', '!', '%', '>', '#']).trim())
+        .map(|l| {
+            l.trim()
+                .trim_start_matches(['$', '!', '%', '>', '#'])
+                .trim()
+        })
         .filter(|l| begins_with_command(l))
         .find_map(harm_of_line)
 }
@@ -51,7 +91,10 @@ fn begins_with_command(line: &str) -> bool {
         return false;
     };
     let name = program(&first);
-    FETCH.contains(&name) || RUN.contains(&name) || KNOWN.contains(&name) || name.starts_with("mkfs.")
+    FETCH.contains(&name)
+        || RUN.contains(&name)
+        || KNOWN.contains(&name)
+        || name.starts_with("mkfs.")
 }
 
 /// The words of every command of a line, in order: what `;`, `|`, `&` and `$(` separate.
@@ -133,19 +176,32 @@ fn harm_of_line(line: &str) -> Option<&'static str> {
         let earlier = commands.get(..i).unwrap_or_default();
         let fetched = earlier
             .iter()
-            .chain(commands.get(i + 1..).unwrap_or_default().iter().filter(|(_, b)| matches!(b, '<' | '$')))
+            .chain(
+                commands
+                    .get(i + 1..)
+                    .unwrap_or_default()
+                    .iter()
+                    .filter(|(_, b)| matches!(b, '<' | '$')),
+            )
             .any(|(w, _)| is_fetch(w));
         let decoded = earlier.iter().any(|(w, _)| is_decode(w));
         let runs = RUN.contains(&name) || name == "eval" || name == "source";
         if runs && *before == '|' && fetched {
             return Some("downloads a program and runs it");
         }
-        if runs && fetched && commands.iter().skip(i + 1).any(|(_, b)| matches!(b, '<' | '$')) {
+        if runs
+            && fetched
+            && commands
+                .iter()
+                .skip(i + 1)
+                .any(|(_, b)| matches!(b, '<' | '$'))
+        {
             return Some("downloads a program and runs it");
         }
-        let substituted = words.iter().skip(1).any(|w| {
-            w.starts_with(['$', '`']) && split(w).iter().any(|(w, _)| is_fetch(w))
-        });
+        let substituted = words
+            .iter()
+            .skip(1)
+            .any(|w| w.starts_with(['$', '`']) && split(w).iter().any(|(w, _)| is_fetch(w)));
         if runs && substituted {
             return Some("downloads a program and runs it");
         }
@@ -159,12 +215,18 @@ fn harm_of_line(line: &str) -> Option<&'static str> {
             return Some("downloads a program and runs it");
         }
     }
-    let shells = commands.iter().filter(|(w, _)| is_shell(program(w))).count();
-    let pipes = commands.iter().any(|(w, _)| program(w) == "mkfifo" || program(w) == "mknod");
+    let shells = commands
+        .iter()
+        .filter(|(w, _)| is_shell(program(w)))
+        .count();
+    let pipes = commands
+        .iter()
+        .any(|(w, _)| program(w) == "mkfifo" || program(w) == "mknod");
     let nets = commands
         .iter()
         .any(|(w, _)| matches!(program(w), "nc" | "ncat" | "netcat" | "telnet" | "openssl"));
-    (nets && shells > 0 && (pipes || commands.len() > 1)).then_some("opens a shell to another machine")
+    (nets && shells > 0 && (pipes || commands.len() > 1))
+        .then_some("opens a shell to another machine")
 }
 
 fn is_shell(name: &str) -> bool {
@@ -185,7 +247,9 @@ fn is_fetch(words: &[String]) -> bool {
 
 fn is_decode(words: &[String]) -> bool {
     match program(words) {
-        "base64" => words.iter().any(|w| matches!(w.as_str(), "-d" | "-D" | "--decode")),
+        "base64" => words
+            .iter()
+            .any(|w| matches!(w.as_str(), "-d" | "-D" | "--decode")),
         "xxd" => words.iter().any(|w| w.contains("-r")),
         "openssl" => words.iter().any(|w| w == "-d"),
         _ => false,
@@ -195,10 +259,15 @@ fn is_decode(words: &[String]) -> bool {
 /// Whether a command makes the fetched file executable or runs it by its path.
 fn runs_a_download(name: &str, words: &[String], earlier: &[(Vec<String>, char)]) -> bool {
     if name == "chmod" {
-        return words.iter().any(|w| w.contains("+x") || w.starts_with('7') || w == "755");
+        return words
+            .iter()
+            .any(|w| w.contains("+x") || w.starts_with('7') || w == "755");
     }
     let saved = |f: &str| {
-        !f.is_empty() && earlier.iter().any(|(w, _)| w.iter().any(|w| w.trim_start_matches("./").ends_with(f)))
+        !f.is_empty()
+            && earlier
+                .iter()
+                .any(|(w, _)| w.iter().any(|w| w.trim_start_matches("./").ends_with(f)))
     };
     if RUN.contains(&name) {
         return words
@@ -225,8 +294,10 @@ fn one(name: &str, words: &[String]) -> Option<&'static str> {
                 .collect();
             let recursive = flags.contains(['r', 'R']) || has("--recursive");
             let target = any(&|w| {
-                matches!(w, "/" | "/*" | "~" | "~/" | "~/*" | "$HOME" | "*" | "." | "./*")
-                    || w.starts_with("/") && !w.starts_with("/tmp/")
+                matches!(
+                    w,
+                    "/" | "/*" | "~" | "~/" | "~/*" | "$HOME" | "*" | "." | "./*"
+                ) || w.starts_with("/") && !w.starts_with("/tmp/")
                     || w.starts_with("~/")
                     || w.starts_with("$HOME/")
             });
@@ -239,15 +310,20 @@ fn one(name: &str, words: &[String]) -> Option<&'static str> {
             });
             (flag && words.len() >= 4).then_some("opens a shell to another machine")
         }
-        "socat" => lower().contains("exec:").then_some("opens a shell to another machine"),
+        "socat" => lower()
+            .contains("exec:")
+            .then_some("opens a shell to another machine"),
         "sh" | "bash" | "zsh" | "dash" | "ksh" => {
             if has("-i") && words.iter().any(|w| w.contains('>')) {
                 return Some("opens a shell to another machine");
             }
             // The command of `-c` is a line of its own.
-            let at = words.iter().position(|w| w.starts_with('-') && w.ends_with('c'))?;
+            let at = words
+                .iter()
+                .position(|w| w.starts_with('-') && w.ends_with('c'))?;
             let inner = words.get(at + 1)?;
-            (inner.len() < words.iter().map(String::len).sum::<usize>()).then(|| harm_of_line(inner))?
+            (inner.len() < words.iter().map(String::len).sum::<usize>())
+                .then(|| harm_of_line(inner))?
         }
         "python" | "python2" | "python3" => {
             let at = words.iter().position(|w| w == "-c")?;
@@ -257,20 +333,37 @@ fn one(name: &str, words: &[String]) -> Option<&'static str> {
         "perl" | "ruby" | "php" | "node" => {
             let inline = any(&|w| matches!(w, "-e" | "-r" | "-rsocket"));
             let text = lower();
-            (inline && ["socket", "exec", "system", "child_process"].iter().any(|k| text.contains(k)))
-                .then_some("runs code that does harm")
+            (inline
+                && ["socket", "exec", "system", "child_process"]
+                    .iter()
+                    .any(|k| text.contains(k)))
+            .then_some("runs code that does harm")
         }
         "powershell" | "powershell.exe" | "pwsh" => powershell(&lower()),
-        "iex" => lower().contains("http").then_some("downloads a program and runs it"),
+        "iex" => lower()
+            .contains("http")
+            .then_some("downloads a program and runs it"),
         "cmd" | "cmd.exe" => {
             let text = lower();
-            ["powershell", "certutil", "bitsadmin", "mshta", "del /f", "format c:", "rd /s"]
-                .iter()
-                .any(|k| text.contains(k))
-                .then_some("runs a command of an attack")
+            [
+                "powershell",
+                "certutil",
+                "bitsadmin",
+                "mshta",
+                "del /f",
+                "format c:",
+                "rd /s",
+            ]
+            .iter()
+            .any(|k| text.contains(k))
+            .then_some("runs a command of an attack")
         }
-        "certutil" => lower().contains("-urlcache").then_some("downloads a program"),
-        "bitsadmin" => lower().contains("/transfer").then_some("downloads a program"),
+        "certutil" => lower()
+            .contains("-urlcache")
+            .then_some("downloads a program"),
+        "bitsadmin" => lower()
+            .contains("/transfer")
+            .then_some("downloads a program"),
         "mshta" | "regsvr32" | "rundll32" | "wmic" => {
             let text = lower();
             (text.contains("http") || text.contains("javascript:"))
@@ -282,17 +375,26 @@ fn one(name: &str, words: &[String]) -> Option<&'static str> {
             any(&|w| w.starts_with("/dev/")).then_some("overwrites a disk")
         }
         "echo" | "printf" | "cat" => any(&|w| {
-            [".ssh/authorized_keys", "/etc/cron", ".bashrc", ".profile", "/etc/sudoers", "/etc/ld.so.preload"]
-                .iter()
-                .any(|f| w.contains(f))
+            [
+                ".ssh/authorized_keys",
+                "/etc/cron",
+                ".bashrc",
+                ".profile",
+                "/etc/sudoers",
+                "/etc/ld.so.preload",
+            ]
+            .iter()
+            .any(|f| w.contains(f))
         })
         .then(|| words.iter().any(|w| w.contains('>')))
         .filter(|writes| *writes)
         .map(|_| "plants itself in the system"),
         "curl" | "wget" => {
             let sends = any(&|w| {
-                matches!(w, "-d" | "-F" | "-T" | "--data" | "--data-binary" | "--upload-file" | "--form")
-                    || w.starts_with("--post-file")
+                matches!(
+                    w,
+                    "-d" | "-F" | "-T" | "--data" | "--data-binary" | "--upload-file" | "--form"
+                ) || w.starts_with("--post-file")
                     || w.starts_with("--post-data")
             });
             let secret = any(&|w| {
@@ -311,12 +413,25 @@ fn powershell(text: &str) -> Option<&'static str> {
     if encoded {
         return Some("runs an encoded command");
     }
-    let fetches = ["downloadstring", "downloadfile", "invoke-webrequest", "net.webclient", "iwr ", "start-bitstransfer"]
-        .iter()
-        .any(|k| text.contains(k));
-    let runs = ["iex", "invoke-expression", "start-process", "-outfile", "downloadfile"]
-        .iter()
-        .any(|k| text.contains(k));
+    let fetches = [
+        "downloadstring",
+        "downloadfile",
+        "invoke-webrequest",
+        "net.webclient",
+        "iwr ",
+        "start-bitstransfer",
+    ]
+    .iter()
+    .any(|k| text.contains(k));
+    let runs = [
+        "iex",
+        "invoke-expression",
+        "start-process",
+        "-outfile",
+        "downloadfile",
+    ]
+    .iter()
+    .any(|k| text.contains(k));
     if fetches && runs {
         return Some("downloads a program and runs it");
     }

@@ -151,9 +151,7 @@ impl Parser<'_> {
 
     fn lambda(&mut self) -> Parsed<Id> {
         self.advance()?;
-        let scope = self
-            .tree
-            .open(ScopeKind::Function, None, Some(self.scope));
+        let scope = self.tree.open(ScopeKind::Function, None, Some(self.scope));
         self.parameters(scope, ":", false)?;
         self.expect_op(":")?;
         self.inside(scope, |p| p.expression().map(drop))?;
@@ -332,11 +330,9 @@ impl Parser<'_> {
             }
         }
         let reverse = first.is_none() && colons == 2 && parts == 1 && step == Some("-1");
-        Ok(self.tree.push(if reverse {
-            Expr::Reverse
-        } else {
-            Expr::Other
-        }))
+        Ok(self
+            .tree
+            .push(if reverse { Expr::Reverse } else { Expr::Other }))
     }
 
     fn atom(&mut self) -> Parsed<Id> {
@@ -553,11 +549,11 @@ impl Parser<'_> {
         }
         Ok(match (clauses, only) {
             (0, _) => None,
-            (1, Some((variable, iterable))) => Some(self.tree.push(Expr::Comprehension(
-                element, variable, iterable,
-            ))),
+            (1, Some((variable, iterable))) => Some(
+                self.tree
+                    .push(Expr::Comprehension(element, variable, iterable)),
+            ),
             _ => Some(self.other()),
         })
     }
 }
-

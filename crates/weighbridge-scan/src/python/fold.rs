@@ -122,8 +122,9 @@ pub(super) fn method(text: &[u8], name: &str, args: &[Vec<u8>]) -> Value {
     let arg = |n: usize| args.get(n).map(Vec::as_slice);
     let done = match name {
         "decode" | "encode" => match arg(0) {
-            Some(codec) => codec_of(codec)
-                .map_or_else(|| Some(text.to_vec()), |c| encoded::decode(c, text)),
+            Some(codec) => {
+                codec_of(codec).map_or_else(|| Some(text.to_vec()), |c| encoded::decode(c, text))
+            }
             None => Some(text.to_vec()),
         },
         "strip" | "lstrip" | "rstrip" if args.is_empty() => Some(text.trim_ascii().to_vec()),
@@ -131,7 +132,13 @@ pub(super) fn method(text: &[u8], name: &str, args: &[Vec<u8>]) -> Value {
         "upper" => Some(text.to_ascii_uppercase()),
         "swapcase" => Some(
             text.iter()
-                .map(|b| if b.is_ascii_alphabetic() { b ^ 0x20 } else { *b })
+                .map(|b| {
+                    if b.is_ascii_alphabetic() {
+                        b ^ 0x20
+                    } else {
+                        *b
+                    }
+                })
                 .collect(),
         ),
         "replace" => match (arg(0), arg(1)) {
@@ -183,11 +190,18 @@ fn codec_of(name: &[u8]) -> Option<encoded::Codec> {
 pub(super) fn decode(path: &str, text: &[u8], second: Option<&[u8]>) -> Option<Vec<u8>> {
     use encoded::Codec;
     let codec = match path {
-        "base64.b64decode" | "base64.standard_b64decode" | "base64.urlsafe_b64decode"
-        | "base64.decodebytes" | "base64.decodestring" | "binascii.a2b_base64" => Codec::Base64,
+        "base64.b64decode"
+        | "base64.standard_b64decode"
+        | "base64.urlsafe_b64decode"
+        | "base64.decodebytes"
+        | "base64.decodestring"
+        | "binascii.a2b_base64" => Codec::Base64,
         "base64.b32decode" => Codec::Base32,
-        "base64.b16decode" | "binascii.unhexlify" | "binascii.a2b_hex"
-        | "builtins.bytes.fromhex" | "builtins.bytearray.fromhex" => Codec::Hex,
+        "base64.b16decode"
+        | "binascii.unhexlify"
+        | "binascii.a2b_hex"
+        | "builtins.bytes.fromhex"
+        | "builtins.bytearray.fromhex" => Codec::Hex,
         "base64.b85decode" => Codec::Base85,
         "base64.a85decode" => Codec::Ascii85,
         "zlib.decompress" => Codec::Zlib,

@@ -169,7 +169,8 @@ impl<'t> Lexer<'t> {
             return Ok(self.token(Kind::Newline, start));
         }
         self.line_is_empty = false;
-        if b.is_ascii_digit() || b == b'.' && self.byte(start + 1).is_some_and(|b| b.is_ascii_digit())
+        if b.is_ascii_digit()
+            || b == b'.' && self.byte(start + 1).is_some_and(|b| b.is_ascii_digit())
         {
             return self.number(start);
         }
@@ -312,7 +313,10 @@ impl<'t> Lexer<'t> {
             }
             if matches!(self.byte(self.at), Some(b'e' | b'E')) {
                 let sign = usize::from(matches!(self.byte(self.at + 1), Some(b'+' | b'-')));
-                if self.byte(self.at + 1 + sign).is_some_and(|b| b.is_ascii_digit()) {
+                if self
+                    .byte(self.at + 1 + sign)
+                    .is_some_and(|b| b.is_ascii_digit())
+                {
                     whole = false;
                     self.at += 1 + sign;
                     self.digits();
@@ -331,7 +335,8 @@ impl<'t> Lexer<'t> {
                 self.at += 1;
             }
         }
-        if self.byte(self.at).is_some_and(is_name_byte) && !AFTER_NUMBER.contains(&self.word(self.at))
+        if self.byte(self.at).is_some_and(is_name_byte)
+            && !AFTER_NUMBER.contains(&self.word(self.at))
         {
             return Reject::syntax(self.at);
         }
@@ -517,11 +522,7 @@ impl<'t> Lexer<'t> {
 
     /// The expression of a replacement field that begins at `start`: its range, where reading goes
     /// on, and whether a format specification follows there.
-    fn replacement(
-        &self,
-        start: usize,
-        depth: u32,
-    ) -> Result<(Range<usize>, usize, bool), Reject> {
+    fn replacement(&self, start: usize, depth: u32) -> Result<(Range<usize>, usize, bool), Reject> {
         let mut at = start;
         let mut open = 0usize;
         loop {

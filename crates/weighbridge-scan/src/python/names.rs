@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn look_alikes_that_python_folds_become_ascii() {
-        for word in ["𝓮𝔁𝓮𝓬", "ｅｘｅｃ", "𝐞𝚡𝖾𝘤", "ℯˣᵉᶜ", "exec"] {
+        for word in ["𝓮𝔁𝓮𝓬", "ｅｘｅｃ", "𝐞𝚡𝖾𝘤", "ℯˣᵉᶜ", "exec"]
+        {
             assert_eq!(normalised(word), "exec", "{word}");
         }
         // Cyrillic letters look alike and are others.

@@ -691,9 +691,12 @@ impl Parser<'_> {
                         Some(Expr::Sequence(v)) if v.len() == items.len() => Some(v),
                         _ => None,
                     };
-                    work.extend(items.iter().enumerate().map(|(i, &item)| {
-                        (item, values.and_then(|v| v.get(i).copied()))
-                    }));
+                    work.extend(
+                        items
+                            .iter()
+                            .enumerate()
+                            .map(|(i, &item)| (item, values.and_then(|v| v.get(i).copied()))),
+                    );
                 }
                 _ => {}
             }

@@ -46,12 +46,55 @@ pub(super) enum Value {
 
 /// Functions of `builtins` that a program reaches without an import.
 const BUILTINS: [&str; 49] = [
-    "__import__", "abs", "all", "any", "apply", "bool", "breakpoint", "bytearray", "bytes",
-    "callable", "chr", "compile", "delattr", "dict", "dir", "eval", "exec", "execfile", "exit",
-    "file", "filter", "float", "getattr", "globals", "hasattr", "help", "input", "int",
-    "isinstance", "issubclass", "iter", "len", "list", "locals", "map", "memoryview", "min",
-    "open", "print", "quit", "raw_input", "reload", "repr", "reversed", "setattr", "sorted", "str",
-    "type", "vars",
+    "__import__",
+    "abs",
+    "all",
+    "any",
+    "apply",
+    "bool",
+    "breakpoint",
+    "bytearray",
+    "bytes",
+    "callable",
+    "chr",
+    "compile",
+    "delattr",
+    "dict",
+    "dir",
+    "eval",
+    "exec",
+    "execfile",
+    "exit",
+    "file",
+    "filter",
+    "float",
+    "getattr",
+    "globals",
+    "hasattr",
+    "help",
+    "input",
+    "int",
+    "isinstance",
+    "issubclass",
+    "iter",
+    "len",
+    "list",
+    "locals",
+    "map",
+    "memoryview",
+    "min",
+    "open",
+    "print",
+    "quit",
+    "raw_input",
+    "reload",
+    "repr",
+    "reversed",
+    "setattr",
+    "sorted",
+    "str",
+    "type",
+    "vars",
 ];
 
 pub(super) struct Resolver<'p> {
@@ -274,7 +317,8 @@ impl<'p> Resolver<'p> {
                     .map_or(Value::Unknown, |&e| self.deep(e, scope, at, depth)),
                 _ => Value::Unknown,
             },
-            (Value::Text(t), Value::Int(n)) => match usize::try_from(n).ok().and_then(|n| t.get(n)) {
+            (Value::Text(t), Value::Int(n)) => match usize::try_from(n).ok().and_then(|n| t.get(n))
+            {
                 Some(&b) => Value::Text(vec![b]),
                 None => Value::Unknown,
             },
@@ -312,20 +356,16 @@ impl<'p> Resolver<'p> {
     }
 
     /// What a method gives of a text, a namespace, or anything.
-    fn method(
-        &self,
-        base: Value,
-        name: &str,
-        call: &Call,
-        at: usize,
-        depth: u32,
-    ) -> Option<Value> {
+    fn method(&self, base: Value, name: &str, call: &Call, at: usize, depth: u32) -> Option<Value> {
         match (base, name) {
             (base, "__getattribute__" | "__getattr__") => {
                 let n = self.text_arg(call, 0, at, depth)?;
                 Some(self.attribute(base, std::str::from_utf8(&n).ok()?, depth))
             }
-            (base @ (Value::Namespace | Value::Path(_) | Value::Items(_)), "get" | "__getitem__" | "pop") => {
+            (
+                base @ (Value::Namespace | Value::Path(_) | Value::Items(_)),
+                "get" | "__getitem__" | "pop",
+            ) => {
                 let key = Value::Text(self.text_arg(call, 0, at, depth)?);
                 match self.entry(base, key, call.scope, at, depth) {
                     Value::Unknown => None,
@@ -368,8 +408,11 @@ impl<'p> Resolver<'p> {
                 Some(v) => v,
                 None => Value::Unknown,
             },
-            "importlib.import_module" | "pkgutil.resolve_name" | "pydoc.locate"
-            | "imp.load_module" | "builtins.reload" => text(0).map_or(Value::Unknown, path_of),
+            "importlib.import_module"
+            | "pkgutil.resolve_name"
+            | "pydoc.locate"
+            | "imp.load_module"
+            | "builtins.reload" => text(0).map_or(Value::Unknown, path_of),
             "builtins.getattr" => {
                 let base = value(0);
                 match text(1).map(String::from_utf8) {
@@ -423,7 +466,12 @@ impl<'p> Resolver<'p> {
                     if !self.spend(items.len()) {
                         return None;
                     }
-                    Some(items.iter().map(|&e| self.deep(e, scope, at, depth.min(6))).collect())
+                    Some(
+                        items
+                            .iter()
+                            .map(|&e| self.deep(e, scope, at, depth.min(6)))
+                            .collect(),
+                    )
                 }
                 _ => match self.deep(id, scope, at, depth) {
                     Value::Text(t) => Some(t.iter().map(|b| Value::Text(vec![*b])).collect()),
@@ -434,7 +482,9 @@ impl<'p> Resolver<'p> {
         };
         match self.tree.expr(id) {
             Expr::Comprehension(element, variable, over) => {
-                let over = self.items(*over, scope, at, depth).or_else(|| list(*over))?;
+                let over = self
+                    .items(*over, scope, at, depth)
+                    .or_else(|| list(*over))?;
                 over.into_iter()
                     .map(|v| self.with(*element, *variable, v, depth.min(8)))
                     .collect()

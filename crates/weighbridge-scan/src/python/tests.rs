@@ -113,7 +113,10 @@ fn calls_are_resolved_through_imports_and_aliases() {
         ("import os.path\nos.system('x')", "os.system"),
         ("from os import system as f; f('x')", "os.system"),
         ("from os import *\nsystem('x')", "os.system"),
-        ("from subprocess import Popen\nPopen(['x'])", "subprocess.Popen"),
+        (
+            "from subprocess import Popen\nPopen(['x'])",
+            "subprocess.Popen",
+        ),
         ("e = eval\ne('1')", "builtins.eval"),
         ("(e := exec)('1')", "builtins.exec"),
         ("a = b = exec\nb('1')", "builtins.exec"),
@@ -126,9 +129,16 @@ fn calls_are_resolved_through_imports_and_aliases() {
         ("𝓮𝔁𝓮𝓬('x')", "builtins.exec"),
         ("def f(s=exec):\n  s('x')\nf()", "builtins.exec"),
         ("def f():\n  import os as p\n  p.system('x')\n", "os.system"),
-        ("try:\n import subprocess as s\nexcept ImportError:\n s = None\ns.run('x')", "subprocess.run"),
+        (
+            "try:\n import subprocess as s\nexcept ImportError:\n s = None\ns.run('x')",
+            "subprocess.run",
+        ),
     ] {
-        assert!(calls(text).contains(&want.to_owned()), "{text}: {:?}", calls(text));
+        assert!(
+            calls(text).contains(&want.to_owned()),
+            "{text}: {:?}",
+            calls(text)
+        );
     }
 }
 
@@ -140,34 +150,74 @@ fn names_put_together_at_run_time_are_followed() {
         ("__import__('o'+'s').system('x')", "os.system"),
         ("getattr(__import__('os'), 'sys' + 'tem')('x')", "os.system"),
         ("getattr(os, 'metsys'[::-1])('x')", "os.system"),
-        ("import importlib\nimportlib.import_module('subprocess').run('x')", "subprocess.run"),
+        (
+            "import importlib\nimportlib.import_module('subprocess').run('x')",
+            "subprocess.run",
+        ),
         ("import sys\nsys.modules['os'].system('x')", "os.system"),
         ("os.__dict__['system']('x')", "os.system"),
         ("vars(os)['system']('x')", "os.system"),
         ("os.__getattribute__('system')('x')", "os.system"),
         ("os.system.__call__('x')", "os.system"),
-        ("().__class__.__base__.__subclasses__()[40]('x')", "__subclasses__.item"),
+        (
+            "().__class__.__base__.__subclasses__()[40]('x')",
+            "__subclasses__.item",
+        ),
         ("f.__globals__['os'].system('x')", "os.system"),
-        ("f.__init__.__globals__['__builtins__']['exec']('x')", "builtins.exec"),
-        ("import base64\n__import__(base64.b64decode('b3M=').decode()).system('x')", "os.system"),
-        ("__import__(bytes.fromhex('6f73').decode()).system('x')", "os.system"),
+        (
+            "f.__init__.__globals__['__builtins__']['exec']('x')",
+            "builtins.exec",
+        ),
+        (
+            "import base64\n__import__(base64.b64decode('b3M=').decode()).system('x')",
+            "os.system",
+        ),
+        (
+            "__import__(bytes.fromhex('6f73').decode()).system('x')",
+            "os.system",
+        ),
         ("__import__(''.join(['o','s'])).system('x')", "os.system"),
-        ("__import__(''.join(chr(c) for c in [111, 115])).system('x')", "os.system"),
-        ("__import__(''.join(map(chr, [111, 115]))).system('x')", "os.system"),
-        ("__import__(''.join([chr(ord(c) - 1) for c in 'pt'])).system('x')", "os.system"),
+        (
+            "__import__(''.join(chr(c) for c in [111, 115])).system('x')",
+            "os.system",
+        ),
+        (
+            "__import__(''.join(map(chr, [111, 115]))).system('x')",
+            "os.system",
+        ),
+        (
+            "__import__(''.join([chr(ord(c) - 1) for c in 'pt'])).system('x')",
+            "os.system",
+        ),
         ("__import__(chr(111) + chr(115)).system('x')", "os.system"),
         ("__import__(f'{\"o\"}s').system('x')", "os.system"),
         ("__import__('%s' % 'os').system('x')", "os.system"),
         ("__import__('{}s'.format('o')).system('x')", "os.system"),
-        ("__import__('oXs'.replace('X', '')).system('x')", "os.system"),
-        ("__import__(bytes([111, 115]).decode()).system('x')", "os.system"),
-        ("import codecs\n__import__(codecs.decode('bf', 'rot13')).system('x')", "os.system"),
+        (
+            "__import__('oXs'.replace('X', '')).system('x')",
+            "os.system",
+        ),
+        (
+            "__import__(bytes([111, 115]).decode()).system('x')",
+            "os.system",
+        ),
+        (
+            "import codecs\n__import__(codecs.decode('bf', 'rot13')).system('x')",
+            "os.system",
+        ),
         ("m = {'a': exec}\nm['a']('x')", "builtins.exec"),
         ("[exec][0]('x')", "builtins.exec"),
-        ("import functools\nfunctools.partial(exec, 'x')()", "builtins.exec"),
+        (
+            "import functools\nfunctools.partial(exec, 'x')()",
+            "builtins.exec",
+        ),
         ("class A:\n  f = exec\nA.f('x')", "builtins.exec"),
     ] {
-        assert!(calls(text).contains(&want.to_owned()), "{text}: {:?}", calls(text));
+        assert!(
+            calls(text).contains(&want.to_owned()),
+            "{text}: {:?}",
+            calls(text)
+        );
     }
 }
 
@@ -182,7 +232,9 @@ fn a_local_name_is_not_the_function_it_shadows() {
 fn when(text: &str) -> When {
     let p = read(text).unwrap();
     let site = p.calls.iter().find(|c| c.name == "os.system");
-    site.unwrap_or_else(|| panic!("{text}: {:?}", p.calls)).when.clone()
+    site.unwrap_or_else(|| panic!("{text}: {:?}", p.calls))
+        .when
+        .clone()
 }
 
 #[test]
@@ -194,19 +246,37 @@ fn what_runs_on_import_is_told_from_what_waits() {
         ("if 1:\n  os.system('x')", When::Import),
         ("def f():\n  os.system('x')", called("f")),
         ("def f():\n  os.system('x')\nf()", When::Import),
-        ("def f():\n  g()\ndef g():\n  os.system('x')\nf()", When::Import),
+        (
+            "def f():\n  g()\ndef g():\n  os.system('x')\nf()",
+            When::Import,
+        ),
         ("@f\ndef g(): pass\n", When::Import),
-        ("class A:\n  def __init__(self):\n    os.system('x')\n", called("A.__init__")),
-        ("class A:\n  def __init__(self):\n    os.system('x')\nA()", When::Import),
-        ("class A:\n  def f(self):\n    os.system('x')\nA().f()", When::Import),
-        ("class A:\n  def f(self):\n    os.system('x')\nA()", called("A.f")),
+        (
+            "class A:\n  def __init__(self):\n    os.system('x')\n",
+            called("A.__init__"),
+        ),
+        (
+            "class A:\n  def __init__(self):\n    os.system('x')\nA()",
+            When::Import,
+        ),
+        (
+            "class A:\n  def f(self):\n    os.system('x')\nA().f()",
+            When::Import,
+        ),
+        (
+            "class A:\n  def f(self):\n    os.system('x')\nA()",
+            called("A.f"),
+        ),
         ("def f(x=os.system('x')): pass", When::Import),
         ("f = lambda: os.system('x')", called("")),
         ("(lambda: os.system('x'))()", When::Import),
         ("map(lambda x: os.system(x), y)", When::Import),
         ("if __name__ == '__main__':\n  os.system('x')", When::Main),
         ("if __name__ != '__main__':\n  os.system('x')", When::Import),
-        ("def m():\n  os.system('x')\nif __name__ == '__main__':\n  m()", called("m")),
+        (
+            "def m():\n  os.system('x')\nif __name__ == '__main__':\n  m()",
+            called("m"),
+        ),
     ] {
         let text = text.replace("@f\n", "def f(x):\n  os.system('x')\n@f\n");
         assert_eq!(when(&text), want, "{text}");
@@ -230,7 +300,13 @@ fn arguments_are_given_where_they_are_constants() {
 
 #[test]
 fn depth_and_length_are_bounded() {
-    for (open, close) in [("(", ")"), ("[", "]"), ("f(", ")"), ("not ", ""), ("lambda: ", "")] {
+    for (open, close) in [
+        ("(", ")"),
+        ("[", "]"),
+        ("f(", ")"),
+        ("not ", ""),
+        ("lambda: ", ""),
+    ] {
         let text = format!("{}x{}", open.repeat(100_000), close.repeat(100_000));
         assert!(read(&text).unwrap_err().limit, "{open}");
     }
@@ -246,8 +322,12 @@ fn depth_and_length_are_bounded() {
     }
     // Names that lead to each other.
     assert!(parses("a = b\nb = a\na()\na = a\na()"));
-    assert!(parses("x = [bytes(x), x]\nbytes(x)()\nclass A:\n  f = A.f\nA.f()\n"));
-    assert!(parses("x = {x: x}\nx[x]()\nx = [y(z) for z in x]\nf(''.join(x))\n"));
+    assert!(parses(
+        "x = [bytes(x), x]\nbytes(x)()\nclass A:\n  f = A.f\nA.f()\n"
+    ));
+    assert!(parses(
+        "x = {x: x}\nx[x]()\nx = [y(z) for z in x]\nf(''.join(x))\n"
+    ));
     let mut text = String::from("a0 = 'xxxxxxxx'\n");
     for i in 0..3000 {
         text.push_str(&format!("a{} = a{i} + a{i}\nf(a{i})\n", i + 1));
@@ -280,6 +360,10 @@ fn a_whole_library_parses() {
             }
         }
     }
-    println!("{read_ok} parse, {} do not\n{}", failed.len(), failed.join("\n"));
+    println!(
+        "{read_ok} parse, {} do not\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
     assert!(failed.len() * 200 < read_ok as usize, "{}", failed.len());
 }
