@@ -11,5 +11,6 @@ pub mod format;
 pub mod hidden_pickle;
 pub mod markup;
 pub mod pickle_globals;
+pub mod policy;
 pub mod programs;
 pub mod torchscript;
