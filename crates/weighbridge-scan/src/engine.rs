@@ -34,6 +34,13 @@ static CHECKS: &[&dyn Check] = &[
     &checks::policy::Denied,
     &checks::templates::Templates,
     &checks::torchscript::TorchScript,
+    &checks::code_string::CodeString,
+    &checks::active_content::ActiveContent,
+    &checks::programs::Programs,
+    &checks::config_hooks::ConfigHooks,
+    &checks::config_secrets::ConfigSecrets,
+    &checks::config_urls::ConfigUrls,
+    &checks::config_paths::ConfigPaths,
     &checks::format::Format,
 ];
 
