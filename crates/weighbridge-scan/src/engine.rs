@@ -30,9 +30,13 @@ pub trait Check: Sync {
 static CHECKS: &[&dyn Check] = &[
     &checks::pickle_globals::PickleGlobals,
     &checks::archive::Archive,
+    &checks::keras_config::KerasConfig,
     &checks::markup::Markup,
     &checks::policy::Denied,
     &checks::templates::Templates,
+    &checks::onnx_operators::OnnxOperators,
+    &checks::references::References,
+    &checks::tensorflow_operators::TensorFlowOperators,
     &checks::torchscript::TorchScript,
     &checks::code_string::CodeString,
     &checks::active_content::ActiveContent,

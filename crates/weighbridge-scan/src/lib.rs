@@ -41,6 +41,6 @@ pub use globals::{Catalogue, Standing};
 pub use policy::Policy;
 pub use rule::{RuleMeta, Rules};
 pub use subject::{
-    ComputedCall, Config, Difference, Fault, GlobalUse, GraphKind, Link, Operator, PickleTrace,
-    Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
+    ComputedCall, Config, Difference, Fault, Function, GlobalUse, GraphKind, Link, Operator,
+    PickleTrace, Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
 };
