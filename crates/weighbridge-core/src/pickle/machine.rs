@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use super::number;
 use super::opcode::Op;
+use super::raw::{Nested, NoArrays, Raw, RawArrays};
 use super::value::{Blob, Build, Call, CallOp, Global, Node, NodeId, Trace};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
@@ -25,6 +26,12 @@ const EMPTY: NodeId = 3;
 /// A stream that breaks is no `Err`: the trace then carries `error` and all that came before it,
 /// because a real unpickler would have executed that much.
 pub fn run<'a>(data: &'a [u8], limits: &Limits) -> Trace<'a> {
+    run_with(data, limits, &mut NoArrays)
+}
+
+/// Runs the first pickle in `data` like [`run`], for loaders that read raw bytes out of the middle
+/// of the stream: `arrays` is asked after every `BUILD`.
+pub fn run_with<'a>(data: &'a [u8], limits: &Limits, arrays: &mut dyn RawArrays) -> Trace<'a> {
     let mut m = Machine {
         cur: Cursor::new(data),
         trace: Trace::new(
@@ -46,7 +53,7 @@ pub fn run<'a>(data: &'a [u8], limits: &Limits) -> Trace<'a> {
         at: 0,
         names_left: data.len().saturating_mul(16).saturating_add(8 << 20),
     };
-    let done = m.run(limits);
+    let done = m.run(limits, arrays);
     let (at, cur) = (m.at, m.cur);
     let mut trace = m.trace;
     trace.end = cur.pos();
@@ -84,8 +91,8 @@ fn bad<T>(rule: &'static str, message: impl Into<String>) -> Result<T> {
     Err(Error::malformed(rule, message))
 }
 
-impl Machine<'_> {
-    fn run(&mut self, limits: &Limits) -> Result<()> {
+impl<'a> Machine<'a> {
+    fn run(&mut self, limits: &Limits, arrays: &mut dyn RawArrays) -> Result<()> {
         loop {
             self.at = self.cur.pos();
             if self.trace.ops >= limits.pickle_ops {
@@ -112,7 +119,39 @@ impl Machine<'_> {
                 return Ok(());
             }
             self.step(op)?;
+            if op == Op::BUILD {
+                self.raw(limits, arrays)?;
+            }
         }
+    }
+
+    /// Steps over what the loader reads from the file itself after a `BUILD`.
+    fn raw(&mut self, limits: &Limits, arrays: &mut dyn RawArrays) -> Result<()> {
+        let Some(&build) = self.trace.builds.last() else {
+            return Ok(());
+        };
+        let at = self.cur.pos();
+        match arrays.after_build(&self.trace, &build, at)? {
+            Raw::Nothing => {}
+            Raw::Skip(n) => {
+                self.cur.take(n)?;
+                self.trace.raw.push(at..at.saturating_add(n));
+            }
+            Raw::Nested => {
+                let rest = self.trace.data.get(at..).unwrap_or_default();
+                let mut inner = limits.clone();
+                inner.pickle_ops = limits.pickle_ops.saturating_sub(self.trace.ops);
+                let trace = run(rest, &inner);
+                self.trace.ops = self.trace.ops.saturating_add(trace.ops);
+                let (end, broken) = (trace.end, trace.error.is_some());
+                self.trace.nested.push(Nested { start: at, trace });
+                if broken {
+                    return bad("pickle.nested", "the pickle of an array of objects breaks");
+                }
+                self.cur.take(end)?;
+            }
+        }
+        Ok(())
     }
 
     fn step(&mut self, op: Op) -> Result<()> {

@@ -8,8 +8,10 @@
 mod machine;
 mod number;
 mod opcode;
+mod raw;
 mod value;
 
-pub use machine::run;
+pub use machine::{run, run_with};
 pub use opcode::Op;
+pub use raw::{Nested, NoArrays, Raw, RawArrays};
 pub use value::{Blob, Build, Call, CallOp, Global, Node, NodeId, Trace, decimal};

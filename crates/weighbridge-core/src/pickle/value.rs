@@ -1,6 +1,8 @@
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::ops::Range;
 
+use super::raw::Nested;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 
@@ -140,6 +142,13 @@ pub struct Trace<'a> {
     pub end: usize,
     /// Highest protocol a `PROTO` opcode named.
     pub protocol: u8,
+    /// Ranges of the stream that are no opcodes: a [`RawArrays`] said that the loader reads them
+    /// itself.
+    ///
+    /// [`RawArrays`]: super::RawArrays
+    pub raw: Vec<Range<usize>>,
+    /// Pickles that the loader reads from the middle of this one, in order.
+    pub nested: Vec<Nested<'a>>,
     /// Number of opcodes executed.
     pub ops: u64,
     /// Why the stream broke before `STOP`, if it did. What came before has been recorded: a real
@@ -162,6 +171,8 @@ impl<'a> Trace<'a> {
             nodes,
             globals: Vec::new(),
             builds: Vec::new(),
+            raw: Vec::new(),
+            nested: Vec::new(),
             root: None,
             end: 0,
             protocol: 0,
