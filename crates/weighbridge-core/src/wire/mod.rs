@@ -1,4 +1,5 @@
 //! Encodings that several formats share.
 
+pub mod npy;
 pub mod tar;
 pub mod zip;

@@ -4,6 +4,8 @@
 //! Formats know nothing of the scanner and the scanner knows no format; this is where they meet.
 
 mod examine;
+mod gguf;
+mod npy;
 mod pickles;
 mod tar;
 mod text;

@@ -75,6 +75,10 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, place: &Place, data: &[u8]) -> Res
 
 /// Takes the pickle at `at` of `item`, and gives the position after it, or `None` when it breaks.
 /// `name` tells it from the others of the item; it is empty for the only or first one.
+pub(super) fn take_one(cx: &mut Examiner<'_, '_>, item: &Item, at: u64) -> Result<Option<u64>> {
+    take_at(cx, item, "", at)
+}
+
 fn take_at(cx: &mut Examiner<'_, '_>, item: &Item, name: &str, at: u64) -> Result<Option<u64>> {
     let place = if name.is_empty() {
         item.place.from(at)
