@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use weighbridge_core::Result;
-use weighbridge_core::pickle::{Call, CallOp, Node, NodeId, Trace};
+use weighbridge_core::pickle::{Call, CallOp, Change, Node, NodeId, Op, Trace};
 
 use crate::globals::Catalogue;
 use crate::subject::{ComputedCall, GlobalUse, PickleTrace, Use};
@@ -25,42 +25,40 @@ impl PickleTrace {
     /// # Errors
     /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out.
     pub fn of(place: impl Into<String>, base: Option<u64>, trace: &Trace<'_>) -> Result<Self> {
-        let mut c = Collector {
-            trace,
-            catalogue: Catalogue::builtin()?,
-            used: HashSet::new(),
-            counts: HashMap::new(),
-            computed: 0,
-            out: Self {
-                place: place.into(),
-                base,
-                broken: trace.error.is_some(),
-                ..Self::default()
-            },
+        let mut out = Self {
+            place: place.into(),
+            base,
+            ..Self::default()
         };
-        for node in &trace.nodes {
-            if let Node::Call(call) = node {
-                c.call(call);
-            }
+        // Readers that part at a frame execute one reading or the other: all of them count.
+        for reading in std::iter::once(trace).chain(&trace.readings) {
+            let read = Collector::new(reading, Catalogue::builtin()?).collect();
+            merge(&mut out.globals, read.globals);
+            merge(&mut out.computed, read.computed);
+            out.broken |= reading.root.is_none();
         }
-        for b in &trace.builds {
-            if let Some(g) = trace.global(b.target) {
-                c.used.insert(b.target);
-                let state = trace.render(b.state, ARGS_CHARS);
-                c.add(
-                    Some(&g.module),
-                    Some(&g.name),
-                    b.offset,
-                    Use::Change,
-                    || state,
-                );
-            }
-        }
-        c.imports();
-        c.out.globals.sort_by_key(|g| g.offset);
-        Ok(c.out)
+        out.globals.sort_by_key(|g| g.offset);
+        out.computed.sort_by_key(|c| c.offset);
+        Ok(out)
     }
 }
+
+/// Adds to `all` what it does not have yet. Both are short: equal uses are listed a few times.
+fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
+    if all.is_empty() {
+        *all = more;
+        return;
+    }
+    let known = all.len().min(MERGED);
+    for m in more {
+        if !all.iter().take(known).any(|a| *a == m) {
+            all.push(m);
+        }
+    }
+}
+
+/// How many uses a further reading is compared with; beyond that, equal ones are listed twice.
+const MERGED: usize = 256;
 
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
@@ -72,7 +70,53 @@ struct Collector<'t, 'd> {
     out: PickleTrace,
 }
 
-impl<'t> Collector<'t, '_> {
+impl<'t, 'd> Collector<'t, 'd> {
+    fn new(trace: &'t Trace<'d>, catalogue: &'static Catalogue) -> Self {
+        Self {
+            trace,
+            catalogue,
+            used: HashSet::new(),
+            counts: HashMap::new(),
+            computed: 0,
+            out: PickleTrace::default(),
+        }
+    }
+
+    fn collect(mut self) -> PickleTrace {
+        let trace = self.trace;
+        for node in &trace.nodes {
+            if let Node::Call(call) = node {
+                self.call(call);
+            }
+        }
+        for b in &trace.builds {
+            self.changed(b.target, b.offset, || trace.render(b.state, ARGS_CHARS));
+        }
+        for c in &trace.changes {
+            self.changed(c.target, c.offset, || render_change(trace, c));
+        }
+        self.imports();
+        self.out
+    }
+
+    /// State, items or keys are set on `target`, which is a change of the program itself when the
+    /// stream only names it.
+    fn changed(&mut self, target: NodeId, offset: usize, args: impl FnOnce() -> String) {
+        match self.trace.node(target) {
+            Node::Global(_) => {
+                self.used.insert(target);
+                if let Some(g) = self.trace.global(target) {
+                    self.add(Some(&g.module), Some(&g.name), offset, Use::Change, args);
+                }
+            }
+            Node::DynamicGlobal(..) | Node::Extension(_) => {
+                self.used.insert(target);
+                self.hidden(target, offset, Use::Change);
+            }
+            _ => {}
+        }
+    }
+
     fn add(
         &mut self,
         module: Option<&'t str>,
@@ -127,13 +171,20 @@ impl<'t> Collector<'t, '_> {
                 self.used.insert(callee);
                 self.hidden(callee, call.offset, how);
             }
-            Node::Call(inner) if callee == call.callee || how == Use::Call => {
+            // What a persistent id or a buffer gives is the loader's, and nobody calls it.
+            node @ (Node::Call(_) | Node::Persistent(_) | Node::Buffer)
+                if callee == call.callee || how == Use::Call =>
+            {
                 self.computed += 1;
                 if self.computed <= REPEATS {
+                    let root = match node {
+                        Node::Call(inner) => self.root(inner),
+                        _ => None,
+                    };
                     self.out.computed.push(ComputedCall {
                         offset: call.offset as u64,
                         how,
-                        root: self.root(inner),
+                        root,
                         text: format!(
                             "{}({})",
                             trace.render(callee, ARGS_CHARS),
@@ -191,22 +242,30 @@ impl<'t> Collector<'t, '_> {
 }
 
 fn rendered(trace: &Trace<'_>, call: &Call) -> String {
-    let text = trace.render(call.args, ARGS_CHARS);
-    // A tuple's own parentheses are the call's.
-    let inner = text.strip_prefix('(').and_then(|t| t.strip_suffix(')'));
-    let mut args = match inner {
-        Some(inner) => inner.strip_suffix(',').unwrap_or(inner).to_owned(),
-        None => format!("*{text}"),
-    };
-    if let Some(kwargs) = call.kwargs {
-        let kwargs = trace.render(kwargs, ARGS_CHARS);
-        args = if args.is_empty() {
-            format!("**{kwargs}")
-        } else {
-            format!("{args}, **{kwargs}")
-        };
+    trace.render_args(call, ARGS_CHARS)
+}
+
+/// The items of a change as an argument list; keys and values as a dict would show them.
+fn render_change(trace: &Trace<'_>, change: &Change) -> String {
+    let keyed = matches!(change.op, Op::SETITEM | Op::SETITEMS);
+    let mut out = String::new();
+    for pair in change.items.chunks(if keyed { 2 } else { 1 }) {
+        if !out.is_empty() {
+            out.push_str(", ");
+        }
+        if out.len() >= ARGS_CHARS {
+            out.push('…');
+            break;
+        }
+        let room = ARGS_CHARS.saturating_sub(out.len());
+        let mut parts = pair.iter().map(|id| trace.render(*id, room));
+        out.push_str(&parts.next().unwrap_or_default());
+        if let Some(value) = parts.next() {
+            out.push_str(": ");
+            out.push_str(&value);
+        }
     }
-    args
+    out
 }
 
 #[cfg(test)]
