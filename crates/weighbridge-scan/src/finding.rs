@@ -151,6 +151,23 @@ impl Findings {
         message: impl Into<String>,
         evidence: impl Into<String>,
     ) -> Result<()> {
+        self.add_citing(None, rule, place, offset, message, evidence)
+    }
+
+    /// Like [`Findings::add`], with a reference of its own, such as an advisory on just this, in
+    /// place of the rule's.
+    ///
+    /// # Errors
+    /// As [`Findings::add`].
+    pub fn add_citing(
+        &mut self,
+        reference: Option<&str>,
+        rule: &str,
+        place: &str,
+        offset: Option<u64>,
+        message: impl Into<String>,
+        evidence: impl Into<String>,
+    ) -> Result<()> {
         let meta = self.rules.get(rule)?;
         let (message, evidence) = (message.into(), shortened(evidence.into()));
         let key = (
@@ -186,7 +203,10 @@ impl Findings {
                 offset,
                 message,
                 evidence,
-                reference: meta.references.first().cloned().unwrap_or_default(),
+                reference: reference.map_or_else(
+                    || meta.references.first().cloned().unwrap_or_default(),
+                    str::to_owned,
+                ),
             },
             1,
         ));

@@ -19,7 +19,7 @@ mod trace;
 
 pub use engine::{Check, Engine};
 pub use finding::{FileReport, Finding, Findings, Gap, Severity, Verdict};
-pub use globals::{Catalogue, Standing};
+pub use globals::{Catalogue, Loads, Standing};
 pub use rule::{RuleMeta, Rules};
 pub use subject::{
     ComputedCall, Config, Difference, Fault, GlobalUse, GraphKind, Link, Operator, PickleTrace,

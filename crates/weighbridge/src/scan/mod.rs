@@ -5,8 +5,10 @@
 
 mod examine;
 mod gguf;
+mod joblib;
 mod npy;
 mod pickles;
+mod stream;
 mod tar;
 mod text;
 mod walk;
