@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod marshal;
+pub mod npy;
 pub mod protobuf;
 pub mod tar;
 pub mod zip;

@@ -13,7 +13,8 @@ use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
 use super::{
-    HEAD, compressed, gate, hdf5, media, onnx, pickles, promise, tar, tensorflow, text, zip,
+    HEAD, compressed, gate, gguf, hdf5, media, npy, onnx, pickles, promise, tar, tensorflow, text,
+    zip,
 };
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
@@ -251,6 +252,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.safetensors(item)?;
         } else if is_zip || weighbridge_core::wire::tar::is_tar(&item.head) {
             self.container(item, format, is_zip)?;
+        } else if gguf::is_gguf(&item.head) {
+            gguf::take(self, item)?;
+        } else if npy::is_npy(&item.head) {
+            npy::take(self, item)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
         } else if !onnx::take(self, item)?
