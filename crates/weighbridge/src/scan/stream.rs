@@ -74,6 +74,8 @@ pub(super) fn take_at(
         let next = (data.len() as u64).saturating_add(holes.total());
         let room = cx.limits.pickle_bytes.saturating_sub(data.len() as u64);
         let n = want.min(left.saturating_sub(next)).min(room);
+        // The bytes and about as much again for their values.
+        super::gate::spend(n.saturating_mul(2));
         let from = at.saturating_add(next);
         data.extend(item.source.read_vec(from..from.saturating_add(n))?);
         let whole = next.saturating_add(n) >= left;
@@ -266,6 +268,13 @@ impl Stream<'_> {
         }
         self.loads(cx, trace, start, &mut read)?;
         cx.subject.pickles.push(read);
+        // Constants are where they are in the stream only before the first array left out.
+        let base = self
+            .place
+            .base
+            .filter(|_| self.holes.total() == 0 && start == 0);
+        let hiding = weighbridge_scan::constants(&self.place.text(), base, trace)?;
+        cx.subject.texts.extend(hiding);
         Ok(())
     }
 
