@@ -1,5 +1,8 @@
 //! From the abstract machine's trace to the uses of globals that the checks judge.
 
+mod arguments;
+
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use weighbridge_core::Result;
@@ -65,7 +68,7 @@ struct Collector<'t, 'd> {
     catalogue: &'static Catalogue,
     /// Nodes that are called or changed, so that naming them is no bare import.
     used: HashSet<NodeId>,
-    counts: HashMap<(Option<&'t str>, Option<&'t str>, Use), u32>,
+    counts: HashMap<(Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use), u32>,
     computed: u32,
     out: PickleTrace,
 }
@@ -125,12 +128,24 @@ impl<'t, 'd> Collector<'t, 'd> {
         how: Use,
         args: impl FnOnce() -> String,
     ) {
-        let n = self.counts.entry((module, name, how)).or_default();
-        *n += 1;
-        if *n <= REPEATS {
+        let owned = |s: Option<&'t str>| s.map(Cow::Borrowed);
+        self.add_named((owned(module), owned(name)), offset, how, args);
+    }
+
+    fn add_named(
+        &mut self,
+        (module, name): (Option<Cow<'t, str>>, Option<Cow<'t, str>>),
+        offset: usize,
+        how: Use,
+        args: impl FnOnce() -> String,
+    ) {
+        let key = (module.clone(), name.clone(), how);
+        let count = self.counts.entry(key).or_default();
+        *count += 1;
+        if *count <= REPEATS {
             self.out.globals.push(GlobalUse {
-                module: module.map(str::to_owned),
-                name: name.map(str::to_owned),
+                module: module.map(Cow::into_owned),
+                name: name.map(Cow::into_owned),
                 offset: offset as u64,
                 how,
                 args: args(),
@@ -143,6 +158,9 @@ impl<'t, 'd> Collector<'t, 'd> {
             CallOp::NewObj | CallOp::NewObjEx => Use::Construct,
             CallOp::Reduce | CallOp::Inst | CallOp::Obj => Use::Call,
         };
+        if self.is_harmless(call, how) {
+            return;
+        }
         self.applied(call.callee, call, how);
         let Some(g) = self.trace.global(call.callee) else {
             return;
@@ -175,6 +193,9 @@ impl<'t, 'd> Collector<'t, 'd> {
             node @ (Node::Call(_) | Node::Persistent(_) | Node::Buffer)
                 if callee == call.callee || how == Use::Call =>
             {
+                if self.reached_and_applied(callee, call, how) {
+                    return;
+                }
                 self.computed += 1;
                 if self.computed <= REPEATS {
                     let root = match node {
@@ -331,16 +352,10 @@ mod tests {
 
     #[test]
     fn calling_a_result_is_computed_and_knows_its_root() {
-        let t = trace(b"cfunctools\npartial\n(cposix\nsystem\ntR(Vid\ntR.");
+        let t = trace(b"cm\nmake\n(cposix\nsystem\ntR(Vid\ntR.");
         assert_eq!(t.computed.len(), 1);
-        assert_eq!(
-            t.computed[0].root,
-            Some(("functools".into(), "partial".into()))
-        );
-        assert_eq!(
-            t.computed[0].text,
-            "functools.partial(posix.system)(\"id\")"
-        );
+        assert_eq!(t.computed[0].root, Some(("m".into(), "make".into())));
+        assert_eq!(t.computed[0].text, "m.make(posix.system)(\"id\")");
     }
 
     #[test]
