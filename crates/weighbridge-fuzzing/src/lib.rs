@@ -11,6 +11,7 @@
 mod boundary;
 mod exercise;
 mod mutate;
+pub mod oracle;
 mod repack;
 mod targets;
 
