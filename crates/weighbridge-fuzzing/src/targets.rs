@@ -215,8 +215,33 @@ pub fn zip_survey(data: &[u8]) {
     }
 }
 
-/// A 7z archive: its header, then all of its members; each begins and ends once.
+/// A 7z archive, as it is and with its header's checksums put right: what lies behind them is
+/// reached by changed inputs too.
 pub fn sevenz_archive(data: &[u8]) {
+    sevenz_members(data);
+    if let Some(sealed) = resealed(data) {
+        sevenz_members(&sealed);
+    }
+}
+
+/// `data` with right checksums of its signature header and its header.
+fn resealed(data: &[u8]) -> Option<Vec<u8>> {
+    let number = |at: usize| {
+        let raw = data.get(at..at + 8)?.try_into().ok()?;
+        usize::try_from(u64::from_le_bytes(raw)).ok()
+    };
+    let start = number(12)?.checked_add(32)?;
+    let header = data.get(start..start.checked_add(number(20)?)?)?;
+    let mut out = data.to_vec();
+    out.get_mut(28..32)?
+        .copy_from_slice(&crc32fast::hash(header).to_le_bytes());
+    let crc = crc32fast::hash(out.get(12..32)?);
+    out.get_mut(8..12)?.copy_from_slice(&crc.to_le_bytes());
+    Some(out)
+}
+
+/// Its header, then all of its members; each begins and ends once.
+fn sevenz_members(data: &[u8]) {
     let Ok(archive) = sevenz::Archive::open(source(data), &Limits::default()) else {
         return;
     };
