@@ -12,6 +12,8 @@ pub struct Limits {
     pub pickle_bytes: u64,
     /// Most opcodes one pickle may execute.
     pub pickle_ops: u64,
+    /// Most memory that the values of one pickle may take, in bytes.
+    pub pickle_memory: u64,
     /// Deepest nesting of containers followed.
     pub depth: u32,
     /// Most members in one archive.
@@ -29,6 +31,9 @@ pub struct Limits {
     /// What one pickle's structure may take in memory, in bytes, beyond its proportion to the
     /// pickle: references make many values of few bytes.
     pub spare_bytes: u64,
+    /// Longest compressed member that may be inflated into a temporary file, in bytes; 0 for a
+    /// reader that may write nothing.
+    pub temporary_bytes: u64,
     /// Most parts (shards, rank files) in one model.
     pub parts: u64,
     /// How many bytes the tensors of a file may expand to; `None` is the default rule of
@@ -42,6 +47,7 @@ impl Default for Limits {
             header_bytes: 100_000_000,
             pickle_bytes: 1 << 30,
             pickle_ops: 400_000_000,
+            pickle_memory: 4 << 30,
             depth: 200,
             members: 4_000_000,
             tensors: 4_000_000,
@@ -50,6 +56,7 @@ impl Default for Limits {
             inflate_bytes: 256 << 20,
             inflate_ratio: 1100,
             spare_bytes: 16 << 20,
+            temporary_bytes: u64::MAX,
             parts: 100_000,
             expand_bytes: None,
         }

@@ -1,5 +1,7 @@
 //! What the scanner looks at: everything a caller saw of one file.
 
+use std::collections::HashSet;
+
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, ErrorKind, model::Model};
 
@@ -65,6 +67,8 @@ pub struct PickleTrace {
     /// Whether the stream breaks before its end, so that what it would do with the globals it
     /// names is not known.
     pub broken: bool,
+    /// Whether it lies in a TorchScript archive, whose own code defines the classes it names.
+    pub torchscript: bool,
 }
 
 impl PickleTrace {
@@ -72,6 +76,166 @@ impl PickleTrace {
     pub fn offset(&self, at: u64) -> u64 {
         self.base.unwrap_or(0).saturating_add(at)
     }
+}
+
+/// A template that a loader renders.
+#[derive(Debug, Clone, Default)]
+pub struct Template {
+    /// The place inside the file; empty for the file itself.
+    pub place: String,
+    /// Where its first byte lies in the file, when it lies there as it is.
+    pub base: Option<u64>,
+    /// The key it stands under, such as `chat_template` or `tokenizer.chat_template`.
+    pub key: String,
+    /// The template.
+    pub text: String,
+}
+
+/// What kind of place a text was found in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TextOrigin {
+    /// A constant of a pickle.
+    Pickle,
+    /// Metadata of a model file.
+    Metadata,
+    /// A configuration file.
+    Config,
+    /// A comment, which no loader reads.
+    Comment,
+}
+
+/// A piece of text or bytes that stands in a file as data.
+#[derive(Debug, Clone)]
+pub struct Text {
+    /// The place inside the file; empty for the file itself.
+    pub place: String,
+    /// Where its first byte lies in the file, when it lies there as it is.
+    pub base: Option<u64>,
+    /// The key or path of keys it stands under; empty where there is none.
+    pub key: String,
+    /// What kind of place it was found in.
+    pub origin: TextOrigin,
+    /// The bytes, UTF-8 where they are text.
+    pub bytes: Vec<u8>,
+}
+
+/// A configuration: JSON, YAML or TOML as one tree.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// The place inside the file; empty for the file itself.
+    pub place: String,
+    /// The file's or member's own name without its folder.
+    pub name: String,
+    /// The tree.
+    pub value: serde_json::Value,
+    /// The tags of YAML nodes that are none of YAML's own, in full, with their positions.
+    pub tags: Vec<(String, u64)>,
+}
+
+/// What language or machine a program is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProgramKind {
+    /// Python source.
+    Python,
+    /// A notebook.
+    Notebook,
+    /// A script for a shell or another interpreter, which the text names.
+    Script(&'static str),
+    /// Native or byte code, of the kind that the text names.
+    Native(&'static str),
+}
+
+/// A program: source or native code.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The place inside the file; empty for the file itself.
+    pub place: String,
+    /// Where its first byte lies in the file, when it lies there as it is.
+    pub base: Option<u64>,
+    /// What it is written for.
+    pub kind: ProgramKind,
+    /// Its source, where it has one.
+    pub text: Option<String>,
+    /// Whether a model lies in the same folder or archive.
+    pub beside_model: bool,
+}
+
+/// The kind of graph an operator belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GraphKind {
+    /// ONNX.
+    Onnx,
+    /// TensorFlow's `GraphDef`, in a `SavedModel` or alone.
+    TensorFlow,
+}
+
+/// An operator of a graph, as often as it stands in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    /// The kind of graph.
+    pub graph: GraphKind,
+    /// The place inside the file, such as `function __inference_f`; empty for the main graph.
+    pub place: String,
+    /// Where the first node lies in the file.
+    pub offset: Option<u64>,
+    /// The domain; empty for the standard one.
+    pub domain: String,
+    /// The operator.
+    pub name: String,
+    /// The first node's own name.
+    pub node: String,
+    /// The constant strings that feed the node, where they are known: a file name.
+    pub constants: Vec<String>,
+}
+
+/// A function that a graph defines for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// The kind of graph.
+    pub graph: GraphKind,
+    /// Where it lies in the file.
+    pub offset: Option<u64>,
+    /// Its domain; empty for the standard one.
+    pub domain: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A path inside a file that a loader opens: external data, a shard, a vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The place inside the file.
+    pub place: String,
+    /// Where it stands in the file.
+    pub offset: Option<u64>,
+    /// What kind of reference: `external data`, `shard`, `HDF5 external link`.
+    pub kind: &'static str,
+    /// The path as written.
+    pub path: String,
+}
+
+/// A link in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The member that is a link.
+    pub member: String,
+    /// What it points to.
+    pub target: String,
+    /// Whether it is a hard link.
+    pub hard: bool,
+}
+
+/// Two views of the same bytes that disagree: a loader may read either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The rule of the reader that saw it, such as `zip.view.name`.
+    pub rule: String,
+    /// The place inside the file.
+    pub place: String,
+    /// First byte it concerns.
+    pub offset: Option<u64>,
+    /// What differs.
+    pub message: String,
 }
 
 /// A source file of a TorchScript archive.
@@ -115,6 +279,28 @@ pub struct Subject<'a> {
     pub pickles: Vec<PickleTrace>,
     /// The code of a TorchScript archive.
     pub scripts: Vec<Script>,
+    /// Templates that a loader renders.
+    pub templates: Vec<Template>,
+    /// Texts that stand in it as data.
+    pub texts: Vec<Text>,
+    /// Configurations.
+    pub configs: Vec<Config>,
+    /// Programs.
+    pub programs: Vec<Program>,
+    /// Operators of graphs.
+    pub operators: Vec<Operator>,
+    /// Functions that graphs define for themselves.
+    pub functions: Vec<Function>,
+    /// Paths that a loader opens.
+    pub references: Vec<Reference>,
+    /// Links in archives.
+    pub links: Vec<Link>,
+    /// Views that disagree.
+    pub differences: Vec<Difference>,
+    /// Formats it can be taken for beyond the first, with the offset where they begin.
+    pub polyglots: Vec<(String, u64)>,
+    /// What the name promises and the content is not, as two formats, where they differ.
+    pub misnamed: Option<(String, String)>,
     /// The names of all archive members.
     pub members: Vec<String>,
     /// Archive members whose contents are encrypted.
@@ -136,11 +322,40 @@ impl<'a> Subject<'a> {
             model: None,
             pickles: Vec::new(),
             scripts: Vec::new(),
+            templates: Vec::new(),
+            texts: Vec::new(),
+            configs: Vec::new(),
+            programs: Vec::new(),
+            operators: Vec::new(),
+            functions: Vec::new(),
+            references: Vec::new(),
+            links: Vec::new(),
+            differences: Vec::new(),
+            polyglots: Vec::new(),
+            misnamed: None,
             members: Vec::new(),
             encrypted: Vec::new(),
             faults: Vec::new(),
             gaps: Vec::new(),
         }
+    }
+
+    /// The places that lie in the file compressed, so that offsets there count from the place's
+    /// own first byte.
+    pub(crate) fn compressed(&self) -> HashSet<String> {
+        let pickles = self.pickles.iter().map(|x| (&x.place, x.base));
+        let scripts = self.scripts.iter().map(|x| (&x.place, x.base));
+        let templates = self.templates.iter().map(|x| (&x.place, x.base));
+        let texts = self.texts.iter().map(|x| (&x.place, x.base));
+        let programs = self.programs.iter().map(|x| (&x.place, x.base));
+        pickles
+            .chain(scripts)
+            .chain(templates)
+            .chain(texts)
+            .chain(programs)
+            .filter(|(place, base)| base.is_none() && !place.is_empty())
+            .map(|(place, _)| place.clone())
+            .collect()
     }
 
     /// Records that reading gave `error`: what the file is to blame for makes it malformed,
@@ -173,11 +388,5 @@ impl<'a> Subject<'a> {
                 reason: format!("{} ({})", error.message(), error.rule()),
             }),
         }
-    }
-
-    /// Whether the file is a TorchScript archive, whose pickles name classes of the archive's own
-    /// code.
-    pub fn is_torchscript(&self) -> bool {
-        self.container.as_deref() == Some("torchscript")
     }
 }

@@ -3,7 +3,7 @@
 use weighbridge_core::Result;
 
 use crate::engine::Check;
-use crate::finding::Findings;
+use crate::finding::{Findings, Global};
 use crate::globals::{Catalogue, Standing};
 use crate::subject::{ComputedCall, GlobalUse, PickleTrace, Subject, Use};
 
@@ -26,10 +26,10 @@ impl Check for PickleGlobals {
     }
 
     fn run(&self, subject: &Subject<'_>, out: &mut Findings) -> Result<()> {
-        let catalogue = Catalogue::builtin()?;
+        let catalogue = out.catalogue()?;
         for p in &subject.pickles {
             for g in &p.globals {
-                judge(catalogue, subject, p, g, out)?;
+                judge(catalogue, p, g, out)?;
             }
             for c in &p.computed {
                 judge_computed(catalogue, p, c, out)?;
@@ -41,7 +41,6 @@ impl Check for PickleGlobals {
 
 fn judge(
     catalogue: &Catalogue,
-    subject: &Subject<'_>,
     pickle: &PickleTrace,
     global: &GlobalUse,
     out: &mut Findings,
@@ -59,9 +58,10 @@ fn judge(
     let full = format!("{module}.{name}");
     if global.how == Use::Change {
         let message = format!("sets state on {full}, which it imported");
-        return out.add("WB-PKL-008", &pickle.place, offset, message, &full);
+        let known = Global::of(module, name, global.how);
+        return out.add_global("WB-PKL-008", &pickle.place, offset, known, message, &full);
     }
-    if subject.is_torchscript() && is_torchscript_class(module) {
+    if pickle.torchscript && is_torchscript_class(module) {
         return Ok(());
     }
     let standing = catalogue.judge(module, name, global.how);
@@ -98,7 +98,21 @@ fn judge(
         Use::Import | Use::Change => full,
         Use::Call | Use::Construct => format!("{full}({})", global.args),
     };
-    out.add(rule, &pickle.place, offset, message, evidence)
+    // What an advisory describes is cited where the danger is what is told of.
+    let advisory = match rule {
+        "WB-PKL-001" | "WB-PKL-004" => catalogue.advisory(module, name),
+        _ => None,
+    };
+    let known = Global::of(module, name, global.how);
+    out.add_citing(
+        advisory,
+        rule,
+        &pickle.place,
+        offset,
+        known,
+        message,
+        evidence,
+    )
 }
 
 fn judge_computed(
@@ -137,11 +151,11 @@ mod tests {
     use crate::finding::{Finding, Severity};
     use crate::rule::Rules;
 
-    fn scan(container: Option<&str>, module: &str, name: &str, how: Use) -> Vec<Finding> {
+    fn scan(torchscript: bool, module: &str, name: &str, how: Use) -> Vec<Finding> {
         let source = SliceSource::new(Vec::new(), "x");
         let mut subject = Subject::new("x", &source);
-        subject.container = container.map(str::to_owned);
         subject.pickles.push(PickleTrace {
+            torchscript,
             globals: vec![GlobalUse {
                 module: Some(module.into()),
                 name: Some(name.into()),
@@ -157,7 +171,7 @@ mod tests {
     }
 
     fn rule(module: &str, name: &str, how: Use) -> Option<String> {
-        scan(None, module, name, how).pop().map(|f| f.rule)
+        scan(false, module, name, how).pop().map(|f| f.rule)
     }
 
     #[test]
@@ -212,7 +226,7 @@ mod tests {
             ("xml.sax", "parse", "WB-PKL-002"),
             ("sklearn.utils", "murmurhash3_32", "WB-PKL-002"),
         ] {
-            let f = scan(None, module, name, Use::Call);
+            let f = scan(false, module, name, Use::Call);
             assert_eq!(f.len(), 1, "{module}.{name}");
             assert_eq!(f[0].rule, expected, "{module}.{name}");
             assert_eq!(f[0].severity, Severity::Malicious);
@@ -232,7 +246,7 @@ mod tests {
             ("types", "CodeType", Use::Call, "WB-PKL-005"),
             ("dill._dill", "_create_function", Use::Call, "WB-PKL-005"),
         ] {
-            let f = scan(None, module, name, how);
+            let f = scan(false, module, name, how);
             assert_eq!(f.len(), 1, "{module}.{name}");
             assert_eq!(f[0].rule, expected, "{module}.{name}");
             assert_eq!(f[0].severity, Severity::Suspicious);
@@ -253,6 +267,47 @@ mod tests {
             rule("collections", "OrderedDict.fromkeys", Use::Call).as_deref(),
             Some("WB-PKL-002")
         );
+    }
+
+    #[test]
+    fn a_danger_with_an_advisory_cites_it() {
+        let cited = |module, name| scan(false, module, name, Use::Call)[0].reference.clone();
+        assert_eq!(cited("pty", "spawn"), "GHSA-vqmv-47xg-9wpr");
+        assert_eq!(
+            cited("numpy.f2py.crackfortran", "getlincoef"),
+            "GHSA-r8g5-cgf2-4m4m"
+        );
+        assert_eq!(cited("operator", "attrgetter"), "GHSA-46h3-79wf-xr6c");
+        assert_eq!(cited("commands", "getoutput"), cited("os", "system"));
+        assert!(cited("os", "system").starts_with("https://"));
+    }
+
+    #[test]
+    fn what_may_be_built_may_not_be_called() {
+        let class = ("sklearn.linear_model._base", "LinearRegression");
+        assert_eq!(rule(class.0, class.1, Use::Construct), None);
+        assert_eq!(rule(class.0, class.1, Use::Import), None);
+        assert_eq!(
+            rule(class.0, class.1, Use::Call).as_deref(),
+            Some("WB-PKL-002")
+        );
+    }
+
+    #[test]
+    fn attributes_of_what_is_allowed_may_be_imported_and_not_called() {
+        assert_eq!(
+            rule("collections", "OrderedDict.fromkeys", Use::Import),
+            None
+        );
+        for name in [
+            "OrderedDict.__init__",
+            "OrderedDict.func_globals",
+            "OrderedDict.sys.path",
+        ] {
+            let found = rule("collections", name, Use::Import);
+            assert_eq!(found.as_deref(), Some("WB-PKL-004"), "{name}");
+        }
+        assert_eq!(rule("zoneinfo", "ZoneInfo._unpickle", Use::Call), None);
     }
 
     #[test]
@@ -290,15 +345,12 @@ mod tests {
     #[test]
     fn torchscript_classes_are_fine_in_torchscript_only() {
         let class = "__torch__.torch.nn.modules.linear";
-        assert!(scan(Some("torchscript"), class, "Linear", Use::Construct).is_empty());
+        assert!(scan(true, class, "Linear", Use::Construct).is_empty());
         assert_eq!(
             rule(class, "Linear", Use::Construct).as_deref(),
             Some("WB-PKL-003")
         );
-        assert_eq!(
-            scan(Some("torchscript"), "__torch__x", "y", Use::Call).len(),
-            1
-        );
+        assert_eq!(scan(true, "__torch__x", "y", Use::Call).len(), 1);
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! Pickles: telling them from other bytes, and taking streams of them apart.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use weighbridge_core::pickle::{self, Node, Trace};
-use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Limits, Result};
-use weighbridge_scan::{Gap, PickleTrace, Subject};
 
-use crate::format::pytorch::read::load_pickle;
+use super::examine::{Examiner, Item};
+pub(super) use super::stream::take;
+use super::stream::take_at;
 
 /// Extensions that mean a pickle and nothing else.
 const PICKLES: [&str; 6] = ["pkl", "pickle", "pck", "p", "dill", "joblib"];
@@ -56,175 +55,93 @@ fn calls_something(trace: &Trace<'_>) -> bool {
     })
 }
 
-/// Runs the pickle in `data` and lays what it does into `subject`. `base` is where it lies in the
-/// file, when it lies there uncompressed. Gives the position after it, unless it breaks.
-///
-/// # Errors
-/// None that the file is to blame for: a broken stream is a fault of the subject, and all that
-/// came before the break counts.
-pub(super) fn take(
-    subject: &mut Subject<'_>,
-    place: &str,
-    base: Option<u64>,
-    data: &[u8],
-    limits: &Limits,
-) -> Result<Option<usize>> {
-    let mut trace = pickle::run(data, limits);
-    subject.pickles.push(PickleTrace::of(place, base, &trace)?);
-    let Some(e) = trace.error.take() else {
-        return Ok(Some(trace.end));
-    };
-    let e = e.shifted(base.unwrap_or(0));
-    subject.failed(&if place.is_empty() { e } else { e.within(place) });
-    Ok(None)
-}
-
-/// Takes the pickle at `at` of `source`, and gives the position after it, or `None` when it
+/// Takes the one pickle at `at` of `item`, and gives the position after it, or `None` when it
 /// breaks.
-fn take_at(
-    subject: &mut Subject<'_>,
-    place: &str,
-    source: &dyn ByteSource,
-    at: u64,
-    base: u64,
-    limits: &Limits,
-) -> Result<Option<u64>> {
-    match load_pickle(source, at, limits) {
-        Ok((data, len)) => {
-            take(subject, place, Some(base + at), &data, limits)?;
-            Ok(Some(at + len as u64))
-        }
-        Err(e) => {
-            // A real unpickler has executed everything up to the break: run that much again.
-            let broken = e
-                .byte_span()
-                .map_or(source.len(), |s| s.offset.saturating_add(1 << 16));
-            let end = broken
-                .min(source.len())
-                .min(at.saturating_add(limits.pickle_bytes));
-            let data = source.read_vec(at..end.max(at))?;
-            let mut trace = pickle::run(&data, limits);
-            subject
-                .pickles
-                .push(PickleTrace::of(place, Some(base + at), &trace)?);
-            trace.error = None;
-            let e = e.shifted(base);
-            subject.failed(&if place.is_empty() { e } else { e.within(place) });
-            Ok(None)
-        }
-    }
+pub(super) fn take_one(cx: &mut Examiner<'_, '_>, item: &Item, at: u64) -> Result<Option<u64>> {
+    take_at(cx, item, "", at)
 }
 
-/// Takes pickles that follow each other from `at` to the end of the file.
-pub(super) fn take_stream(
-    subject: &mut Subject<'_>,
-    source: &Arc<dyn ByteSource>,
-    at: u64,
-    limits: &Limits,
-) -> Result<()> {
+/// Takes pickles that follow each other from `at` to the end of the item.
+pub(super) fn take_stream(cx: &mut Examiner<'_, '_>, item: &Item, at: u64) -> Result<()> {
+    let len = item.source.len();
     let mut at = at;
     for n in 0..MOST {
-        if at >= source.len() && n > 0 {
+        if at >= len && n > 0 {
             return Ok(());
         }
         if n > 0 {
-            let head = source.read_vec(at..source.len().min(at + super::HEAD))?;
-            if !is_pickle(&head, Path::new(""), limits) {
-                subject.gaps.push(after(at, source.len() - at));
+            let head = item.source.read_vec(at..len.min(at + super::HEAD))?;
+            if !is_pickle(&head, Path::new(""), cx.limits) {
+                after(cx, item, at);
                 return Ok(());
             }
         }
-        let place = if n == 0 {
+        let name = if n == 0 {
             String::new()
         } else {
             format!("pickle {}", n + 1)
         };
-        match take_at(subject, &place, source.as_ref(), at, 0, limits)? {
+        match take_at(cx, item, &name, at)? {
             Some(next) if next > at => at = next,
             _ => return Ok(()),
         }
     }
-    subject.failed(&Error::limit(
-        "scan.too-many-pickles",
-        "the stream holds too many pickles",
-    ));
+    let e = Error::limit("scan.too-many-pickles", "the stream holds too many pickles");
+    cx.failed(&item.place, e);
     Ok(())
 }
 
 /// Takes torch's legacy streams: five pickles, then the storages, which end at `end`; whatever
 /// follows is taken as a stream of its own.
-pub(super) fn take_legacy(
-    subject: &mut Subject<'_>,
-    source: &Arc<dyn ByteSource>,
-    end: u64,
-    limits: &Limits,
-) -> Result<()> {
+pub(super) fn take_legacy(cx: &mut Examiner<'_, '_>, item: &Item, end: u64) -> Result<()> {
     let mut at = 0;
     for n in 1..=5 {
-        let place = format!("pickle {n}");
-        match take_at(subject, &place, source.as_ref(), at, 0, limits)? {
+        match take_at(cx, item, &format!("pickle {n}"), at)? {
             Some(next) => at = next,
             None => return Ok(()),
         }
     }
-    if end >= source.len() {
+    if end >= item.source.len() {
         return Ok(());
     }
-    second(subject, source, end, limits)
+    second(cx, item, end)
 }
 
 /// What follows a legacy stream: torch reads it when asked to load from the same file again.
-fn second(
-    subject: &mut Subject<'_>,
-    source: &Arc<dyn ByteSource>,
-    at: u64,
-    limits: &Limits,
-) -> Result<()> {
-    let rest = weighbridge_core::source::Window::new(
-        Arc::clone(source),
-        at..source.len(),
-        source.name().to_owned(),
-    )?;
-    let head = rest.read_vec(0..rest.len().min(super::HEAD))?;
-    if !is_pickle(&head, Path::new(""), limits) {
-        subject.gaps.push(after(at, source.len() - at));
+fn second(cx: &mut Examiner<'_, '_>, item: &Item, at: u64) -> Result<()> {
+    let mut rest = item.rest(at)?;
+    if !is_pickle(&rest.head, Path::new(""), cx.limits) {
+        after(cx, item, at);
         return Ok(());
     }
+    rest.place = item.place.inside("second stream", Some(at));
     let mut inner = 0;
     for n in 1..=5 {
-        let place = format!("second stream, pickle {n}");
-        match take_at(subject, &place, &rest, inner, at, limits)? {
+        match take_at(cx, &rest, &format!("pickle {n}"), inner)? {
             Some(next) => inner = next,
             None => return Ok(()),
         }
     }
     // The storages of the second stream are as long as its own reader says.
-    let options = crate::OpenOptions {
-        limits: limits.clone(),
-        ..crate::OpenOptions::default()
-    };
-    match crate::format::pytorch::open(Arc::new(rest), &options) {
+    match crate::format::pytorch::open(std::sync::Arc::clone(&rest.source), &cx.options()) {
         Ok(m) => {
             let more = m
                 .warnings
                 .iter()
                 .find(|w| w.rule == "pytorch.trailing-data");
-            match more.and_then(|w| w.offset) {
-                Some(o) => subject.gaps.push(after(at + o, source.len() - at - o)),
-                None => return Ok(()),
+            if let Some(o) = more.and_then(|w| w.offset) {
+                after(cx, item, at + o);
             }
         }
-        Err(e) => subject.failed(&e.shifted(at).within("second stream")),
+        Err(e) => cx.failed(&rest.place, e),
     }
     Ok(())
 }
 
-fn after(at: u64, bytes: u64) -> Gap {
-    Gap {
-        place: String::new(),
-        offset: Some(at),
-        reason: format!("{bytes} bytes after the last pickle belong to nothing known"),
-    }
+fn after(cx: &mut Examiner<'_, '_>, item: &Item, at: u64) {
+    let bytes = item.source.len().saturating_sub(at);
+    let reason = format!("{bytes} bytes after the last pickle belong to nothing known");
+    cx.gap(&item.place, Some(at), reason);
 }
 
 #[cfg(test)]

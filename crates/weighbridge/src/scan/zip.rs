@@ -1,15 +1,17 @@
 //! Zip archives, torch's and others.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::path::Path;
 use std::sync::Arc;
 
-use weighbridge_core::source::{ByteSource, SliceSource, Window};
-use weighbridge_core::wire::zip::{Archive, Member, Method};
-use weighbridge_core::{Error, ErrorKind, Limits, Result};
-use weighbridge_scan::{Gap, Script, Subject};
+use weighbridge_core::source::{ByteSource, Window};
+use weighbridge_core::wire::codec::Caps;
+use weighbridge_core::wire::zip::survey::{Entry, Kind, Reading, Survey, View};
+use weighbridge_core::wire::zip::{Archive, Method};
+use weighbridge_core::{Error, ErrorKind, Result};
+use weighbridge_scan::{Difference, Link, Script};
 
-use super::{HEAD, pickles};
+use super::examine::{Examiner, Item, Place};
+use super::pickles;
 
 /// Longest end record with its comment (APPNOTE 4.3.16).
 const END_RECORD: u64 = 22 + 65535;
@@ -17,90 +19,62 @@ const END_RECORD: u64 = 22 + 65535;
 /// Most archives that follow each other in one file, as the items of a DCP file do.
 const MOST_ARCHIVES: usize = 100_000;
 
-/// Whether the file ends in a zip's end record.
-pub(super) fn ends_in_archive(source: &Arc<dyn ByteSource>) -> Result<bool> {
+/// End records looked at from the end: random bytes hold one in four gigabytes.
+const MOST_END_RECORDS: usize = 16;
+
+/// Where the zip archive that the last bytes of `source` end begins, if they do: readers look for
+/// the last end record and forgive what follows it (Lib/zipfile, `_EndRecData`; miniz,
+/// `mz_zip_reader_locate_header_sig`).
+pub(super) fn ends_in_archive(source: &Arc<dyn ByteSource>) -> Result<Option<u64>> {
     let from = source.len().saturating_sub(END_RECORD);
     let tail = source.read_vec(from..source.len())?;
-    let found = tail.windows(4).rposition(|w| w == b"PK\x05\x06");
-    // The record's last field is the length of the comment that has to reach the end.
-    Ok(found.is_some_and(|at| {
-        let comment = tail.get(at + 20..at + 22).and_then(|b| b.try_into().ok());
-        let comment = comment.map_or(0, |b| usize::from(u16::from_le_bytes(b)));
-        at + 22 + comment == tail.len()
-    }))
-}
-
-/// Bytes of compressed pickles and archives that are looked into for each byte of the file, and
-/// at least.
-const INFLATED_PER_BYTE: u64 = 64;
-const INFLATED_LEAST: u64 = 16 << 20;
-
-/// How deep archives in archives are followed.
-const MOST_NESTED: usize = 8;
-
-/// Takes the archive in `source` apart, and those before it when several follow each other.
-pub(super) fn take(
-    subject: &mut Subject<'_>,
-    source: &Arc<dyn ByteSource>,
-    limits: &Limits,
-) -> Result<()> {
-    let justified = source.len().saturating_mul(INFLATED_PER_BYTE);
-    let outer = Place {
-        name: Vec::new(),
-        base: Some(0),
-        left: Rc::new(Cell::new(justified.max(INFLATED_LEAST))),
-    };
-    archives(subject, source, &outer, limits)
-}
-
-/// Where an archive lies: the members it lies in, and its first byte in the file unless it is
-/// stored compressed.
-struct Place {
-    name: Vec<String>,
-    base: Option<u64>,
-    /// How many bytes may still be inflated to be looked into: archives in archives multiply.
-    left: Rc<Cell<u64>>,
-}
-
-impl Place {
-    fn member(&self, m: &Member) -> String {
-        let mut steps = self.name.clone();
-        steps.push(m.name.clone());
-        steps.join(" → ")
-    }
-}
-
-fn archives(
-    subject: &mut Subject<'_>,
-    source: &Arc<dyn ByteSource>,
-    place: &Place,
-    limits: &Limits,
-) -> Result<()> {
-    let mut end = source.len();
-    for _ in 0..MOST_ARCHIVES {
-        let window: Arc<dyn ByteSource> = Arc::new(Window::new(
-            Arc::clone(source),
-            0..end,
-            source.name().to_owned(),
-        )?);
-        let archive = Archive::open(Arc::clone(&window), limits)?;
-        let start = archive.prefix_bytes();
-        let mut signature = [0u8; 4];
-        if start >= 4 {
-            window.read_at(0, &mut signature)?;
-        }
-        if start == 0 || signature != *b"PK\x03\x04" {
-            return one(subject, &archive, place, limits);
-        }
-        // Another archive lies before this one: look at this one as if it stood alone.
-        let alone: Arc<dyn ByteSource> =
-            Arc::new(Window::new(window, start..end, source.name().to_owned())?);
-        let here = Place {
-            name: place.name.clone(),
-            base: place.base.map(|b| b.saturating_add(start)),
-            left: Rc::clone(&place.left),
+    for at in memchr::memmem::rfind_iter(&tail, b"PK\x05\x06").take(MOST_END_RECORDS) {
+        let field = |n: usize| {
+            let bytes = tail.get(at + n..at + n + 4)?;
+            bytes.try_into().ok().map(u32::from_le_bytes)
         };
-        one(subject, &Archive::open(alone, limits)?, &here, limits)?;
+        let (Some(size), Some(offset)) = (field(12), field(16)) else {
+            continue;
+        };
+        let end = from.saturating_add(at as u64);
+        if size == u32::MAX || offset == u32::MAX {
+            // The sizes stand in the zip64 records before it.
+            if at >= 20 && tail.get(at - 20..at - 16) == Some(b"PK\x06\x07".as_slice()) {
+                return Ok(Some(0));
+            }
+            continue;
+        }
+        let Some(directory) = end.checked_sub(u64::from(size)) else {
+            continue;
+        };
+        let mut signature = [0u8; 4];
+        source.read_at(directory, &mut signature)?;
+        if size > 0 && signature == *b"PK\x01\x02" {
+            return Ok(Some(directory.saturating_sub(u64::from(offset))));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes the archive in `item` apart, and those before it when several follow each other.
+pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
+    let name = item.source.name().to_owned();
+    let mut end = item.source.len();
+    for _ in 0..MOST_ARCHIVES {
+        let window: Arc<dyn ByteSource> =
+            Arc::new(Window::new(Arc::clone(&item.source), 0..end, name.clone())?);
+        let start = before(&window)?;
+        if start == 0 {
+            return one(cx, &window, &item.place);
+        }
+        if item.extension() != "distcp" {
+            let message =
+                "another archive lies before this one: readers from the front see that one";
+            differ(cx, &item.place, "zip.hidden", Some(start), message);
+        }
+        // Look at this one as if it stood alone.
+        let alone: Arc<dyn ByteSource> = Arc::new(Window::new(window, start..end, name.clone())?);
+        one(cx, &alone, &item.place.from(start))?;
         end = start;
     }
     Err(Error::limit(
@@ -109,165 +83,307 @@ fn archives(
     ))
 }
 
-/// One archive.
-fn one(subject: &mut Subject<'_>, archive: &Archive, place: &Place, limits: &Limits) -> Result<()> {
-    let within = |mut e: Error| {
-        for step in place.name.iter().rev() {
-            e = e.within(step.as_str());
-        }
-        e.shifted(place.base.unwrap_or(0))
-    };
-    for e in archive.check_layout()? {
-        subject.failed(&within(e));
+/// Where the last archive of `source` begins, when another whole one lies before it; else 0.
+fn before(source: &Arc<dyn ByteSource>) -> Result<u64> {
+    let start = ends_in_archive(source)?.unwrap_or(0);
+    let mut signature = [0u8; 4];
+    if start < 22 {
+        return Ok(0);
     }
+    source.read_at(0, &mut signature)?;
+    if signature != *b"PK\x03\x04" {
+        return Ok(0);
+    }
+    let rest = Window::new(Arc::clone(source), 0..start, source.name().to_owned())?;
+    let rest: Arc<dyn ByteSource> = Arc::new(rest);
+    Ok(ends_in_archive(&rest)?.map_or(0, |_| start))
+}
+
+fn differ(cx: &mut Examiner<'_, '_>, place: &Place, rule: &str, at: Option<u64>, message: &str) {
+    cx.subject.differences.push(Difference {
+        rule: rule.into(),
+        place: place.text(),
+        offset: at.map(|at| place.offset(at)),
+        message: message.into(),
+    });
+}
+
+/// What the whole archive says of its members.
+struct Holder<'p> {
+    survey: Survey,
+    place: &'p Place,
+    torch: bool,
+    torchscript: bool,
+}
+
+/// One archive.
+fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -> Result<()> {
+    let survey = Survey::of(Arc::clone(source), cx.limits)?;
     // Looked up once: an archive may have a hundred thousand members.
-    let torch = crate::format::pytorch::is_torch_zip(archive);
-    let mut left = archive.source().len();
-    for m in archive.members() {
-        subject.members.push(m.name.clone());
-        if m.is_dir() {
+    let strict = Archive::open(Arc::clone(source), cx.limits).ok();
+    let holder = Holder {
+        torch: match &strict {
+            Some(a) => crate::format::pytorch::is_torch_zip(a),
+            None => survey
+                .entries()
+                .iter()
+                .any(|e| e.name().ends_with("/data.pkl")),
+        },
+        torchscript: strict
+            .as_ref()
+            .is_some_and(crate::format::pytorch::is_torchscript_zip),
+        survey,
+        place,
+    };
+    let begins = source.read_vec(0..source.len().min(4))? == b"PK\x03\x04";
+    let differences = holder.survey.differences();
+    // A truncated archive has no directory: that nothing is listed hides nothing.
+    let ends = !differences.iter().any(|d| d.kind == Kind::NoEndRecord);
+    for d in differences {
+        if ends || d.kind != Kind::Unlisted {
+            difference(cx, place, d, begins);
+        }
+    }
+    let programs = cx.subject.programs.len();
+    // Each way of reading a member once; members that lie over each other would be read for ever.
+    let mut left = source.len().saturating_mul(2).saturating_add(1 << 20);
+    let entries = holder.survey.entries();
+    let model = holder.torch || entries.iter().any(|e| is_model(e.name()));
+    for (i, e) in entries.iter().enumerate() {
+        for name in e.names() {
+            cx.subject.members.push(name.to_owned());
+        }
+        if e.is_dir() {
             continue;
         }
-        // Members that lie over each other: reading the same bytes for each of thousands would
-        // take hours.
-        let Some(rest) = left.checked_sub(m.stored) else {
-            let message = "members lie over each other: together they are longer than the file";
-            let e = Error::malformed("zip.overlap", message).at(m.central_offset);
-            subject.failed(&within(e));
-            break;
-        };
-        left = rest;
-        if m.is_encrypted() {
-            subject.encrypted.push(place.member(m));
-        } else if let Err(e) = member(subject, archive, m, place, torch, limits) {
-            if e.kind() == ErrorKind::Io {
-                return Err(e);
+        link(cx, &holder, i, e)?;
+        for reading in holder.survey.readings(i) {
+            let Some(rest) = left.checked_sub(reading.stored) else {
+                let message = "members lie over each other: together they are longer than the file";
+                let error = Error::malformed("zip.overlap", message).at(e.header_offset);
+                cx.failed(place, error);
+                return Ok(());
+            };
+            left = rest;
+            if let Err(error) = member(cx, &holder, e, &reading) {
+                if error.kind() == ErrorKind::Io {
+                    return Err(error);
+                }
+                cx.failed(place, error);
             }
-            subject.failed(&within(e.within(m.name.as_str())));
         }
+    }
+    for p in cx.subject.programs.iter_mut().skip(programs) {
+        p.beside_model |= model;
+    }
+    if begins {
+        gaps(cx, source, &holder)?;
     }
     Ok(())
 }
 
-fn member(
-    subject: &mut Subject<'_>,
-    archive: &Archive,
-    m: &Member,
+/// What readers disagree on either breaks the format or hides something.
+fn difference(
+    cx: &mut Examiner<'_, '_>,
     place: &Place,
-    torch: bool,
-    limits: &Limits,
+    d: &weighbridge_core::wire::zip::survey::Difference,
+    begins: bool,
+) {
+    match d.kind {
+        // What lies before the archive is what the file is first of all; that was looked at.
+        Kind::Prefix if !begins => {}
+        Kind::Gap | Kind::Prefix | Kind::Trailing | Kind::Unlisted => {
+            differ(cx, place, "zip.hidden", Some(d.offset), &d.message);
+        }
+        Kind::Crc
+        | Kind::Version
+        | Kind::Descriptor
+        | Kind::MissingLocal
+        | Kind::Overlap
+        | Kind::NoEndRecord
+        | Kind::Count
+        | Kind::Volumes
+        | Kind::Extra => {
+            let e = Error::malformed("zip.layout", d.message.clone()).at(d.offset);
+            cx.failed(place, e);
+        }
+        kind => {
+            let rule = format!("zip.{}", kind.as_str());
+            differ(cx, place, &rule, Some(d.offset), &d.message);
+        }
+    }
+}
+
+/// Bytes that belong to no member: some reader may take them for something.
+fn gaps(
+    cx: &mut Examiner<'_, '_>,
+    source: &Arc<dyn ByteSource>,
+    holder: &Holder<'_>,
 ) -> Result<()> {
-    if torch && is_tensor_record(&m.name) {
+    for gap in holder.survey.gaps().iter().take(MOST_GAPS) {
+        let window = Window::new(Arc::clone(source), gap.clone(), source.name().to_owned())?;
+        let place = holder
+            .place
+            .inside("outside of the members", Some(gap.start));
+        cx.inner(&Item::new(Arc::new(window), place, "")?)?;
+    }
+    Ok(())
+}
+
+/// Most gaps between members that are looked into.
+const MOST_GAPS: usize = 100;
+
+/// Notes a symbolic link: its contents are the target (APPNOTE 4.4.15; Info-ZIP keeps the file
+/// mode of Unix in the upper half of the external attributes).
+fn link(cx: &mut Examiner<'_, '_>, holder: &Holder<'_>, entry: usize, e: &Entry) -> Result<()> {
+    let Some(central) = &e.central else {
+        return Ok(());
+    };
+    let mut attributes = [0u8; 4];
+    let source = holder.survey.source();
+    source.read_at(central.at.saturating_add(38), &mut attributes)?;
+    let mode = u32::from_le_bytes(attributes) >> 16;
+    if mode & 0xf000 != 0xa000 || central.size > 1 << 16 {
+        return Ok(());
+    }
+    let mut target = Vec::new();
+    for reading in holder.survey.readings(entry).iter().take(1) {
+        let caps = Caps::new(1 << 16, u64::MAX);
+        let _ = holder.survey.read(reading, &caps, &mut |part| {
+            target.extend_from_slice(part);
+            Ok(())
+        });
+    }
+    cx.subject.links.push(Link {
+        member: central.name.clone(),
+        target: String::from_utf8_lossy(&target).into_owned(),
+        hard: false,
+    });
+    Ok(())
+}
+
+/// Whether a member's name says that it is a model.
+fn is_model(name: &str) -> bool {
+    let extension = name.rsplit_once('.').map_or("", |(_, e)| e);
+    super::text::MODELS.contains(&extension.to_ascii_lowercase().as_str())
+}
+
+/// One member as one reader gets it.
+fn member(
+    cx: &mut Examiner<'_, '_>,
+    holder: &Holder<'_>,
+    e: &Entry,
+    reading: &Reading,
+) -> Result<()> {
+    if holder.torch && e.names().iter().all(|n| is_tensor_record(n)) {
         // Raw values: no loader interprets them.
         return Ok(());
     }
-    let stored = m.method == Method::Stored;
-    let at = match archive.data_offset(m) {
-        Ok(at) if stored => place.base.map(|b| b.saturating_add(at)),
-        _ => None,
+    if reading.stored == 0 {
+        return Ok(());
+    }
+    let Some(item) = item_of(cx, holder, e, reading)? else {
+        return Ok(());
     };
-    let (head, _) = contents(archive, m, HEAD);
-    let path = std::path::Path::new(&m.name);
-    let pickled = m.name.ends_with(".debug_pkl") || pickles::is_pickle(&head, path, limits);
-    if !pickled && !head.starts_with(b"PK\x03\x04") {
-        return other(subject, archive, m, place, at, &head, limits);
+    if holder.torchscript && item.name.ends_with(".py") {
+        return script(cx, &item);
     }
-    let cap = archive.most_read(m, limits.pickle_bytes);
-    if !stored {
-        let left = place.left.get().checked_sub(m.size.min(cap));
-        place.left.set(left.ok_or_else(|| {
-            Error::limit(
-                "scan.inflated-bytes",
-                "the compressed members hold far more than the file's size justifies",
-            )
-        })?);
+    let before = cx.subject.pickles.len();
+    let pickled = holder.torch
+        && (item.name.ends_with(".debug_pkl")
+            || pickles::is_pickle(&item.head, Path::new(&item.name), cx.limits));
+    if pickled {
+        // A torch archive's pickles have their storages beside them: they are no models.
+        pickles::take_stream(cx, &item, 0)?;
+    } else {
+        cx.inner(&item)?;
     }
-    let (data, failed) = contents(archive, m, cap);
-    if let Some(e) = failed {
-        subject.failed(&e);
-    }
-    if !pickled {
-        return nested(subject, m, place, at, data, limits);
-    }
-    let end = pickles::take(subject, &place.member(m), at, &data, limits)?;
-    let end = end.map_or(m.size, |e| e as u64);
-    let rest = m.size.saturating_sub(end);
-    if rest > 0 {
-        let reason = format!("{rest} bytes follow the pickle");
-        subject.gaps.push(Gap {
-            place: place.member(m),
-            offset: Some(end),
-            reason,
-        });
+    for p in cx.subject.pickles.iter_mut().skip(before) {
+        p.torchscript |= holder.torchscript;
     }
     Ok(())
 }
 
-/// An archive that is a member of another.
-fn nested(
-    subject: &mut Subject<'_>,
-    m: &Member,
-    place: &Place,
-    at: Option<u64>,
-    data: Vec<u8>,
-    limits: &Limits,
-) -> Result<()> {
-    if place.name.len() >= MOST_NESTED {
-        return Err(Error::limit(
-            "scan.nested-archives",
-            "archives lie in each other too deep",
-        ));
+/// Longest stored member whose checksum is verified: longer ones are weights.
+const CHECKED: u64 = 16 << 20;
+
+/// The bytes of a member: a window of the file where it is stored as it is, else inflated into
+/// memory. `None` when they are encrypted, which has been recorded.
+fn item_of(
+    cx: &mut Examiner<'_, '_>,
+    holder: &Holder<'_>,
+    e: &Entry,
+    reading: &Reading,
+) -> Result<Option<Item>> {
+    let survey = &holder.survey;
+    let name = match reading.view {
+        View::Central => e.name(),
+        View::Local => e.local.as_ref().map_or("", |h| h.name.as_str()),
+    };
+    let plain = reading.method == Method::Stored;
+    let mut data = Vec::new();
+    let mut outcome = Ok(true);
+    if !plain || reading.stored <= CHECKED {
+        let room = if plain { CHECKED } else { cx.inflatable() };
+        let done = survey.read(reading, &Caps::new(room, RATIO), &mut |part| {
+            if !plain {
+                data.extend_from_slice(part);
+            }
+            Ok(())
+        });
+        outcome = done.map(|o| o.is_intact() || (o.size_matches && survey.checksums_off()));
+        cx.inflate(data.len() as u64)?;
     }
-    let mut name = place.name.clone();
-    name.push(m.name.clone());
-    let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(data, m.name.clone()));
-    archives(
-        subject,
-        &source,
-        &Place {
-            name,
-            base: at,
-            left: Rc::clone(&place.left),
-        },
-        limits,
-    )
+    let item = if plain {
+        let range = reading.at..reading.at.saturating_add(reading.stored);
+        let window = Window::new(Arc::clone(survey.source()), range, name.to_owned())?;
+        let place = holder.place.inside(name, Some(reading.at));
+        Item::new(Arc::new(window), place, name)?
+    } else {
+        Item::of_bytes(data, holder.place.inside(name, None), name)?
+    };
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+        Ok(true) => {}
+        // Flags that lie do not keep careless readers from loading the plain bytes.
+        bad if reading.says_encrypted => {
+            cx.subject.encrypted.push(item.place.text());
+            let loads = pickles::is_pickle(&item.head, Path::new(name), cx.limits);
+            return Ok((loads && bad.is_ok()).then_some(item));
+        }
+        Ok(false) => {
+            let message = "the contents do not have the size or checksum that the headers state";
+            let error = Error::integrity("zip.crc-mismatch", message).at(reading.at);
+            cx.failed(holder.place, error.within(name));
+        }
+        Err(error) => cx.failed(holder.place, error),
+    }
+    if reading.says_encrypted {
+        let message = "the flags say encrypted, the contents are not";
+        differ(cx, &item.place, "zip.encrypted-flag", Some(0), message);
+    }
+    Ok(Some(item))
 }
 
-/// A member that is no pickle: code, text, or something to be said.
-fn other(
-    subject: &mut Subject<'_>,
-    archive: &Archive,
-    m: &Member,
-    place: &Place,
-    at: Option<u64>,
-    head: &[u8],
-    limits: &Limits,
-) -> Result<()> {
-    let mut gap = |reason: &str| {
-        subject.gaps.push(Gap {
-            place: place.member(m),
-            offset: None,
-            reason: reason.into(),
-        });
-    };
-    if m.name.ends_with(".py") {
-        if subject.container.as_deref() != Some("torchscript") {
-            gap("a program: this version does not judge source code");
-            return Ok(());
-        }
-        let data = archive.read(m, limits.text_bytes)?;
-        match String::from_utf8(data) {
-            Ok(text) => {
-                subject.scripts.push(Script {
-                    place: place.member(m),
-                    base: at,
-                    text,
-                });
-            }
-            Err(_) => gap("code that is not UTF-8"),
-        }
-    } else if m.size > 0 && !is_text(head, m.size) {
-        gap("no format that this version looks into");
+/// Greatest ratio of bytes out to bytes in.
+const RATIO: u64 = 2000;
+
+/// A source file of a TorchScript archive, which only the TorchScript compiler reads.
+fn script(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
+    let len = item.source.len();
+    if len > cx.limits.text_bytes {
+        return Err(Error::limit(
+            "text.size",
+            "the code is longer than is read whole",
+        ));
+    }
+    match String::from_utf8(item.source.read_vec(0..len)?) {
+        Ok(text) => cx.subject.scripts.push(Script {
+            place: item.place.text(),
+            base: item.place.base,
+            text,
+        }),
+        Err(_) => cx.gap(&item.place, None, "code that is not UTF-8"),
     }
     Ok(())
 }
@@ -287,42 +403,6 @@ fn is_tensor_record(name: &str) -> bool {
         "weights" => !file.ends_with(".json"),
         ".data" => file.ends_with(".storage"),
         _ => false,
-    }
-}
-
-/// The first `cap` bytes of a member, and what went wrong with reading it: a member whose
-/// checksum is wrong is loaded by torch all the same, so its bytes count.
-fn contents(archive: &Archive, m: &Member, cap: u64) -> (Vec<u8>, Option<Error>) {
-    let mut out = Vec::new();
-    let mut full = false;
-    let done = archive.stream(m, &mut |part| {
-        let room = usize::try_from(cap)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(out.len());
-        out.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
-        if out.len() as u64 >= cap {
-            full = true;
-            return Err(Error::limit(
-                "zip.member-size",
-                "the member is longer than is read",
-            ));
-        }
-        Ok(())
-    });
-    match done {
-        Err(_) if full && m.size == cap => (out, None),
-        Err(e) => (out, Some(e)),
-        Ok(()) => (out, None),
-    }
-}
-
-fn is_text(head: &[u8], size: u64) -> bool {
-    let whole = head.len() as u64 == size;
-    match std::str::from_utf8(head) {
-        Ok(t) => !t
-            .chars()
-            .any(|c| c.is_control() && !c.is_ascii_whitespace()),
-        Err(e) => !whole && e.error_len().is_none(),
     }
 }
 

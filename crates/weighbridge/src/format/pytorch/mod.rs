@@ -38,7 +38,7 @@ pub mod write;
 #[cfg(test)]
 mod write_tests;
 
-pub use read::{is_torch_zip, open, pickles};
+pub use read::{is_torch_zip, is_torchscript_zip, open, pickles};
 
 use std::sync::Arc;
 

@@ -80,6 +80,14 @@ pub fn is_torch_zip(archive: &Archive) -> bool {
     archive::kind(archive).is_some()
 }
 
+/// Whether a zip is a TorchScript archive, whose pickles name classes of its own code.
+pub fn is_torchscript_zip(archive: &Archive) -> bool {
+    matches!(
+        archive::kind(archive),
+        Some(archive::Kind::TorchScript { .. })
+    )
+}
+
 /// A pickle with nothing around it: plain Python data, or tensors that carry their storages as
 /// byte strings.
 fn open_bare(source: &Arc<dyn ByteSource>, options: &OpenOptions, depth: u32) -> Result<Model> {
