@@ -28,13 +28,20 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The number that the process ends with.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::BadNews => 1,
+            Self::Failed => 2,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(e: Exit) -> Self {
-        Self::from(match e {
-            Exit::Done => 0,
-            Exit::BadNews => 1,
-            Exit::Failed => 2,
-        })
+        Self::from(e.code())
     }
 }
 

@@ -94,6 +94,11 @@ impl LateFile {
         })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes `bytes` all that the file holds.
     ///
     /// # Errors

@@ -4,4 +4,5 @@ pub mod archive;
 pub mod format;
 pub mod markup;
 pub mod pickle_globals;
+pub mod policy;
 pub mod torchscript;

@@ -54,7 +54,7 @@ pub fn scan_listed(
     progress: &mut dyn FnMut(&Path),
     each: &mut dyn FnMut(FileReport) -> Result<()>,
 ) -> Result<()> {
-    let engine = Engine::new()?;
+    let engine = Engine::configured(&options.settings)?;
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,

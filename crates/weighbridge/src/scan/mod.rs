@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use weighbridge_core::source::{Backend, open_file};
 use weighbridge_core::{Limits, Result};
-use weighbridge_scan::{Engine, FileReport, Gap, Subject};
+use weighbridge_scan::{Engine, FileReport, Settings, Subject};
 
 use examine::{Examiner, Item, Place};
 
@@ -47,21 +47,13 @@ pub struct ScanOptions {
     /// Whether a file that makes the scanner panic gets a report that says so, and the scan goes
     /// on, instead of the panic going on.
     pub contain_panics: bool,
+    /// The user's policy and baseline.
+    pub settings: Settings,
 }
 
 /// The report of something that was not opened.
 fn unread(path: &Path, reason: String) -> FileReport {
-    FileReport {
-        path: path.display().to_string(),
-        format: "unknown".into(),
-        verdict: weighbridge_scan::Verdict::Incomplete,
-        findings: Vec::new(),
-        incomplete: vec![Gap {
-            place: String::new(),
-            offset: None,
-            reason,
-        }],
-    }
+    FileReport::unread(path.display().to_string(), reason)
 }
 
 fn scan_file(engine: &Engine, path: &Path, limits: &Limits) -> Result<FileReport> {
