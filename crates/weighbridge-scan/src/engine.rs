@@ -27,9 +27,11 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 4] = [
+static CHECKS: &[&dyn Check] = &[
     &checks::pickle_globals::PickleGlobals,
     &checks::policy::Denied,
+    &checks::archive::Archive,
+    &checks::markup::Markup,
     &checks::torchscript::TorchScript,
     &checks::format::Format,
 ];

@@ -120,7 +120,7 @@ pub struct Text {
 }
 
 /// A configuration: JSON, YAML or TOML as one tree.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// The place inside the file; empty for the file itself.
     pub place: String,
@@ -128,6 +128,8 @@ pub struct Config {
     pub name: String,
     /// The tree.
     pub value: serde_json::Value,
+    /// The tags of YAML nodes that are none of YAML's own, in full, with their positions.
+    pub tags: Vec<(String, u64)>,
 }
 
 /// What language or machine a program is written for.
@@ -282,6 +284,8 @@ pub struct Subject<'a> {
     pub differences: Vec<Difference>,
     /// Formats it can be taken for beyond the first, with the offset where they begin.
     pub polyglots: Vec<(String, u64)>,
+    /// What the name promises and the content is not, as two formats, where they differ.
+    pub misnamed: Option<(String, String)>,
     /// The names of all archive members.
     pub members: Vec<String>,
     /// Archive members whose contents are encrypted.
@@ -312,6 +316,7 @@ impl<'a> Subject<'a> {
             links: Vec::new(),
             differences: Vec::new(),
             polyglots: Vec::new(),
+            misnamed: None,
             members: Vec::new(),
             encrypted: Vec::new(),
             faults: Vec::new(),

@@ -12,7 +12,13 @@ pub struct Format;
 
 impl Check for Format {
     fn rules(&self) -> &'static [&'static str] {
-        &["WB-FMT-001", "WB-FMT-002", "WB-FMT-003"]
+        &[
+            "WB-FMT-001",
+            "WB-FMT-002",
+            "WB-FMT-003",
+            "WB-FMT-004",
+            "WB-FMT-005",
+        ]
     }
 
     fn run(&self, subject: &Subject<'_>, out: &mut Findings) -> Result<()> {
@@ -32,13 +38,23 @@ impl Check for Format {
             let message = "the member's name leads out of the folder it is unpacked to";
             out.add("WB-FMT-003", member, None, message, member)?;
         }
+        if let Some((promised, is)) = &subject.misnamed {
+            let harmless = !matches!(promised.as_str(), "pickle" | "pytorch" | "numpy");
+            let rule = if harmless && matches!(is.as_str(), "pickle" | "pytorch") {
+                "WB-FMT-004"
+            } else {
+                "WB-FMT-005"
+            };
+            let message = format!("the name says {promised}, the content is {is}");
+            out.add(rule, "", Some(0), message, is.as_str())?;
+        }
         Ok(())
     }
 }
 
 /// Whether unpacking a member of this name by simply joining paths leaves the folder, on any
 /// system: `/x`, `C:\\x`, `\\\\host\\x`, `a/../../x`.
-fn escapes(name: &str) -> bool {
+pub(crate) fn escapes(name: &str) -> bool {
     let drive = name.as_bytes().get(1) == Some(&b':')
         && name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
     if drive || name.starts_with(['/', '\\']) {

@@ -12,13 +12,13 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, pickles, tar, text, zip};
+use super::{HEAD, compressed, media, pickles, promise, tar, text, zip};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
 
 /// Bytes that may be inflated to be looked into for each byte of the file, and at least.
-const INFLATED_PER_BYTE: u64 = 64;
+const INFLATED_PER_BYTE: u64 = 1100;
 const INFLATED_LEAST: u64 = 16 << 20;
 
 /// Most bytes that are inflated in all for one file: they are held in memory.
@@ -166,6 +166,11 @@ impl<'s, 'a> Examiner<'s, 'a> {
         }
     }
 
+    /// How many bytes may still be inflated.
+    pub(super) fn inflatable(&self) -> u64 {
+        self.inflated_left
+    }
+
     /// Counts `bytes` that are taken out of another form into memory.
     ///
     /// # Errors
@@ -242,18 +247,27 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.container(item, format, is_zip)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !text::take(self, item)? {
+        } else if !text::take(self, item)?
+            && !media::take(self, item)?
+            && !compressed::take(self, item)?
+        {
             self.unknown(item, detected);
         }
         // Under a name or a head that promises something else, loaders that look for the other
         // thing still find it: torch.load reads a zip from its end.
-        if !is_zip && zip::ends_in_archive(&item.source)? {
+        if !is_zip && let Some(start) = zip::ends_in_archive(&item.source)? {
+            if item.is_file() && !matches!(self.subject.format.as_str(), "unknown" | "text") {
+                self.subject.polyglots.push(("zip".into(), start));
+            }
             zip::take(self, item)?;
         }
         if format == Some(FormatId::Safetensors)
             && pickles::is_pickle(&item.head, path, self.limits)
         {
             pickles::take_stream(self, item, 0)?;
+        }
+        if item.is_file() {
+            self.subject.misnamed = promise::broken(&item.extension(), &self.subject.format);
         }
         Ok(())
     }
@@ -337,6 +351,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             return;
         }
         let e = match detected {
+            // TensorFlow's checkpoints of version 1 have that name too.
+            Detected::Extension(_) if item.extension() == "ckpt" => {
+                Error::unsupported("format.unknown", "no checkpoint of a known format")
+            }
             Detected::Extension(f) => Error::malformed(
                 "format.not-what-it-says",
                 format!(

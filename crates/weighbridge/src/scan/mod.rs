@@ -3,11 +3,17 @@
 //!
 //! Formats know nothing of the scanner and the scanner knows no format; this is where they meet.
 
+mod compressed;
 mod examine;
+mod json;
+mod media;
 mod pickles;
+mod promise;
 mod tar;
 mod text;
 mod walk;
+mod xml;
+mod yaml;
 mod zip;
 
 use std::path::{Path, PathBuf};

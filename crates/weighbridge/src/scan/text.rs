@@ -1,21 +1,57 @@
 //! Files of text beside models: what a loader interprets, and what only people read.
 
 use weighbridge_core::{Error, Result};
-use weighbridge_scan::Config;
+use weighbridge_scan::{Config, Program, ProgramKind, Template};
 
 use super::examine::{Examiner, Item};
+use super::{json, xml, yaml};
 
-/// Extensions of text that some program executes.
-const CODE: [&str; 16] = [
-    "py", "pyi", "pyx", "sh", "bash", "zsh", "bat", "cmd", "ps1", "js", "mjs", "ts", "rb", "pl",
-    "lua", "ipynb",
+/// Extensions of scripts, and what runs them.
+const SCRIPTS: [(&str, &str); 14] = [
+    ("sh", "shell"),
+    ("bash", "shell"),
+    ("zsh", "shell"),
+    ("command", "shell"),
+    ("bat", "Windows batch"),
+    ("cmd", "Windows batch"),
+    ("ps1", "PowerShell"),
+    ("vbs", "VBScript"),
+    ("js", "JavaScript"),
+    ("mjs", "JavaScript"),
+    ("ts", "TypeScript"),
+    ("rb", "Ruby"),
+    ("pl", "Perl"),
+    ("lua", "Lua"),
 ];
 
-/// Extensions of templates that loaders render.
-const TEMPLATES: [&str; 4] = ["jinja", "jinja2", "j2", "template"];
+/// Extensions of text that people read and that nothing renders.
+const PROSE: [&str; 9] = [
+    "md", "markdown", "rst", "html", "htm", "tex", "bib", "csv", "tsv",
+];
 
-/// Keys of JSON that make loaders render a template or import code.
-const ACTIVE_KEYS: [&str; 4] = ["chat_template", "auto_map", "custom_pipelines", "_target_"];
+/// Extensions that promise a model.
+pub(super) const MODELS: [&str; 17] = [
+    "safetensors",
+    "pt",
+    "pth",
+    "ckpt",
+    "bin",
+    "pkl",
+    "pickle",
+    "joblib",
+    "onnx",
+    "gguf",
+    "h5",
+    "hdf5",
+    "keras",
+    "pb",
+    "npy",
+    "npz",
+    "tflite",
+];
+
+/// Longest text that is tried as JSON although its name does not say so, in bytes.
+const GUESSED: u64 = 16 << 20;
 
 /// Takes the item as text; says whether it is.
 ///
@@ -34,32 +70,99 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     let Ok(text) = std::str::from_utf8(&bytes) else {
         return Ok(false);
     };
-    let extension = item.extension();
-    let extension = extension.as_str();
     cx.named(item, "text");
-    if text.starts_with("version https://git-lfs.github.com/spec/") {
-        let reason = "a Git LFS pointer: the file itself was never downloaded";
-        cx.gap(&item.place, None, reason);
-    } else if extension == "json" {
-        cx.named(item, "json");
-        json(cx, item, text);
-    } else if CODE.contains(&extension) || text.starts_with("#!") {
-        let reason = "a program: this version does not judge source code";
-        cx.gap(&item.place, None, reason);
-    } else if TEMPLATES.contains(&extension) {
-        let reason = "a template: this version does not judge templates";
-        cx.gap(&item.place, None, reason);
-    } else if matches!(extension, "yaml" | "yml" | "pmml" | "xml") {
-        let reason = "a configuration that this version does not judge";
-        cx.gap(&item.place, None, reason);
-    } else if matches!(
-        extension,
-        "safetensors" | "pt" | "pth" | "pkl" | "onnx" | "gguf"
-    ) {
-        let e = Error::malformed("format.text", "text under the name of a model");
+    if text.trim_ascii_start().starts_with(LFS) {
+        pointer(cx, item);
+        return Ok(true);
+    }
+    let extension = item.extension();
+    // `.bin` promises nothing: an empty one is a marker.
+    let marker = extension == "bin" && text.is_empty();
+    if MODELS.contains(&extension.as_str()) && !marker {
+        let e = Error::malformed("format.text", "text under the name of a model")
+            .help("a failed download often leaves a page or a message in the model's place");
         cx.failed(&item.place, e);
     }
+    kinds(cx, item, text, &extension)?;
     Ok(true)
+}
+
+/// How a Git LFS pointer begins (the pointer's specification, version 1).
+const LFS: &str = "version https://git-lfs.github.com/spec/";
+
+fn pointer(cx: &mut Examiner<'_, '_>, item: &Item) {
+    let message = "a Git LFS pointer: the file itself was never downloaded";
+    if MODELS.contains(&item.extension().as_str()) {
+        let e = Error::malformed("format.lfs-pointer", message).help("run `git lfs pull`");
+        cx.failed(&item.place, e);
+    } else {
+        cx.gap(&item.place, None, message);
+    }
+}
+
+/// What kind of text it is, by its name and then by its content.
+fn kinds(cx: &mut Examiner<'_, '_>, item: &Item, text: &str, extension: &str) -> Result<()> {
+    if let Some(kind) = program_kind(text, extension) {
+        cx.subject.programs.push(Program {
+            place: item.place.text(),
+            base: item.place.base,
+            kind,
+            text: Some(text.to_owned()),
+            beside_model: false,
+        });
+        return Ok(());
+    }
+    let trimmed = text.trim_start_matches('\u{feff}').trim_ascii_start();
+    let guessed = trimmed.starts_with(['{', '[']) && item.source.len() <= GUESSED;
+    match extension {
+        "json" => return json_file(cx, item, text, true),
+        "yaml" | "yml" => return yaml_file(cx, item, text),
+        "xml" | "pmml" => {
+            cx.named(item, "xml");
+            return xml::take(cx, item, text);
+        }
+        e if PROSE.contains(&e) => return Ok(()),
+        _ if guessed && json::parse(text).is_ok() => {
+            return json_file(cx, item, text, false);
+        }
+        _ if trimmed.starts_with("<?xml") => {
+            cx.named(item, "xml");
+            return xml::take(cx, item, text);
+        }
+        _ => {}
+    }
+    if looks_like_template(text) {
+        cx.named(item, "jinja");
+        cx.subject.templates.push(Template {
+            place: item.place.text(),
+            base: item.place.base,
+            key: String::new(),
+            text: text.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn program_kind(text: &str, extension: &str) -> Option<ProgramKind> {
+    match extension {
+        "py" | "pyi" | "pyw" | "pyx" => return Some(ProgramKind::Python),
+        "ipynb" => return Some(ProgramKind::Notebook),
+        _ => {}
+    }
+    if let Some((_, by)) = SCRIPTS.iter().find(|(e, _)| *e == extension) {
+        return Some(ProgramKind::Script(by));
+    }
+    let first = text.strip_prefix("#!")?.lines().next()?;
+    Some(if first.contains("python") {
+        ProgramKind::Python
+    } else {
+        ProgramKind::Script("shell")
+    })
+}
+
+/// Whether Jinja has anything to do in `text`.
+fn looks_like_template(text: &str) -> bool {
+    text.contains("{{") || text.contains("{%")
 }
 
 /// Whether the first bytes are text: UTF-8 as far as they go, no control characters but white
@@ -80,36 +183,80 @@ fn plausible(head: &[u8], len: u64) -> bool {
         .any(|c| c.is_control() && !c.is_ascii_whitespace())
 }
 
-fn json(cx: &mut Examiner<'_, '_>, item: &Item, text: &str) {
-    // serde_json's own depth limit is off for our readers' sake: a deep document is refused here.
-    let value: serde_json::Value = match serde_json::from_str(text) {
-        Ok(v) => v,
-        Err(e) => {
-            cx.failed(&item.place, Error::malformed("json.syntax", e.to_string()));
-            return;
+/// A JSON file; `named` when its name says that it is one.
+fn json_file(cx: &mut Examiner<'_, '_>, item: &Item, text: &str, named: bool) -> Result<()> {
+    match json::parse(text) {
+        Ok(value) => {
+            cx.named(item, "json");
+            config(cx, item, value, Vec::new());
         }
-    };
-    if let Some(key) = active_key(&value) {
-        let reason = format!("`{key}` makes loaders run what this version does not judge");
-        cx.gap(&item.place, None, reason);
+        Err(e) if named => {
+            cx.named(item, "json");
+            cx.failed(&item.place, Error::malformed("json.syntax", e.to_string()));
+        }
+        Err(_) => {}
+    }
+    Ok(())
+}
+
+fn yaml_file(cx: &mut Examiner<'_, '_>, item: &Item, text: &str) -> Result<()> {
+    cx.named(item, "yaml");
+    let document = yaml::parse(text, cx.limits)?;
+    config(cx, item, document.value, document.tags);
+    Ok(())
+}
+
+/// Lays a tree into the subject, and the templates that stand in it.
+pub(super) fn config(
+    cx: &mut Examiner<'_, '_>,
+    item: &Item,
+    value: serde_json::Value,
+    tags: Vec<(String, u64)>,
+) {
+    let place = item.place.text();
+    let mut found = Vec::new();
+    templates(&value, &mut Vec::new(), &mut found);
+    for (key, text) in found {
+        cx.subject.templates.push(Template {
+            place: place.clone(),
+            base: None,
+            key,
+            text,
+        });
     }
     cx.subject.configs.push(Config {
-        place: item.place.text(),
+        place,
         name: item.file_name(),
         value,
+        tags,
     });
 }
 
-fn active_key(value: &serde_json::Value) -> Option<&'static str> {
+/// Every string that Jinja would have something to do in, wherever it stands: loaders take
+/// templates from keys that no list foresees.
+fn templates<'v>(
+    value: &'v serde_json::Value,
+    path: &mut Vec<&'v str>,
+    out: &mut Vec<(String, String)>,
+) {
+    // Both parsers bound the depth of what they give.
     match value {
-        serde_json::Value::Object(map) => map.iter().find_map(|(k, v)| {
-            ACTIVE_KEYS
-                .into_iter()
-                .find(|a| a == k)
-                .or_else(|| active_key(v))
-        }),
-        serde_json::Value::Array(items) => items.iter().find_map(active_key),
-        _ => None,
+        serde_json::Value::String(s) if looks_like_template(s) => {
+            out.push((path.join("."), s.clone()));
+        }
+        serde_json::Value::Object(map) => {
+            for (k, v) in map {
+                path.push(k);
+                templates(v, path, out);
+                path.pop();
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for v in items {
+                templates(v, path, out);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -124,35 +271,63 @@ mod tests {
     use super::*;
     use crate::scan::examine::Place;
 
-    fn gaps(name: &str, bytes: &[u8]) -> Option<(String, usize, usize)> {
+    /// What became of it: the format, then how many gaps, faults, programs, templates, trees.
+    fn taken(name: &str, bytes: &[u8]) -> Option<(String, [usize; 5])> {
         let source = Arc::new(SliceSource::new(bytes, name));
         let item = Item::new(source.clone(), Place::default(), name).unwrap();
         let mut s = Subject::new(name, source.as_ref());
         let limits = Limits::default();
         let taken = take(&mut Examiner::new(&mut s, &limits), &item).unwrap();
-        taken.then_some((s.format, s.gaps.len(), s.faults.len()))
+        let counts = [
+            s.gaps.len(),
+            s.faults.len(),
+            s.programs.len(),
+            s.templates.len(),
+            s.configs.len(),
+        ];
+        taken.then_some((s.format, counts))
     }
 
     #[test]
-    fn text_is_clean_unless_something_interprets_it() {
-        assert_eq!(gaps("README.md", b"# hi\n"), Some(("text".into(), 0, 0)));
-        assert_eq!(gaps("LICENSE", b""), Some(("text".into(), 0, 0)));
-        assert_eq!(
-            gaps("config.json", b"{\"a\": [1]}"),
-            Some(("json".into(), 0, 0))
-        );
-        assert_eq!(
-            gaps("t.json", b"{\"a\": {\"chat_template\": \"\"}}"),
-            Some(("json".into(), 1, 0))
-        );
-        assert_eq!(gaps("c.json", b"{"), Some(("json".into(), 0, 1)));
-        assert_eq!(
-            gaps("modeling.py", b"import os"),
-            Some(("text".into(), 1, 0))
-        );
-        assert_eq!(gaps("run", b"#!/bin/sh\n"), Some(("text".into(), 1, 0)));
-        assert_eq!(gaps("x.pt", b"hello"), Some(("text".into(), 0, 1)));
-        assert_eq!(gaps("x.bin", b"\x00\x01"), None);
-        assert_eq!(gaps("x.txt", b"\xff\xfe"), None);
+    fn text_is_laid_out_by_what_loaders_do_with_it() {
+        for (name, bytes, format, counts) in [
+            ("README.md", "# hi {{ x }}\n", "text", [0, 0, 0, 0, 0]),
+            ("LICENSE", "", "text", [0, 0, 0, 0, 0]),
+            ("config.json", "{\"a\": [1]}", "json", [0, 0, 0, 0, 1]),
+            ("any.cfg", " [{\"a\": NaN}]", "json", [0, 0, 0, 0, 1]),
+            (
+                "t.json",
+                "{\"a\": {\"b\": [\"{{ x }}\"]}}",
+                "json",
+                [0, 0, 0, 1, 1],
+            ),
+            ("c.json", "{", "json", [0, 1, 0, 0, 0]),
+            ("c.txt", "{ not json", "text", [0, 0, 0, 0, 0]),
+            ("c.yaml", "a: '{% x %}'", "yaml", [0, 0, 0, 1, 1]),
+            ("x.jinja", "{{ x }}", "jinja", [0, 0, 0, 1, 0]),
+            ("modeling.py", "import os", "text", [0, 0, 1, 0, 0]),
+            ("run", "#!/bin/sh\n", "text", [0, 0, 1, 0, 0]),
+            ("x.pt", "hello", "text", [0, 1, 0, 0, 0]),
+            (
+                "m.safetensors",
+                "version https://git-lfs.github.com/spec/v1\n",
+                "text",
+                [0, 1, 0, 0, 0],
+            ),
+            (
+                "a.png",
+                "version https://git-lfs.github.com/spec/v1\n",
+                "text",
+                [1, 0, 0, 0, 0],
+            ),
+        ] {
+            assert_eq!(
+                taken(name, bytes.as_bytes()),
+                Some((format.into(), counts)),
+                "{name}"
+            );
+        }
+        assert_eq!(taken("x.bin", b"\x00\x01"), None);
+        assert_eq!(taken("x.txt", b"\xff\xfe"), None);
     }
 }

@@ -17,17 +17,41 @@ const END_RECORD: u64 = 22 + 65535;
 /// Most archives that follow each other in one file, as the items of a DCP file do.
 const MOST_ARCHIVES: usize = 100_000;
 
-/// Whether the file ends in a zip's end record.
-pub(super) fn ends_in_archive(source: &Arc<dyn ByteSource>) -> Result<bool> {
+/// End records looked at from the end: random bytes hold one in four gigabytes.
+const MOST_END_RECORDS: usize = 16;
+
+/// Where the zip archive that the last bytes of `source` end begins, if they do: readers look for
+/// the last end record and forgive what follows it (Lib/zipfile, `_EndRecData`; miniz,
+/// `mz_zip_reader_locate_header_sig`).
+pub(super) fn ends_in_archive(source: &Arc<dyn ByteSource>) -> Result<Option<u64>> {
     let from = source.len().saturating_sub(END_RECORD);
     let tail = source.read_vec(from..source.len())?;
-    let found = tail.windows(4).rposition(|w| w == b"PK\x05\x06");
-    // The record's last field is the length of the comment that has to reach the end.
-    Ok(found.is_some_and(|at| {
-        let comment = tail.get(at + 20..at + 22).and_then(|b| b.try_into().ok());
-        let comment = comment.map_or(0, |b| usize::from(u16::from_le_bytes(b)));
-        at + 22 + comment == tail.len()
-    }))
+    for at in memchr::memmem::rfind_iter(&tail, b"PK\x05\x06").take(MOST_END_RECORDS) {
+        let field = |n: usize| {
+            let bytes = tail.get(at + n..at + n + 4)?;
+            bytes.try_into().ok().map(u32::from_le_bytes)
+        };
+        let (Some(size), Some(offset)) = (field(12), field(16)) else {
+            continue;
+        };
+        let end = from.saturating_add(at as u64);
+        if size == u32::MAX || offset == u32::MAX {
+            // The sizes stand in the zip64 records before it.
+            if at >= 20 && tail.get(at - 20..at - 16) == Some(b"PK\x06\x07".as_slice()) {
+                return Ok(Some(0));
+            }
+            continue;
+        }
+        let Some(directory) = end.checked_sub(u64::from(size)) else {
+            continue;
+        };
+        let mut signature = [0u8; 4];
+        source.read_at(directory, &mut signature)?;
+        if size > 0 && signature == *b"PK\x01\x02" {
+            return Ok(Some(directory.saturating_sub(u64::from(offset))));
+        }
+    }
+    Ok(None)
 }
 
 /// Takes the archive in `item` apart, and those before it when several follow each other.
@@ -79,6 +103,8 @@ fn one(cx: &mut Examiner<'_, '_>, archive: &Archive, place: &Place) -> Result<()
         torch: crate::format::pytorch::is_torch_zip(archive),
         torchscript: crate::format::pytorch::is_torchscript_zip(archive),
     };
+    let programs = cx.subject.programs.len();
+    let model = holder.torch || archive.members().iter().any(|m| is_model(&m.name));
     let mut left = archive.source().len();
     for m in archive.members() {
         cx.subject.members.push(m.name.clone());
@@ -104,7 +130,16 @@ fn one(cx: &mut Examiner<'_, '_>, archive: &Archive, place: &Place) -> Result<()
             cx.failed(place, e.within(m.name.as_str()));
         }
     }
+    for p in cx.subject.programs.iter_mut().skip(programs) {
+        p.beside_model |= model;
+    }
     Ok(())
+}
+
+/// Whether a member's name says that it is a model.
+fn is_model(name: &str) -> bool {
+    let extension = name.rsplit_once('.').map_or("", |(_, e)| e);
+    super::text::MODELS.contains(&extension.to_ascii_lowercase().as_str())
 }
 
 fn member(
