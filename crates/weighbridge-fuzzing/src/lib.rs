@@ -20,5 +20,5 @@ pub use mutate::{Mutator, Rng};
 pub use repack::Members;
 pub use targets::{
     TARGETS, Target, detect_open, pickle_machine, pytorch_open, safetensors_header, scan_file,
-    structure_json, tar_archive, zip_archive,
+    scan_policy, structure_json, tar_archive, zip_archive,
 };
