@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weighbridge::FormatId;
 
+use crate::sandbox::Confine;
 use crate::text::parse_size;
 
 /// One safe, fast toolkit for every ML model file format.
@@ -201,6 +202,13 @@ pub(crate) struct Scan {
     /// List all rules and exit
     #[arg(long, conflicts_with_all = ["paths", "explain"])]
     pub(crate) list_rules: bool,
+
+    /// Scan what .weighbridgeignore files hide too
+    #[arg(long)]
+    pub(crate) no_ignore: bool,
+
+    #[command(flatten)]
+    pub(crate) confine: Confine,
 }
 
 /// How a scan reports.

@@ -367,6 +367,12 @@ impl Policy {
         set(&mut limits.parts, l.parts);
     }
 
+    /// Whether what becomes of a finding depends on the path of its file.
+    pub fn depends_on_paths(&self) -> bool {
+        let allow = self.file.allow.iter().any(|a| a.paths.is_some());
+        allow || self.file.rule.iter().any(|r| r.paths.is_some())
+    }
+
     /// Whether it denies anything at all.
     pub(crate) fn denies_something(&self) -> bool {
         !self.file.deny.is_empty()

@@ -24,6 +24,7 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     let mut data = Vec::new();
     let caps = Caps::new(cx.inflatable(), RATIO);
     let done = codec::decode(codec, item.source.as_ref(), &caps, &mut |part| {
+        super::gate::spend(part.len() as u64);
         data.extend_from_slice(part);
         Ok(())
     });

@@ -12,7 +12,7 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, compressed, media, pickles, promise, tar, text, zip};
+use super::{HEAD, compressed, gate, media, pickles, promise, tar, text, zip};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
@@ -159,11 +159,14 @@ impl<'s, 'a> Examiner<'s, 'a> {
 
     /// How inner readers are opened.
     pub(super) fn options(&self) -> OpenOptions {
-        OpenOptions {
+        let mut options = OpenOptions {
             backend: Backend::Pread,
             limits: self.limits.clone(),
             ..OpenOptions::default()
-        }
+        };
+        // A scan writes nothing: its sandbox would not let it.
+        options.limits.temporary_bytes = 0;
+        options
     }
 
     /// How many bytes may still be inflated.
@@ -183,6 +186,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
                 "the compressed parts hold far more than the file's size justifies",
             )
         })?;
+        gate::spend(bytes);
         Ok(())
     }
 

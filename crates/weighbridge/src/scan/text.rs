@@ -66,6 +66,7 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
         cx.failed(&item.place, e);
         return Ok(true);
     }
+    super::gate::spend(item.source.len());
     let bytes = item.source.read_vec(0..item.source.len())?;
     let Ok(text) = std::str::from_utf8(&bytes) else {
         return Ok(false);

@@ -6,6 +6,7 @@ use weighbridge::Result;
 use weighbridge_scan::FileReport;
 use weighbridge_scan::report::{Basis, Report, Totals, json, sarif, table};
 
+use super::written::Written;
 use crate::args::{ReportFormat, Scan};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -13,12 +14,12 @@ use crate::style::Tone;
 use crate::text::safe;
 
 /// Takes the files of a scan in order.
-pub(super) struct Printer {
+pub(super) struct Printer<'a> {
     shape: Shape,
-    /// The file that the report goes to instead of standard output. It is begun when there is
-    /// something to write, so that a scan does not meet its own unfinished report.
-    to: Option<PathBuf>,
-    lines: String,
+    out: &'a mut Output,
+    /// The text that goes into a file instead of to standard output.
+    text: Option<String>,
+    root: PathBuf,
 }
 
 enum Shape {
@@ -32,8 +33,9 @@ enum Shape {
     Sarif(Report),
 }
 
-impl Printer {
-    pub(super) fn new(args: &Scan, out: &Output) -> Self {
+impl<'a> Printer<'a> {
+    /// A printer for what `args` ask, in a program that runs in the folder `root`.
+    pub(super) fn new(args: &Scan, root: PathBuf, out: &'a mut Output) -> Self {
         let shape = if args.report.format == ReportFormat::Sarif {
             Shape::Sarif(Report::default())
         } else if out.json {
@@ -46,8 +48,9 @@ impl Printer {
         };
         Self {
             shape,
-            to: args.report.output.clone(),
-            lines: String::new(),
+            out,
+            text: args.report.output.as_ref().map(|_| String::new()),
+            root,
         }
     }
 
@@ -55,23 +58,23 @@ impl Printer {
     ///
     /// # Errors
     /// `Io` when standard output cannot be written.
-    pub(super) fn file(&mut self, file: FileReport, out: &mut Output) -> Result<()> {
+    pub(super) fn file(&mut self, file: FileReport) -> Result<()> {
         match &mut self.shape {
             Shape::Json(r) | Shape::Sarif(r) => r.files.push(file),
             Shape::Table { all } => {
                 let lines = table::file(&file, *all);
-                self.print(&lines, out)?;
+                self.print(&lines)?;
             }
             Shape::Brief => {
                 if let Some(line) = table::brief(&file) {
-                    self.print(&[line], out)?;
+                    self.print(&[line])?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Ends the report.
+    /// Ends the report, and writes it into `to` where it goes into a file.
     ///
     /// # Errors
     /// `Io` when it cannot be written.
@@ -80,46 +83,44 @@ impl Printer {
         totals: &Totals,
         basis: &Basis,
         exit: Exit,
-        out: &mut Output,
+        to: Option<Written>,
     ) -> Result<()> {
         let document = match &self.shape {
             Shape::Table { .. } => {
-                self.print(&table::summary(totals), out)?;
+                self.print(&table::summary(totals))?;
                 None
             }
             Shape::Brief => None,
             Shape::Json(r) => Some(Output::rendered(&json::Document::new(r, basis))?),
             Shape::Sarif(r) => {
-                let root = std::env::current_dir().unwrap_or_default();
                 let run = sarif::Run {
                     basis,
                     exit_code: exit.code(),
-                    root: &root,
+                    root: &self.root,
                 };
                 Some(Output::rendered(&sarif::log(r, &run)?)?)
             }
         };
-        let bytes = document.unwrap_or_else(|| self.lines.into_bytes());
-        match self.to {
-            Some(path) => {
-                super::write(&path, &bytes)?;
-                for line in table::summary(totals) {
-                    out.note(tone(line.tone), "scan", &line.text);
-                }
-                Ok(())
-            }
-            None => out.bytes(&bytes),
+        let bytes = document.unwrap_or_else(|| self.text.unwrap_or_default().into_bytes());
+        let Some(to) = to else {
+            return self.out.bytes(&bytes);
+        };
+        to.write(&bytes)?;
+        for line in table::summary(totals) {
+            self.out.note(tone(line.tone), "scan", &line.text);
         }
+        Ok(())
     }
 
-    fn print(&mut self, lines: &[table::Line], out: &mut Output) -> Result<()> {
+    fn print(&mut self, lines: &[table::Line]) -> Result<()> {
         for line in lines {
-            let text = safe(&line.text);
-            if self.to.is_some() {
-                self.lines.push_str(&text);
-                self.lines.push('\n');
+            let shown = safe(&line.text);
+            if let Some(text) = &mut self.text {
+                text.push_str(&shown);
+                text.push('\n');
             } else {
-                out.line(out.style.paint(tone(line.tone), text))?;
+                let painted = self.out.style.paint(tone(line.tone), shown);
+                self.out.line(painted)?;
             }
         }
         Ok(())
