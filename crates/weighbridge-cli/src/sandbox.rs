@@ -23,12 +23,6 @@ pub(crate) struct Confine {
 }
 
 impl Confine {
-    /// Whether files can be made and renamed to the end of the run: no sandbox is going to be
-    /// entered.
-    pub(crate) fn leaves_files_alone(&self) -> bool {
-        self.no_sandbox || !cfg!(target_os = "linux")
-    }
-
     /// Enters the sandbox, in which only `reads` can be read and only `writes` be written to. No
     /// thread may have been started but the one of [`crate::exit::watch_for_interrupts`].
     ///
@@ -98,6 +92,11 @@ impl LateFile {
             file,
             path: path.to_owned(),
         })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Makes `bytes` all that the file holds.

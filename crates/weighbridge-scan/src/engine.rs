@@ -29,10 +29,22 @@ pub trait Check: Sync {
 /// others gave.
 static CHECKS: &[&dyn Check] = &[
     &checks::pickle_globals::PickleGlobals,
-    &checks::policy::Denied,
     &checks::archive::Archive,
+    &checks::keras_config::KerasConfig,
     &checks::markup::Markup,
+    &checks::policy::Denied,
+    &checks::templates::Templates,
+    &checks::onnx_operators::OnnxOperators,
+    &checks::references::References,
+    &checks::tensorflow_operators::TensorFlowOperators,
     &checks::torchscript::TorchScript,
+    &checks::code_string::CodeString,
+    &checks::active_content::ActiveContent,
+    &checks::programs::Programs,
+    &checks::config_hooks::ConfigHooks,
+    &checks::config_secrets::ConfigSecrets,
+    &checks::config_urls::ConfigUrls,
+    &checks::config_paths::ConfigPaths,
     &checks::format::Format,
 ];
 

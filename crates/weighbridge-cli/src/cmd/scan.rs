@@ -2,7 +2,6 @@
 
 mod explain;
 mod printer;
-mod written;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +16,9 @@ use crate::args::{FailOn, ReportFormat, Scan, ScanAccept};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::progress::Files;
+use crate::sandbox::LateFile;
 use crate::style::Tone;
 use printer::Printer;
-use written::Written;
 
 pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
     out.json |= args.report.format == ReportFormat::Json;
@@ -32,44 +31,35 @@ pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
     for written in [&args.report.output, &args.accept.write_baseline] {
         not_an_input(written.as_deref(), args)?;
     }
-    let options = options(args)?;
-    let basis = Basis::of(&options.settings);
+    let settings = settings(&args.accept)?;
+    let basis = Basis::of(&settings);
     say_expired(&basis, out);
+    let options = options(args, settings);
     let listing = listed(args, &options, out)?;
+    // What is written after the scan is opened before it: the sandbox opens nothing.
+    let baseline_file = late(args.accept.write_baseline.as_deref())?;
+    let mut printer = Printer::new(args, out)?;
+    let writes: Vec<&LateFile> = baseline_file.iter().chain(printer.file_to()).collect();
+    args.confine.enter(listing.reads(), &writes, out)?;
 
-    // Everything that is opened by name, and what the system is asked, comes before the sandbox.
-    let open = |path| Written::open(path, &args.confine);
-    let report = args.report.output.as_deref().map(open).transpose()?;
-    let baseline = args.accept.write_baseline.as_deref();
-    let baseline = baseline.map(open).transpose()?;
-    let late: Vec<_> = [&report, &baseline]
-        .into_iter()
-        .flatten()
-        .filter_map(Written::late)
-        .collect();
-    let root = std::env::current_dir().unwrap_or_default();
-    args.confine.enter(listing.reads(), &late, out)?;
-
-    let mut totals = Totals::default();
-    let mut accepted = BaselineWriter::default();
     let progress = Files::of(out, "scanning", Some(listing.len() as u64));
-    let mut printer = Printer::new(args, root, out);
-    scan_listed(
-        &listing,
-        &options,
-        &mut |path| progress.next(path),
-        &mut |file| {
-            totals.add(&file);
-            accepted.add(&file);
-            progress.above(|| printer.file(file))
-        },
-    )?;
+    let mut totals = Totals::default();
+    let mut baseline = BaselineWriter::default();
+    let mut next = |path: &Path| progress.next(path);
+    scan_listed(&listing, &options, &mut next, &mut |file| {
+        totals.add(&file);
+        if baseline_file.is_some() {
+            baseline.add(&file);
+        }
+        progress.above(|| printer.file(file, out))
+    })?;
     drop(progress);
     let exit = exit(&totals, &args.accept, options.settings.policy.as_deref());
-    printer.finish(&totals, &basis, exit, report)?;
-    if let Some(file) = baseline {
-        let text = format!("{} findings accepted", accepted.len());
-        file.write(accepted.finish()?.as_bytes())?;
+    printer.finish(&totals, &basis, exit, out)?;
+    if let Some(file) = baseline_file {
+        let n = baseline.len();
+        let text = format!("{n} findings accepted into {}", file.path().display());
+        file.write(baseline.finish()?.as_bytes())?;
         out.note(Tone::Head, "baseline", &text);
     }
     Ok(exit)
@@ -77,9 +67,9 @@ pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
 
 /// How files are scanned. The number of cores is asked for here: under a container's quota it
 /// stands in files that the sandbox closes.
-fn options(args: &Scan) -> Result<ScanOptions> {
+fn options(args: &Scan, settings: Settings) -> ScanOptions {
     let mut options = ScanOptions {
-        settings: settings(&args.accept)?,
+        settings,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         ignore_files: !args.no_ignore,
         contain_panics: true,
@@ -88,48 +78,7 @@ fn options(args: &Scan) -> Result<ScanOptions> {
     if let Some(p) = &options.settings.policy {
         p.limit(&mut options.limits);
     }
-    Ok(options)
-}
-
-/// Refuses to write over what is scanned or judged by.
-fn not_an_input(written: Option<&Path>, args: &Scan) -> Result<()> {
-    let Some(written) = written else {
-        return Ok(());
-    };
-    let read = [&args.accept.policy, &args.accept.baseline];
-    let mut read = args.paths.iter().chain(read.into_iter().flatten());
-    if read.any(|p| same_file(p, written)) {
-        return Err(Error::parameter(
-            "scan.output-is-input",
-            "the file to write is one that the scan reads",
-        )
-        .in_file(written.display().to_string())
-        .help("write it under another name"));
-    }
-    Ok(())
-}
-
-/// Reads what the user accepts.
-fn settings(args: &ScanAccept) -> Result<Settings> {
-    let policy = args.policy.as_deref().map(Policy::load).transpose()?;
-    let known = match (&args.baseline, &args.write_baseline) {
-        (_, Some(path)) => Known::Everything(path.display().to_string()),
-        (Some(path), None) => Known::Listed(Arc::new(Baseline::load(path)?)),
-        (None, None) => Known::Nothing,
-    };
-    Ok(Settings {
-        policy: policy.map(Arc::new),
-        known,
-    })
-}
-
-fn say_expired(basis: &Basis, out: &Output) {
-    let Some(policy) = &basis.policy else { return };
-    for e in &policy.expired {
-        let (path, entry, day, reason) = (&policy.path, &e.entry, &e.expires, &e.reason);
-        let text = format!("{path}, {entry} expired after {day} and no longer applies ({reason})");
-        out.note(Tone::Warn, "warning", &text);
-    }
+    options
 }
 
 /// Finds the files, by their names only.
@@ -158,6 +107,47 @@ fn listed(args: &Scan, options: &ScanOptions, out: &Output) -> Result<Listing> {
     Ok(listing)
 }
 
+/// Refuses to write over what is scanned or judged by.
+fn not_an_input(written: Option<&Path>, args: &Scan) -> Result<()> {
+    let Some(written) = written else {
+        return Ok(());
+    };
+    let read = [&args.accept.policy, &args.accept.baseline];
+    let read = args.paths.iter().chain(read.into_iter().flatten());
+    if read.into_iter().any(|p| same_file(p, written)) {
+        return Err(Error::parameter(
+            "scan.output-is-input",
+            "the file to write is one that the scan reads",
+        )
+        .in_file(written.display().to_string())
+        .help("write it under another name"));
+    }
+    Ok(())
+}
+
+/// Reads what the user accepts, before anything is scanned.
+fn settings(args: &ScanAccept) -> Result<Settings> {
+    let policy = args.policy.as_deref().map(Policy::load).transpose()?;
+    let known = match (&args.baseline, &args.write_baseline) {
+        (_, Some(path)) => Known::Everything(path.display().to_string()),
+        (Some(path), None) => Known::Listed(Arc::new(Baseline::load(path)?)),
+        (None, None) => Known::Nothing,
+    };
+    Ok(Settings {
+        policy: policy.map(Arc::new),
+        known,
+    })
+}
+
+fn say_expired(basis: &Basis, out: &Output) {
+    let Some(policy) = &basis.policy else { return };
+    for e in &policy.expired {
+        let (path, entry, day, reason) = (&policy.path, &e.entry, &e.expires, &e.reason);
+        let text = format!("{path}, {entry} expired after {day} and no longer applies ({reason})");
+        out.note(Tone::Warn, "warning", &text);
+    }
+}
+
 fn exit(totals: &Totals, args: &ScanAccept, policy: Option<&Policy>) -> Exit {
     let said = args.fail_on.map(|f| match f {
         FailOn::Suspicious => Severity::Suspicious,
@@ -174,4 +164,9 @@ fn exit(totals: &Totals, args: &ScanAccept, policy: Option<&Policy>) -> Exit {
     } else {
         Exit::Done
     }
+}
+
+/// Opens what is to be written when the scan is done.
+fn late(path: Option<&Path>) -> Result<Option<LateFile>> {
+    path.map(LateFile::open).transpose()
 }

@@ -1,5 +1,8 @@
 //! Encodings that several formats share.
 
 pub mod codec;
+pub mod marshal;
+pub mod npy;
+pub mod protobuf;
 pub mod tar;
 pub mod zip;

@@ -12,7 +12,10 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, compressed, gate, media, pickles, promise, tar, text, zip};
+use super::{
+    HEAD, compressed, gate, gguf, hdf5, media, npy, onnx, pickles, promise, tar, tensorflow, text,
+    zip,
+};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
@@ -249,9 +252,16 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.safetensors(item)?;
         } else if is_zip || weighbridge_core::wire::tar::is_tar(&item.head) {
             self.container(item, format, is_zip)?;
+        } else if gguf::is_gguf(&item.head) {
+            gguf::take(self, item)?;
+        } else if npy::is_npy(&item.head) {
+            npy::take(self, item)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !text::take(self, item)?
+        } else if !onnx::take(self, item)?
+            && !tensorflow::take(self, item)?
+            && !hdf5::take(self, item)?
+            && !text::take(self, item)?
             && !media::take(self, item)?
             && !compressed::take(self, item)?
         {

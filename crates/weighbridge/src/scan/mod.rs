@@ -7,12 +7,22 @@ mod compressed;
 mod drive;
 mod examine;
 mod gate;
+mod gguf;
+mod hdf5;
+mod hdf5_object;
 mod ignored;
+mod joblib;
 mod json;
 mod media;
+mod npy;
+mod onnx;
+mod onnx_tensor;
 mod pickles;
 mod promise;
+mod stream;
 mod tar;
+mod tensorflow;
+mod tensorflow_graph;
 mod text;
 mod walk;
 mod xml;
@@ -39,8 +49,6 @@ const HEAD: u64 = 64 << 10;
 pub struct ScanOptions {
     /// What the files may cost.
     pub limits: Limits,
-    /// The user's policy and baseline.
-    pub settings: Settings,
     /// How many files are looked into at a time; 0 for one a core.
     pub threads: usize,
     /// Whether `.weighbridgeignore` files are obeyed: the one in the current directory and those
@@ -49,6 +57,8 @@ pub struct ScanOptions {
     /// Whether a file that makes the scanner panic gets a report that says so, and the scan goes
     /// on, instead of the panic going on.
     pub contain_panics: bool,
+    /// The user's policy and baseline.
+    pub settings: Settings,
 }
 
 /// The report of something that was not opened.

@@ -6,20 +6,21 @@ use weighbridge::Result;
 use weighbridge_scan::FileReport;
 use weighbridge_scan::report::{Basis, Report, Totals, json, sarif, table};
 
-use super::written::Written;
 use crate::args::{ReportFormat, Scan};
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::sandbox::LateFile;
 use crate::style::Tone;
 use crate::text::safe;
 
 /// Takes the files of a scan in order.
-pub(super) struct Printer<'a> {
+pub(super) struct Printer {
     shape: Shape,
-    out: &'a mut Output,
-    /// The text that goes into a file instead of to standard output.
-    text: Option<String>,
+    /// The file that the report goes to instead of standard output.
+    to: Option<LateFile>,
+    /// The current directory: asked for while it may be.
     root: PathBuf,
+    lines: String,
 }
 
 enum Shape {
@@ -33,9 +34,12 @@ enum Shape {
     Sarif(Report),
 }
 
-impl<'a> Printer<'a> {
-    /// A printer for what `args` ask, in a program that runs in the folder `root`.
-    pub(super) fn new(args: &Scan, root: PathBuf, out: &'a mut Output) -> Self {
+impl Printer {
+    /// Opens what is to be written.
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be opened.
+    pub(super) fn new(args: &Scan, out: &Output) -> Result<Self> {
         let shape = if args.report.format == ReportFormat::Sarif {
             Shape::Sarif(Report::default())
         } else if out.json {
@@ -46,35 +50,40 @@ impl<'a> Printer<'a> {
             let all = !args.paths.iter().any(|p| p.is_dir());
             Shape::Table { all }
         };
-        Self {
+        Ok(Self {
             shape,
-            out,
-            text: args.report.output.as_ref().map(|_| String::new()),
-            root,
-        }
+            to: super::late(args.report.output.as_deref())?,
+            root: std::env::current_dir().unwrap_or_default(),
+            lines: String::new(),
+        })
+    }
+
+    /// The file that the report goes to, if any.
+    pub(super) fn file_to(&self) -> Option<&LateFile> {
+        self.to.as_ref()
     }
 
     /// Takes the next file.
     ///
     /// # Errors
     /// `Io` when standard output cannot be written.
-    pub(super) fn file(&mut self, file: FileReport) -> Result<()> {
+    pub(super) fn file(&mut self, file: FileReport, out: &mut Output) -> Result<()> {
         match &mut self.shape {
             Shape::Json(r) | Shape::Sarif(r) => r.files.push(file),
             Shape::Table { all } => {
                 let lines = table::file(&file, *all);
-                self.print(&lines)?;
+                self.print(&lines, out)?;
             }
             Shape::Brief => {
                 if let Some(line) = table::brief(&file) {
-                    self.print(&[line])?;
+                    self.print(&[line], out)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Ends the report, and writes it into `to` where it goes into a file.
+    /// Ends the report.
     ///
     /// # Errors
     /// `Io` when it cannot be written.
@@ -83,11 +92,11 @@ impl<'a> Printer<'a> {
         totals: &Totals,
         basis: &Basis,
         exit: Exit,
-        to: Option<Written>,
+        out: &mut Output,
     ) -> Result<()> {
         let document = match &self.shape {
             Shape::Table { .. } => {
-                self.print(&table::summary(totals))?;
+                self.print(&table::summary(totals), out)?;
                 None
             }
             Shape::Brief => None,
@@ -101,26 +110,27 @@ impl<'a> Printer<'a> {
                 Some(Output::rendered(&sarif::log(r, &run)?)?)
             }
         };
-        let bytes = document.unwrap_or_else(|| self.text.unwrap_or_default().into_bytes());
-        let Some(to) = to else {
-            return self.out.bytes(&bytes);
-        };
-        to.write(&bytes)?;
-        for line in table::summary(totals) {
-            self.out.note(tone(line.tone), "scan", &line.text);
+        let bytes = document.unwrap_or_else(|| self.lines.into_bytes());
+        match self.to {
+            Some(file) => {
+                file.write(&bytes)?;
+                for line in table::summary(totals) {
+                    out.note(tone(line.tone), "scan", &line.text);
+                }
+                Ok(())
+            }
+            None => out.bytes(&bytes),
         }
-        Ok(())
     }
 
-    fn print(&mut self, lines: &[table::Line]) -> Result<()> {
+    fn print(&mut self, lines: &[table::Line], out: &mut Output) -> Result<()> {
         for line in lines {
-            let shown = safe(&line.text);
-            if let Some(text) = &mut self.text {
-                text.push_str(&shown);
-                text.push('\n');
+            let text = safe(&line.text);
+            if self.to.is_some() {
+                self.lines.push_str(&text);
+                self.lines.push('\n');
             } else {
-                let painted = self.out.style.paint(tone(line.tone), shown);
-                self.out.line(painted)?;
+                out.line(out.style.paint(tone(line.tone), text))?;
             }
         }
         Ok(())

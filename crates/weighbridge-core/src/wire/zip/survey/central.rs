@@ -20,6 +20,8 @@ const EXTRA_ZIP64: u16 = 0x0001;
 const EXTRA_UNICODE: u16 = 0x7075;
 /// The latest version there is (6.3), which Python holds all to.
 const VERSION_MAX: u8 = 63;
+/// "Compressed patched data", which nothing writes and readers refuse or take for plain.
+const PATCHED: u16 = 1 << 5;
 
 /// Reads the entries of `d`, the directory number `index`.
 pub(super) fn read(b: &mut Builder<'_>, d: &Directory, index: u32) -> Result<()> {
@@ -106,6 +108,10 @@ pub(super) fn header_flaws(b: &mut Builder<'_>, h: &Header, i: usize) {
             h.version % 10
         );
         b.differ(Kind::Version, h.at..h.at, Some(i), message);
+    }
+    if h.flags & PATCHED != 0 {
+        let message = format!("{:?} says that it is a patch to another file", h.name);
+        b.differ(Kind::Flags, h.at..h.at, Some(i), message);
     }
     if h.name.contains('\0') {
         let message = format!("the name {:?} holds a NUL byte", h.name);

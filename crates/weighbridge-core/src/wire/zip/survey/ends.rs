@@ -193,6 +193,11 @@ fn end64(b: &mut Builder<'_>, c: &Classic, ends: &mut Ends) -> Result<Vec<Number
             start: at,
         };
         if out.is_empty() {
+            // Where all offsets are short by a prefix, so is the locator's.
+            let short = i128::from(at) - i128::from(size) - i128::from(offset);
+            if i128::from(at) - i128::from(stated) != short && at != stated {
+                astray(b, locator_at, c.at, stated);
+            }
             let end = at.saturating_add(12).saturating_add(record);
             ends.taken.push(at..end.min(locator_at));
             ends.taken.push(locator_at..c.at);
@@ -208,14 +213,14 @@ fn end64(b: &mut Builder<'_>, c: &Classic, ends: &mut Ends) -> Result<Vec<Number
         out.push(numbers);
     }
     if out.is_empty() {
-        b.differ(
-            Kind::Zip64,
-            locator_at..c.at,
-            None,
-            format!("the zip64 locator points at {stated}, where no zip64 end record is"),
-        );
+        astray(b, locator_at, c.at, stated);
     }
     Ok(out)
+}
+
+fn astray(b: &mut Builder<'_>, locator: u64, end: u64, stated: u64) {
+    let message = format!("the zip64 locator points at {stated}, where no zip64 end record is");
+    b.differ(Kind::Zip64, locator..end, None, message);
 }
 
 fn zip64_agrees(b: &mut Builder<'_>, c: &Classic, wide: Numbers, ends_at_locator: bool) {

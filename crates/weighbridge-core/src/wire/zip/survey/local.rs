@@ -332,7 +332,7 @@ fn unlisted(b: &mut Builder<'_>, local: Local, bounds: &[u64]) -> Result<u64> {
 /// The stored length of a member whose header leaves it to the descriptor, and the descriptor's:
 /// where the deflate stream ends, or where a descriptor says the length that it stands at.
 fn measure(b: &mut Builder<'_>, h: &Header, from: u64, bound: u64) -> Result<(u64, u64)> {
-    let to = bound.min(from.saturating_add(b.search));
+    let to = bound.min(from.saturating_add(b.measure));
     let stored = if h.method == Method::Deflate {
         let mut input = codec::Input::new(b.source, from, to);
         let mut sink = |_: &[u8]| Ok(());
@@ -355,7 +355,7 @@ fn measure(b: &mut Builder<'_>, h: &Header, from: u64, bound: u64) -> Result<(u6
         });
         ends.next().map(|n| n as u64)
     };
-    b.search = b.search.saturating_sub(stored.unwrap_or(to - from));
+    b.measure = b.measure.saturating_sub(stored.unwrap_or(to - from));
     let Some(stored) = stored else {
         return Ok((bound.saturating_sub(from), 0));
     };

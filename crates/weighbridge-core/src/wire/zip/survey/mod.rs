@@ -28,7 +28,7 @@ use std::sync::atomic::AtomicU64;
 use super::Method;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::source::ByteSource;
+use crate::source::{ByteSource, Window};
 
 /// At most this many differences are kept: the first ones tell the story.
 const MOST: usize = 1000;
@@ -146,7 +146,7 @@ pub enum Kind {
     Duplicate,
     /// Two names become one on some systems: letter case, `./`, `//`, backslashes.
     DuplicateFolded,
-    /// Encryption or patch flags are set in one header only.
+    /// Encryption or patch flags are set in one header only, or the patch flag in both.
     Flags,
     /// The methods differ.
     Method,
@@ -293,6 +293,38 @@ impl Survey {
         })
     }
 
+    /// The archives that `source` consists of, one after the other and each whole in itself: the
+    /// items of a shard of PyTorch's distributed checkpoints are archives. One range, over all,
+    /// where they do not tile the source.
+    ///
+    /// # Errors
+    /// What reading the source gives.
+    pub fn parts(source: &Arc<dyn ByteSource>, limits: &Limits) -> Result<Vec<Range<u64>>> {
+        let len = source.len();
+        let mut parts = Vec::new();
+        let mut end = len;
+        while end > 0 && (parts.len() as u64) < limits.members {
+            let window = Window::new(Arc::clone(source), 0..end, source.name())?;
+            let mut b = Builder::new(&window, limits);
+            let ends = ends::find(&mut b)?;
+            let [d] = ends.directories.as_slice() else {
+                break;
+            };
+            let start = u64::try_from(d.shift).unwrap_or(u64::MAX);
+            if ends.end != end || start >= end || !local::begins(&window, start)? {
+                break;
+            }
+            parts.push(start..end);
+            end = start;
+        }
+        parts.reverse();
+        Ok(if end == 0 && parts.len() > 1 {
+            parts
+        } else {
+            std::iter::once(0..len).collect()
+        })
+    }
+
     /// The source the archive lies in.
     pub fn source(&self) -> &Arc<dyn ByteSource> {
         &self.source
@@ -336,6 +368,8 @@ struct Builder<'a> {
     differences: Vec<Difference>,
     /// How many bytes may still be read to look for what no directory lists.
     search: u64,
+    /// How many bytes may still be read to find the ends of members.
+    measure: u64,
     /// How many bytes of names and extra fields of local headers may still be read: headers may
     /// lie over each other.
     names: u64,
@@ -352,6 +386,7 @@ impl<'a> Builder<'a> {
             entries: Vec::new(),
             differences: Vec::new(),
             search: source.len().min(SEARCH),
+            measure: source.len().min(SEARCH),
             names: source.len().saturating_mul(2).saturating_add(1 << 20),
         }
     }
