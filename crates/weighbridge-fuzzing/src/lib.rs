@@ -21,5 +21,5 @@ pub use mutate::{Mutator, Rng};
 pub use repack::Members;
 pub use targets::{
     TARGETS, Target, codec_stream, detect_open, pickle_machine, pytorch_open, safetensors_header,
-    scan_file, sevenz_archive, structure_json, tar_archive, zip_archive, zip_survey,
+    scan_file, scan_policy, sevenz_archive, structure_json, tar_archive, zip_archive, zip_survey,
 };

@@ -12,7 +12,9 @@ use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::codec::{self, Caps, Codec};
 use weighbridge_core::wire::{sevenz, tar, zip};
 use weighbridge_core::{Limits, pickle};
-use weighbridge_scan::report::table;
+use weighbridge_scan::policy::Date;
+use weighbridge_scan::report::{Basis, sarif, table};
+use weighbridge_scan::{Baseline, Policy};
 
 use crate::exercise::{self, Budget};
 
@@ -70,6 +72,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "scan_file",
         run: scan_file,
+    },
+    Target {
+        name: "scan_policy",
+        run: scan_policy,
     },
 ];
 
@@ -357,8 +363,31 @@ pub fn scan_file(data: &[u8]) {
                 assert_eq!(report.files.len(), 1, "one file was scanned");
                 let _ = report.verdict();
                 let _ = table::lines(&report, true);
+                let run = sarif::Run {
+                    basis: &Basis::default(),
+                    exit_code: 0,
+                    root: std::path::Path::new("/"),
+                };
+                if let Err(e) = sarif::log(&report, &run) {
+                    panic!("a report that cannot be written: {e}");
+                }
             }
             Err(e) => panic!("what is wrong with a file is in its report: {e}"),
         }
     });
+}
+
+/// The files by which a user sets the scanner up, which may come with a repository.
+pub fn scan_policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let _ = Baseline::parse(text, "input");
+    let Some(day) = Date::new(2026, 1, 1) else {
+        return;
+    };
+    let policy = Policy::parse(text, "input", std::path::Path::new("/"), day);
+    if let Err(e) = policy {
+        assert!(e.advice().is_some(), "no word on what to do: {e}");
+    }
 }

@@ -259,6 +259,11 @@ fn scanned_files_mutated() {
     mutate("scan", &all, targets::scan_file);
 }
 
+#[test]
+fn policies_mutated() {
+    mutate("policy", &fixtures("policy"), targets::scan_policy);
+}
+
 /// One file of a model that is a directory is cut or mutated, the rest stays.
 #[test]
 fn directories_mutated() {

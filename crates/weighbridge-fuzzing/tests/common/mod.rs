@@ -224,7 +224,11 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
         }
         None => println!("skipped: the corpus, WEIGHBRIDGE_CORPUS is not set; seeds only"),
     }
-    let is_text = |c: &Case| [".json", ".tsv", ".md"].iter().any(|e| c.name.ends_with(e));
+    let is_text = |c: &Case| {
+        [".json", ".tsv", ".md", ".toml"]
+            .iter()
+            .any(|e| c.name.ends_with(e))
+    };
     let is_st = |c: &Case| c.name.ends_with(".safetensors");
     let zip = |c: &Case| c.bytes.starts_with(b"PK");
     let is_tar = |c: &Case| weighbridge_core::wire::tar::is_tar(&c.bytes);
@@ -237,6 +241,7 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
             .filter(|c| !is_text(c) && !is_st(c) && !zip(c) && !is_tar(c))
             .collect(),
         "pickle" => pickles(&torch),
+        "policy" => files(&root().join("fuzz/seeds/scan_policy")),
         "structure" => structures(torch),
         other => panic!("no fixtures are called {other}"),
     }
