@@ -249,7 +249,11 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     if kind == "graphs" {
         return graphs();
     }
-    let is_text = |c: &Case| [".json", ".tsv", ".md"].iter().any(|e| c.name.ends_with(e));
+    let is_text = |c: &Case| {
+        [".json", ".tsv", ".md", ".toml"]
+            .iter()
+            .any(|e| c.name.ends_with(e))
+    };
     let is_st = |c: &Case| c.name.ends_with(".safetensors");
     let zip = |c: &Case| c.bytes.starts_with(b"PK");
     let is_tar = |c: &Case| weighbridge_core::wire::tar::is_tar(&c.bytes);
@@ -262,6 +266,7 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
             .filter(|c| !is_text(c) && !is_st(c) && !zip(c) && !is_tar(c))
             .collect(),
         "pickle" => pickles(&torch),
+        "policy" => files(&root().join("fuzz/seeds/scan_policy")),
         "structure" => structures(torch),
         other => panic!("no fixtures are called {other}"),
     }
@@ -393,4 +398,9 @@ pub(crate) fn seeds() -> Vec<Case> {
     dirs.retain(|p| p.is_dir());
     dirs.sort();
     dirs.iter().flat_map(|d| files(d)).collect()
+}
+
+/// Those of one target.
+pub(crate) fn seeds_of(target: &str) -> Vec<Case> {
+    files(&root().join("fuzz/seeds").join(target))
 }

@@ -133,16 +133,16 @@ enum Module {
     Unknown,
 }
 
-struct Walk<'w, 'o> {
+struct Walk<'w, 'o, 'f> {
     lists: &'static Lists,
     place: &'w str,
     /// Whether classes are rebuilt from a graph beside the configuration, so that unknown ones
     /// are ordinary.
     revived: bool,
-    out: &'w mut Findings<'o>,
+    out: &'o mut Findings<'f>,
 }
 
-impl Walk<'_, '_> {
+impl Walk<'_, '_, '_> {
     fn add(&mut self, rule: &str, message: impl Into<String>, evidence: &str) -> Result<()> {
         self.out.add(rule, self.place, None, message, evidence)
     }
