@@ -15,8 +15,8 @@ use weighbridge_scan::{
 };
 
 use super::{
-    HEAD, compressed, gate, gguf, hdf5, media, npy, onnx, pickles, promise, tar, tensorflow, text,
-    zip,
+    HEAD, compressed, gate, gguf, hdf5, keras, media, npy, onnx, pickles, promise, tar, tensorflow,
+    text, zip,
 };
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
@@ -263,6 +263,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
         } else if !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
             && !hdf5::take(self, item)?
+            && !keras::take(self, item)?
             && !text::take(self, item)?
             && !media::take(self, item)?
             && !self.native(item)

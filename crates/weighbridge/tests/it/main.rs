@@ -14,6 +14,7 @@
 
 mod convert;
 mod directories;
+mod graphs;
 mod hostile_cases;
 mod pytorch;
 mod rule_fixtures;
