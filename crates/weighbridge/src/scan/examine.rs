@@ -12,7 +12,7 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, compressed, gate, media, pickles, promise, tar, text, zip};
+use super::{HEAD, compressed, gate, media, natives, pickles, promise, strings, tar, text, zip};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
@@ -254,6 +254,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
         } else if !text::take(self, item)?
             && !media::take(self, item)?
             && !compressed::take(self, item)?
+            && !natives::take(self, item)
         {
             self.unknown(item, detected);
         }
@@ -292,7 +293,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
                 message: v.message,
             });
         }
-        Ok(())
+        strings::safetensors(self, item)
     }
 
     /// A zip or a tar, torch's or another.

@@ -66,6 +66,8 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, place: &Place, data: &[u8]) -> Res
     cx.subject
         .pickles
         .push(PickleTrace::of(place.text(), place.base, &trace)?);
+    let hiding = weighbridge_scan::constants(&place.text(), place.base, &trace)?;
+    cx.subject.texts.extend(hiding);
     let Some(e) = trace.error.take() else {
         return Ok(Some(trace.end));
     };
@@ -103,6 +105,8 @@ fn take_at(cx: &mut Examiner<'_, '_>, item: &Item, name: &str, at: u64) -> Resul
             cx.subject
                 .pickles
                 .push(PickleTrace::of(place.text(), place.base, &trace)?);
+            let hiding = weighbridge_scan::constants(&place.text(), place.base, &trace)?;
+            cx.subject.texts.extend(hiding);
             trace.error = None;
             // Its offsets count from the item's first byte.
             let whole = if name.is_empty() {
