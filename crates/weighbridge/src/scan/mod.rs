@@ -20,6 +20,7 @@ mod onnx;
 mod onnx_tensor;
 mod pickles;
 mod promise;
+mod sevenz;
 mod stream;
 mod strings;
 mod tar;

@@ -335,8 +335,9 @@ impl Stream<'_> {
             let (Some(module), Some(name)) = (&g.module, &g.name) else {
                 return true;
             };
+            // The loaders of plain pickles are no part of a model, whatever they are handed.
             g.how != Use::Call
-                || catalogue.loads(module, name).is_none()
+                || catalogue.loads(module, name) != Some(Loads::Torch)
                 || opaque.contains(&(module.as_str(), name.as_str()))
         });
         Ok(())
