@@ -10,7 +10,7 @@ use weighbridge::structure::{Form, from_json, from_str, to_json};
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::codec::{self, Caps, Codec};
-use weighbridge_core::wire::{sevenz, tar, zip};
+use weighbridge_core::wire::{marshal, protobuf, sevenz, tar, zip};
 use weighbridge_core::{Limits, pickle};
 use weighbridge_scan::policy::Date;
 use weighbridge_scan::report::{Basis, sarif, table};
@@ -64,6 +64,14 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "pickle_machine",
         run: pickle_machine,
+    },
+    Target {
+        name: "protobuf_fields",
+        run: protobuf_fields,
+    },
+    Target {
+        name: "marshal_code",
+        run: marshal_code,
     },
     Target {
         name: "structure_json",
@@ -318,6 +326,58 @@ pub fn pickle_machine(data: &[u8]) {
     // Nodes name bytes of the stream: formatting follows every range.
     for node in trace.nodes.iter().take(10_000) {
         let _ = format!("{node:?}");
+    }
+}
+
+/// A protobuf message: every field, and every payload taken for a message again, as far as that
+/// goes.
+pub fn protobuf_fields(data: &[u8]) {
+    let source = SliceSource::new(data, "input");
+    let mut reader = protobuf::Reader::new(&source, 20_000);
+    let mut open = vec![(protobuf::Span::of(&source), 0)];
+    while let Some((span, depth)) = open.pop() {
+        let mut message = protobuf::Message::new(span);
+        let mut last = span.start;
+        while let Ok(Some(f)) = reader.next(&mut message) {
+            assert!(f.at >= last && f.at < span.end, "fields go backwards");
+            last = message.at();
+            assert!(
+                last > f.at && last <= span.end,
+                "a field passes its message"
+            );
+            let _ = reader.varints(&f, &mut |_| Ok(()));
+            let (protobuf::Value::Bytes(inner) | protobuf::Value::Group(inner)) = f.value else {
+                continue;
+            };
+            assert!(
+                inner.start > f.at && inner.start <= inner.end && inner.end <= last,
+                "a payload lies outside its field"
+            );
+            let _ = reader.text(inner, 64);
+            if depth < 8 {
+                open.push((inner, depth + 1));
+            }
+        }
+    }
+}
+
+/// A marshalled object: every reference in the tree leads to a node.
+pub fn marshal_code(data: &[u8]) {
+    let Ok(tree) = marshal::read(data) else {
+        return;
+    };
+    assert!(tree.end <= data.len(), "the reader ran past the stream");
+    let known = |i: usize| assert!(tree.node(i).is_some(), "{i} is no node");
+    known(tree.root);
+    for node in &tree.nodes {
+        if let marshal::Node::Items(items) = node {
+            items.iter().copied().for_each(known);
+        }
+    }
+    for code in tree.codes() {
+        [code.code, code.consts, code.names]
+            .into_iter()
+            .for_each(known);
     }
 }
 

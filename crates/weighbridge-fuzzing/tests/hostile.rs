@@ -260,6 +260,36 @@ fn scanned_files_mutated() {
 }
 
 #[test]
+fn graphs_cut_short() {
+    let small: Vec<Case> = fixtures("graphs")
+        .into_iter()
+        .filter(|c| c.bytes.len() < 1 << 10)
+        .collect();
+    cut("graph cut", &small, targets::scan_file);
+}
+
+#[test]
+fn graphs_mutated() {
+    mutate("graph", &fixtures("graphs"), targets::scan_file);
+}
+
+#[test]
+fn protobuf_mutated() {
+    mutate("protobuf", &fixtures("graphs"), targets::protobuf_fields);
+}
+
+#[test]
+fn marshal_mutated() {
+    let code: Vec<Case> = seeds()
+        .into_iter()
+        .filter(|c| c.name.contains("code_"))
+        .collect();
+    assert!(!code.is_empty(), "there are no seeds of code");
+    cut("marshal cut", &code, targets::marshal_code);
+    mutate("marshal", &code, targets::marshal_code);
+}
+
+#[test]
 fn policies_mutated() {
     mutate("policy", &fixtures("policy"), targets::scan_policy);
 }

@@ -212,6 +212,28 @@ fn files(dir: &Path) -> Vec<Case> {
     all
 }
 
+/// Graphs: the fixtures of their rules, and the corpus' models.
+fn graphs() -> Vec<Case> {
+    let rules = root().join("crates/weighbridge/tests/fixtures/scan");
+    let entries = std::fs::read_dir(&rules).unwrap_or_else(|e| panic!("{}: {e}", rules.display()));
+    let mut dirs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    dirs.retain(|p| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        ["WB-ONX", "WB-TFG", "WB-KER"]
+            .iter()
+            .any(|f| name.starts_with(f))
+    });
+    dirs.sort();
+    let mut out: Vec<Case> = dirs.iter().flat_map(|d| files(d)).collect();
+    if let Some(corpus) = corpus() {
+        for dir in ["onnx/malformed", "onnx/clean_control", "keras_tf"] {
+            out.extend(files(&corpus.join(dir)));
+        }
+    }
+    out.retain(|c| c.bytes.len() < 256 << 10);
+    out
+}
+
 /// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle` or `structure`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let (mut torch, mut st) = (seeds(), seeds());
@@ -223,6 +245,9 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
             st.extend(files(&corpus.join("safetensors")));
         }
         None => println!("skipped: the corpus, WEIGHBRIDGE_CORPUS is not set; seeds only"),
+    }
+    if kind == "graphs" {
+        return graphs();
     }
     let is_text = |c: &Case| {
         [".json", ".tsv", ".md", ".toml"]
