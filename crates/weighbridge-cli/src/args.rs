@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weighbridge::FormatId;
 
+use crate::sandbox::Confine;
 use crate::text::parse_size;
 
 /// One safe, fast toolkit for every ML model file format.
@@ -169,35 +170,81 @@ impl CheckFormat {
 
 /// Scan files for anything that harms whoever loads them
 ///
-/// Directories are searched recursively. Nothing is executed or imported.
+/// Directories are searched recursively. Nothing is executed or imported. With --quiet only files
+/// that are not clean are printed, one line each.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   weighbridge scan downloads/
   weighbridge scan --fail-on malicious --json model.pt
+  weighbridge scan --policy weighbridge.toml --format sarif --output scan.sarif models/
+  weighbridge scan --write-baseline known.json models/
+  weighbridge scan --baseline known.json --quiet models/
   weighbridge scan --explain WB-PKL-001
 
 Exit codes: 0 clean, 1 a finding reached --fail-on, 2 malformed or incomplete.")]
 pub(crate) struct Scan {
     /// Files and directories
-    #[arg(required_unless_present = "explain", value_name = "PATH")]
+    #[arg(required_unless_present_any = ["explain", "list_rules"], value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) report: ScanReport,
+
+    #[command(flatten)]
+    pub(crate) accept: ScanAccept,
+
+    /// Explain a rule and exit; without RULE, list all
+    #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "all")]
+    #[arg(conflicts_with = "paths")]
+    pub(crate) explain: Option<String>,
+
+    /// List all rules and exit
+    #[arg(long, conflicts_with_all = ["paths", "explain"])]
+    pub(crate) list_rules: bool,
+
+    /// Scan what .weighbridgeignore files hide too
+    #[arg(long)]
+    pub(crate) no_ignore: bool,
+
+    #[command(flatten)]
+    pub(crate) confine: Confine,
+}
+
+/// How a scan reports.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ScanReport {
     /// How to print the report
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub(crate) format: ReportFormat,
 
-    /// The least severity that makes the exit code 1
-    #[arg(long, value_name = "SEVERITY", default_value = "suspicious")]
-    pub(crate) fail_on: FailOn,
+    /// Write the report to FILE instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// What a scan accepts.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ScanAccept {
+    /// The least severity that makes the exit code 1 [default: the policy's, else suspicious]
+    #[arg(long, value_name = "SEVERITY")]
+    pub(crate) fail_on: Option<FailOn>,
 
     /// Exit 0 when nothing was found but something could not be looked at
     #[arg(long)]
     pub(crate) allow_incomplete: bool,
 
-    /// Explain a rule and exit
-    #[arg(long, value_name = "RULE", conflicts_with = "paths")]
-    pub(crate) explain: Option<String>,
+    /// Judge by this policy file too (docs/policy.md)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// Accept the findings that this file lists
+    #[arg(long, value_name = "FILE")]
+    pub(crate) baseline: Option<PathBuf>,
+
+    /// Accept everything found now and list it in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "baseline")]
+    pub(crate) write_baseline: Option<PathBuf>,
 }
 
 /// How a scan's report is printed.
@@ -207,6 +254,8 @@ pub(crate) enum ReportFormat {
     Table,
     /// The same as --json
     Json,
+    /// SARIF 2.1.0, for code hosting services and viewers
+    Sarif,
 }
 
 /// The least severity that counts as bad news.
@@ -441,5 +490,9 @@ mod tests {
         assert!(parse(&["diff", "a", "b", "--atol", "nan"]).is_err());
         assert!(parse(&["scan"]).is_err());
         assert!(parse(&["scan", "--explain", "WB-PKL-001"]).is_ok());
+        assert!(parse(&["scan", "--explain"]).is_ok());
+        assert!(parse(&["scan", "--list-rules"]).is_ok());
+        assert!(parse(&["scan", "--list-rules", "x"]).is_err());
+        assert!(parse(&["scan", "--baseline", "a", "--write-baseline", "b", "x"]).is_err());
     }
 }

@@ -28,13 +28,20 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The number that the process ends with.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::BadNews => 1,
+            Self::Failed => 2,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(e: Exit) -> Self {
-        Self::from(match e {
-            Exit::Done => 0,
-            Exit::BadNews => 1,
-            Exit::Failed => 2,
-        })
+        Self::from(e.code())
     }
 }
 
@@ -46,6 +53,41 @@ pub(crate) fn on_interrupt() {
         weighbridge::output::remove_temporaries();
         std::process::exit(INTERRUPTED);
     });
+}
+
+/// The same for a process that is about to enter its sandbox: the thread that waits for the
+/// signals is there before, and may open nothing at all.
+#[cfg(target_os = "linux")]
+pub(crate) fn watch_for_interrupts() {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut signals = SigSet::empty();
+    for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(s);
+    }
+    // Blocked in every thread there will be, they wait for the one that asks for them.
+    if signals.thread_block().is_err() {
+        return;
+    }
+    let (ready, begun) = std::sync::mpsc::channel();
+    let wait = move || {
+        weighbridge_sandbox::Sandbox::close_files_of_this_thread();
+        let _ = ready.send(());
+        while signals.wait().is_err() {}
+        std::process::exit(INTERRUPTED);
+    };
+    let watcher = std::thread::Builder::new().name("signals".into());
+    if watcher.spawn(wait).is_ok() {
+        // The process's own sandbox would keep the thread from giving up its rights.
+        let _ = begun.recv();
+    } else {
+        // Nobody would ever take them.
+        let _ = signals.thread_unblock();
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn watch_for_interrupts() {
+    on_interrupt();
 }
 
 #[cfg(test)]

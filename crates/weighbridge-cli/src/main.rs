@@ -5,6 +5,7 @@ mod cmd;
 mod exit;
 mod output;
 mod progress;
+mod sandbox;
 mod style;
 mod text;
 mod version;
@@ -26,7 +27,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e, &raw).into(),
     };
-    exit::on_interrupt();
+    if matches!(cli.verb, Some(Verb::Scan(_))) {
+        exit::watch_for_interrupts();
+    } else {
+        exit::on_interrupt();
+    }
     let mut out = Output::new(&cli.common);
     // Whatever goes wrong inside, the contract of exit codes holds.
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(cli, &mut out)));

@@ -63,6 +63,29 @@ impl Output {
         self.flush()
     }
 
+    /// Prints `bytes` as they are.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> weighbridge::Result<()> {
+        let done = self.out.write_all(bytes);
+        self.settle(done)?;
+        self.flush()
+    }
+
+    /// `document` as [`Output::document`] prints it.
+    ///
+    /// # Errors
+    /// None that occur: documents have no maps with other keys than strings.
+    pub(crate) fn rendered(document: &impl Serialize) -> weighbridge::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut ser = Serializer::with_formatter(&mut out, SafeFormatter::default());
+        let done = document.serialize(&mut ser).map_err(io::Error::from);
+        done.map_err(|e| Error::io("the document", e))?;
+        out.push(b'\n');
+        Ok(out)
+    }
+
     pub(crate) fn flush(&mut self) -> weighbridge::Result<()> {
         let done = self.out.flush();
         self.settle(done)

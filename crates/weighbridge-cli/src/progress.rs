@@ -66,9 +66,18 @@ pub(crate) struct Files {
 impl Files {
     /// A line labelled `label`, hidden as [`Progress`] is.
     pub(crate) fn new(output: &Output, label: &'static str) -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        Self::of(output, label, None)
+    }
+
+    /// The same over `total` files.
+    pub(crate) fn of(output: &Output, label: &'static str, total: Option<u64>) -> Self {
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
         bar.set_prefix(label);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {pos} {wide_msg}") {
+        let template = match total {
+            Some(_) => "{prefix} {pos}/{len} {wide_msg}",
+            None => "{prefix} {pos} {wide_msg}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         let visible = !output.quiet && std::io::stderr().is_terminal();
@@ -84,6 +93,11 @@ impl Files {
         self.bar.inc(1);
         self.bar
             .set_message(safe(&path.to_string_lossy()).into_owned());
+    }
+
+    /// Prints something while the line is out of the way.
+    pub(crate) fn above<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
     }
 }
 

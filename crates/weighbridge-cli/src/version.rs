@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use weighbridge::Result;
+use weighbridge_sandbox::{Layer, Sandbox};
 
 use crate::exit::Exit;
 use crate::output::{Output, SCHEMA_VERSION};
@@ -21,6 +22,7 @@ pub(crate) fn print(verbose: bool, out: &mut Output) -> Result<Exit> {
             "target": target,
             "reads": READS,
             "writes": WRITES,
+            "sandbox": sandbox(),
         }))?;
         return Ok(Exit::Done);
     }
@@ -29,9 +31,20 @@ pub(crate) fn print(verbose: bool, out: &mut Output) -> Result<Exit> {
         out.line(format_args!("target: {target}"))?;
         out.line(format_args!("reads: {}", READS.join(", ")))?;
         out.line(format_args!("writes: {}", WRITES.join(", ")))?;
+        out.line(format_args!("sandbox: {}", Sandbox::offered()))?;
         out.line(format_args!(
             "JSON documents: schema_version {SCHEMA_VERSION}"
         ))?;
     }
     Ok(Exit::Done)
+}
+
+/// What the system offers `scan` to confine itself with.
+fn sandbox() -> serde_json::Value {
+    let offered = Sandbox::offered();
+    json!({
+        "complete": offered.is_complete(),
+        "landlock_abi": offered.landlock_abi,
+        "seccomp": offered.calls == Layer::On,
+    })
 }

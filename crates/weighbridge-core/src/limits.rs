@@ -29,6 +29,9 @@ pub struct Limits {
     /// What one pickle's structure may take in memory, in bytes, beyond its proportion to the
     /// pickle: references make many values of few bytes.
     pub spare_bytes: u64,
+    /// Longest compressed member that may be inflated into a temporary file, in bytes; 0 for a
+    /// reader that may write nothing.
+    pub temporary_bytes: u64,
     /// Most parts (shards, rank files) in one model.
     pub parts: u64,
     /// How many bytes the tensors of a file may expand to; `None` is the default rule of
@@ -50,6 +53,7 @@ impl Default for Limits {
             inflate_bytes: 256 << 20,
             inflate_ratio: 1100,
             spare_bytes: 16 << 20,
+            temporary_bytes: u64::MAX,
             parts: 100_000,
             expand_bytes: None,
         }

@@ -11,6 +11,8 @@ use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::{tar, zip};
 use weighbridge_core::{Limits, pickle};
+use weighbridge_scan::checks::templates::{Context, judge};
+use weighbridge_scan::jinja;
 use weighbridge_scan::report::table;
 
 use crate::exercise::{self, Budget};
@@ -57,6 +59,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "scan_file",
         run: scan_file,
+    },
+    Target {
+        name: "jinja_template",
+        run: jinja_template,
     },
 ];
 
@@ -229,4 +235,31 @@ pub fn scan_file(data: &[u8]) {
             Err(e) => panic!("what is wrong with a file is in its report: {e}"),
         }
     });
+}
+
+/// A template: parsed and judged as whatever it may stand for. Every expression and finding lies
+/// in the text, and no expression refers to a later one.
+pub fn jinja_template(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if text.len() > jinja::MOST_BYTES {
+        return;
+    }
+    let tree = jinja::parse(&text);
+    for e in &tree.exprs {
+        assert!(
+            text.get(e.span.clone()).is_some(),
+            "no span of the text: {e:?}"
+        );
+    }
+    assert!(tree.errors.iter().all(|e| e.at <= text.len()));
+    if tree.tags > 0 {
+        assert!(jinja::looks_like_template(&text), "tags in a text without");
+    }
+    for context in [Context::Chat, Context::Template, Context::Text] {
+        if let Ok(judged) = judge(&text, context) {
+            for f in judged.findings {
+                assert!(f.span.start <= text.len(), "a finding outside: {f:?}");
+            }
+        }
+    }
 }

@@ -1,10 +1,16 @@
 //! Runs every check over a subject and makes the verdict.
 
+use std::sync::Arc;
+
 use weighbridge_core::Result;
 
+use crate::baseline::Baseline;
 use crate::checks;
-use crate::finding::{FileReport, Findings, Gap, Severity, Verdict};
+use crate::finding::{FileReport, Findings, Gap, Origin, Severity, Verdict};
+use crate::globals::Catalogue;
+use crate::policy::Policy;
 use crate::rule::Rules;
+use crate::settle::settle;
 use crate::subject::Subject;
 
 /// One check: code that applies one family of rules.
@@ -21,19 +27,44 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 6] = [
+static CHECKS: [&dyn Check; 7] = [
     &checks::pickle_globals::PickleGlobals,
     &checks::archive::Archive,
     &checks::markup::Markup,
     &checks::templates::Templates,
+    &checks::policy::Denied,
     &checks::torchscript::TorchScript,
     &checks::format::Format,
 ];
+
+/// What the user asks of a scan beyond the built-in rules.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// What is allowed, denied and silenced.
+    pub policy: Option<Arc<Policy>>,
+    /// Which findings are known already.
+    pub known: Known,
+}
+
+/// Which findings are known already.
+#[derive(Debug, Clone, Default)]
+pub enum Known {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those of a baseline.
+    Listed(Arc<Baseline>),
+    /// All that are found now: a baseline is being made at this path.
+    Everything(String),
+}
 
 /// The scanner.
 #[derive(Debug)]
 pub struct Engine {
     rules: &'static Rules,
+    /// Where the policy restricts the profiles.
+    catalogue: Option<Catalogue>,
+    settings: Settings,
 }
 
 impl Engine {
@@ -42,8 +73,23 @@ impl Engine {
     /// # Errors
     /// `Parameter` when the compiled-in rules do not parse, which the crate's tests rule out.
     pub fn new() -> Result<Self> {
+        Self::configured(&Settings::default())
+    }
+
+    /// An engine with the built-in rules and what the user asks.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn configured(settings: &Settings) -> Result<Self> {
+        let profiles = settings.policy.as_ref().and_then(|p| p.profiles());
+        let catalogue = match profiles {
+            Some(only) => Some(Catalogue::restricted(Some(&only))?),
+            None => None,
+        };
         Ok(Self {
             rules: Rules::builtin()?,
+            catalogue,
+            settings: settings.clone(),
         })
     }
 
@@ -57,14 +103,26 @@ impl Engine {
     /// # Errors
     /// `Parameter` when a check and the rules' data disagree, which the crate's tests rule out.
     pub fn run(&self, mut subject: Subject<'_>) -> Result<FileReport> {
-        let mut found = Findings::new(self.rules);
+        let policy = self.settings.policy.as_deref();
+        let mut found = Findings::judged_by(self.rules, self.catalogue.as_ref(), policy);
         for check in CHECKS {
             if let Err(e) = check.run(&subject, &mut found) {
                 subject.failed(&e);
             }
         }
-        let (findings, dropped) = found.into_sorted();
+        let worst_dropped = found.worst_dropped();
+        let (mut findings, dropped) = found.into_sorted();
+        if !findings.is_empty() {
+            let compressed = subject.compressed();
+            for f in findings.iter_mut().filter(|f| f.offset.is_some()) {
+                if compressed.contains(&f.place) {
+                    f.origin = Origin::Member;
+                }
+            }
+        }
+        let settled = settle(&self.settings, self.rules, &subject, findings)?;
         let mut incomplete = std::mem::take(&mut subject.gaps);
+        incomplete.extend(settled.gaps);
         if dropped > 0 {
             incomplete.push(Gap {
                 place: String::new(),
@@ -72,17 +130,19 @@ impl Engine {
                 reason: format!("{dropped} more findings are not listed"),
             });
         }
-        let verdict = verdict(
-            findings.first().map(|f| f.severity),
-            !subject.faults.is_empty(),
-            !incomplete.is_empty(),
-        );
+        // What there was no room for is accepted by nobody.
+        let worst = settled.findings.first().map(|f| f.severity);
+        let malformed = !subject.faults.is_empty();
         Ok(FileReport {
             path: subject.path,
             format: subject.format,
-            verdict,
-            findings,
+            verdict: verdict(worst.max(worst_dropped), malformed, !incomplete.is_empty()),
+            findings: settled.findings,
             incomplete,
+            suppressed: settled.suppressed,
+            malformed,
+            bytes: Some(subject.source.len()),
+            sha256: settled.sha256,
         })
     }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use weighbridge_core::Result;
 
+use crate::globals::Catalogue;
+use crate::policy::Policy;
 use crate::rule::Rules;
+use crate::subject::Use;
 
 /// How bad one finding is, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,6 +83,117 @@ pub struct Finding {
     pub evidence: String,
     /// Where the danger is described.
     pub reference: String,
+    /// What `offset` counts from, where that is not the file's first byte.
+    #[serde(rename = "offset_in", skip_serializing_if = "Origin::is_file")]
+    pub origin: Origin,
+    /// The global it is about, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global: Option<Global>,
+    /// What a policy has changed, where it has changed its severity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
+}
+
+/// What an offset counts from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The file's first byte.
+    #[default]
+    File,
+    /// The first byte of what the place names, which lies in the file compressed.
+    Member,
+}
+
+impl Origin {
+    fn is_file(&self) -> bool {
+        *self == Self::File
+    }
+}
+
+/// A global that a finding is about, as the file spells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Global {
+    /// The module.
+    pub module: String,
+    /// The name in it, possibly dotted.
+    pub name: String,
+    /// What is done with it.
+    #[serde(rename = "use", serialize_with = "use_as_text")]
+    pub how: Use,
+}
+
+/// Longest dotted name that findings carry, in bytes.
+const GLOBAL_BYTES: usize = 400;
+
+impl Global {
+    /// The global, unless its name is so long that no real one is meant.
+    pub fn of(module: &str, name: &str, how: Use) -> Option<Self> {
+        (module.len().saturating_add(name.len()) <= GLOBAL_BYTES).then(|| Self {
+            module: module.to_owned(),
+            name: name.to_owned(),
+            how,
+        })
+    }
+}
+
+fn use_as_text<S: Serializer>(how: &Use, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(match how {
+        Use::Import => "import",
+        Use::Construct => "construct",
+        Use::Call => "call",
+        Use::Change => "change",
+    })
+}
+
+/// A severity that a policy has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Overridden {
+    /// What the rule says.
+    pub severity: Severity,
+    /// The policy's entry and reason.
+    pub by: By,
+}
+
+/// What accepted or changed a finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum By {
+    /// A policy.
+    Policy {
+        /// Why, as its author says.
+        reason: String,
+        /// The policy file, as the user named it.
+        policy: String,
+        /// The entry in it, such as `allow 1`.
+        entry: String,
+    },
+    /// A baseline.
+    Baseline {
+        /// Why.
+        reason: String,
+        /// The baseline file, as the user named it.
+        baseline: String,
+    },
+}
+
+impl By {
+    /// Why.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Policy { reason, .. } | Self::Baseline { reason, .. } => reason,
+        }
+    }
+}
+
+/// A finding that a policy or a baseline accepts: the verdict is made without it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Suppressed {
+    /// The finding.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// What accepted it.
+    pub by: By,
 }
 
 /// A part of the file that could not be looked at.
@@ -108,18 +222,53 @@ pub struct FileReport {
     pub findings: Vec<Finding>,
     /// What could not be looked at.
     pub incomplete: Vec<Gap>,
+    /// What a policy or a baseline accepts, as `findings` are ordered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub suppressed: Vec<Suppressed>,
+    /// Whether the file breaks its format or reached a limit, whatever else the verdict says.
+    pub malformed: bool,
+    /// The size in bytes, where the file could be opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// The SHA-256 of the file, where a policy or a baseline asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
-/// Where checks put what they find.
+impl FileReport {
+    /// The report of something that could not be opened.
+    pub fn unread(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            format: "unknown".into(),
+            verdict: Verdict::Incomplete,
+            findings: Vec::new(),
+            incomplete: vec![Gap {
+                place: String::new(),
+                offset: None,
+                reason: reason.into(),
+            }],
+            suppressed: Vec::new(),
+            malformed: false,
+            bytes: None,
+            sha256: None,
+        }
+    }
+}
+
+/// Where checks put what they find, and what they judge by.
 ///
 /// The same thing met again at the same place is one finding with a count: a hostile pickle can
 /// repeat itself a million times and the report stays readable.
 #[derive(Debug)]
-pub struct Findings {
+pub struct Findings<'a> {
     rules: &'static Rules,
+    catalogue: Option<&'a Catalogue>,
+    policy: Option<&'a Policy>,
     found: Vec<(Finding, u64)>,
     seen: HashMap<(String, String, String, String), usize>,
     dropped: u64,
+    worst_dropped: Option<Severity>,
 }
 
 /// Most distinct findings kept for one file.
@@ -128,15 +277,44 @@ const MOST_FINDINGS: usize = 1000;
 /// Longest evidence kept, in characters.
 const EVIDENCE_CHARS: usize = 400;
 
-impl Findings {
+impl<'a> Findings<'a> {
     /// An empty collection whose severities and references come from `rules`.
     pub fn new(rules: &'static Rules) -> Self {
+        Self::judged_by(rules, None, None)
+    }
+
+    /// The same, for checks that judge by a catalogue other than the built-in one and by a
+    /// policy.
+    pub fn judged_by(
+        rules: &'static Rules,
+        catalogue: Option<&'a Catalogue>,
+        policy: Option<&'a Policy>,
+    ) -> Self {
         Self {
             rules,
+            catalogue,
+            policy,
             found: Vec::new(),
             seen: HashMap::new(),
             dropped: 0,
+            worst_dropped: None,
         }
+    }
+
+    /// What is known of globals.
+    ///
+    /// # Errors
+    /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out.
+    pub fn catalogue(&self) -> Result<&'a Catalogue> {
+        match self.catalogue {
+            Some(c) => Ok(c),
+            None => Catalogue::builtin(),
+        }
+    }
+
+    /// The user's policy.
+    pub fn policy(&self) -> Option<&'a Policy> {
+        self.policy
     }
 
     /// Records that `rule` found `evidence` at `offset` of `place`.
@@ -148,6 +326,22 @@ impl Findings {
         rule: &str,
         place: &str,
         offset: Option<u64>,
+        message: impl Into<String>,
+        evidence: impl Into<String>,
+    ) -> Result<()> {
+        self.add_global(rule, place, offset, None, message, evidence)
+    }
+
+    /// Records what [`Findings::add`] does, and the global it is about: policies may allow it.
+    ///
+    /// # Errors
+    /// As [`Findings::add`].
+    pub fn add_global(
+        &mut self,
+        rule: &str,
+        place: &str,
+        offset: Option<u64>,
+        global: Option<Global>,
         message: impl Into<String>,
         evidence: impl Into<String>,
     ) -> Result<()> {
@@ -166,14 +360,16 @@ impl Findings {
         if self.found.len() >= MOST_FINDINGS {
             self.dropped += 1;
             // The cap may not turn a malicious file into a suspicious one: make room for it.
-            let Some(slot) = self
-                .found
-                .iter()
-                .position(|(f, _)| f.severity < meta.severity)
-            else {
-                return Ok(());
+            let lesser = |(f, _): &(Finding, u64)| f.severity < meta.severity;
+            let slot = self.found.iter().position(lesser);
+            let gone = match slot {
+                Some(slot) => self.found.remove(slot).0.severity,
+                None => meta.severity,
             };
-            self.found.remove(slot);
+            self.worst_dropped = self.worst_dropped.max(Some(gone));
+            if slot.is_none() {
+                return Ok(());
+            }
             self.seen.clear();
         } else {
             self.seen.insert(key, self.found.len());
@@ -187,10 +383,18 @@ impl Findings {
                 message,
                 evidence,
                 reference: meta.references.first().cloned().unwrap_or_default(),
+                origin: Origin::File,
+                global,
+                overridden: None,
             },
             1,
         ));
         Ok(())
+    }
+
+    /// The worst severity of what there was no room for.
+    pub(crate) fn worst_dropped(&self) -> Option<Severity> {
+        self.worst_dropped
     }
 
     /// The findings, worst first, and how many more there were than are kept.
@@ -248,6 +452,7 @@ mod tests {
         }
         f.add("WB-PKL-001", "", None, "calls os.system", "os.system('x')")
             .unwrap();
+        assert_eq!(f.worst_dropped(), Some(Severity::Suspicious));
         let (out, dropped) = f.into_sorted();
         assert_eq!(out.len(), MOST_FINDINGS);
         assert_eq!(dropped, 11);

@@ -134,7 +134,16 @@ impl Catalogue {
         if let Some(c) = CATALOGUE.get() {
             return Ok(c);
         }
-        let allow = parse(
+        let built = Self::restricted(None)?;
+        Ok(CATALOGUE.get_or_init(|| built))
+    }
+
+    /// A catalogue in which only the profiles called `only` allow anything; `None` is all.
+    ///
+    /// # Errors
+    /// As [`Catalogue::builtin`].
+    pub fn restricted(only: Option<&[&str]>) -> Result<Self> {
+        let mut allow: AllowFile = parse(
             "pickle_allow.toml",
             include_str!("../rules/pickle_allow.toml"),
         )?;
@@ -142,7 +151,10 @@ impl Catalogue {
             "pickle_known.toml",
             include_str!("../rules/pickle_known.toml"),
         )?;
-        Ok(CATALOGUE.get_or_init(|| Self::build(allow, known)))
+        if let Some(only) = only {
+            allow.profile.retain(|p| only.contains(&p.name.as_str()));
+        }
+        Ok(Self::build(allow, known))
     }
 
     fn build(allow: AllowFile, known: KnownFile) -> Self {
@@ -250,7 +262,7 @@ impl Catalogue {
     }
 
     /// The full name in Python 3 (CPython's `Unpickler.find_class` with `fix_imports`).
-    fn canonical(&self, module: &str, name: &str) -> String {
+    pub(crate) fn canonical(&self, module: &str, name: &str) -> String {
         let full = format!("{module}.{name}");
         match (self.names.get(&full), self.modules.get(module)) {
             (Some(mapped), _) => mapped.clone(),
@@ -331,6 +343,18 @@ mod tests {
         }
         // What loads further pickles stays out even though torch itself writes one of them.
         assert!(!c.allowed.contains_key("torch.storage._load_from_bytes"));
+    }
+
+    #[test]
+    fn a_restricted_catalogue_allows_by_its_profiles_only() {
+        let few = Catalogue::restricted(Some(&["torch-weights-only"])).unwrap();
+        assert_eq!(few.profiles().len(), 1);
+        let ordered = few.judge("collections", "OrderedDict", Use::Call);
+        assert_eq!(ordered, Standing::Allowed);
+        let linear = |c: &Catalogue| {
+            c.judge("torch.nn.modules.linear", "Linear", Use::Construct) == Standing::Allowed
+        };
+        assert!(linear(Catalogue::builtin().unwrap()) && !linear(&few));
     }
 
     #[test]

@@ -8,19 +8,28 @@
 //! Rules are data in `rules/*.toml`, compiled in: their texts are what reports and `--explain`
 //! show, and their lists decide which globals of a pickle are allowed.
 
+mod baseline;
 pub mod checks;
+mod date;
 mod engine;
 mod finding;
 pub mod globals;
 pub mod jinja;
+pub mod policy;
 pub mod report;
 mod rule;
+mod settle;
 mod subject;
 mod trace;
 
-pub use engine::{Check, Engine};
-pub use finding::{FileReport, Finding, Findings, Gap, Severity, Verdict};
+pub use baseline::{Baseline, BaselineWriter};
+pub use engine::{Check, Engine, Known, Settings};
+pub use finding::{
+    By, FileReport, Finding, Findings, Gap, Global, Origin, Overridden, Severity, Suppressed,
+    Verdict,
+};
 pub use globals::{Catalogue, Standing};
+pub use policy::Policy;
 pub use rule::{RuleMeta, Rules};
 pub use subject::{
     ComputedCall, Config, Difference, Fault, GlobalUse, GraphKind, Link, Operator, PickleTrace,

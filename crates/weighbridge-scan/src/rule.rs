@@ -23,7 +23,103 @@ pub struct RuleMeta {
     pub advice: String,
     /// Where the danger is described: links and CWE, CVE or GHSA identifiers.
     pub references: Vec<String>,
+    /// Whether a finding of it means that something was not looked at, so that a file whose
+    /// finding a policy accepts is still `incomplete`.
+    #[serde(default)]
+    pub opaque: bool,
+    /// The evidence of a finding, as the rule's fixture gives it, where that is short text.
+    #[serde(default)]
+    pub example: Option<String>,
 }
+
+impl RuleMeta {
+    /// The family, the middle part of the identifier.
+    pub fn family(&self) -> &str {
+        self.id.split('-').nth(1).unwrap_or_default()
+    }
+
+    /// The identifiers of public catalogues among the references: CWE, CVE and GHSA.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        let listed = |r: &&String| !r.starts_with("https://");
+        self.references.iter().filter(listed).map(String::as_str)
+    }
+
+    /// The references, each with the address at which it can be read.
+    pub fn links(&self) -> impl Iterator<Item = (&str, String)> {
+        self.references.iter().map(|r| (r.as_str(), link(r)))
+    }
+
+    /// The address of the rule's text in the project's documents.
+    pub fn page(&self) -> String {
+        let repository = env!("CARGO_PKG_REPOSITORY");
+        let anchor = self.id.to_ascii_lowercase();
+        format!(
+            "{repository}/blob/main/docs/rules/{}.md#{anchor}",
+            self.family()
+        )
+    }
+}
+
+/// Where to read about a reference: links as they are, identifiers in their catalogue.
+fn link(reference: &str) -> String {
+    match reference.split_once('-') {
+        Some(("CWE", number)) => format!("https://cwe.mitre.org/data/definitions/{number}.html"),
+        Some(("CVE", _)) => format!("https://www.cve.org/CVERecord?id={reference}"),
+        Some(("GHSA", _)) => format!("https://github.com/advisories/{reference}"),
+        _ => reference.to_owned(),
+    }
+}
+
+/// The families of rules: identifier, name, what they look at.
+pub(crate) const FAMILIES: [(&str, &str, &str); 11] = [
+    (
+        "ARC",
+        "Archives",
+        "what archives hide, and where their members lead",
+    ),
+    (
+        "CFG",
+        "Configuration",
+        "settings that make a loader run or fetch something",
+    ),
+    (
+        "COD",
+        "Code",
+        "programs beside weights, and code that stands in data",
+    ),
+    (
+        "FMT",
+        "Formats",
+        "broken formats, and files that are not what they say",
+    ),
+    ("KER", "Keras", "layers and configurations that run code"),
+    (
+        "ONX",
+        "ONNX",
+        "graphs that reach out of their file or behave in two ways",
+    ),
+    (
+        "PKL",
+        "Pickles",
+        "what a pickle imports, calls and changes while it loads",
+    ),
+    ("POL", "Policy", "what the user's own policy forbids"),
+    (
+        "TFG",
+        "TensorFlow graphs",
+        "operators that reach files, processes or Python",
+    ),
+    (
+        "TPL",
+        "Templates",
+        "chat templates that reach Python or hide instructions",
+    ),
+    (
+        "TSC",
+        "TorchScript",
+        "operators that the code of a TorchScript archive calls",
+    ),
+];
 
 /// The rules of one file; what else it holds belongs to the checks.
 #[derive(Deserialize)]
@@ -35,12 +131,13 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     crate::checks::archive::DATA,
     crate::checks::markup::DATA,
     ("format.toml", include_str!("../rules/format.toml")),
     ("pickle.toml", include_str!("../rules/pickle.toml")),
     crate::checks::templates::DATA,
+    ("policy.toml", include_str!("../rules/policy.toml")),
     crate::checks::torchscript::DATA,
 ];
 
@@ -117,6 +214,7 @@ mod tests {
             let number = parts.next().unwrap();
             assert!(number.len() == 3 && number.bytes().all(|b| b.is_ascii_digit()));
             assert_eq!(parts.next(), None);
+            assert!(FAMILIES.iter().any(|f| f.0 == family), "{}", r.id);
             for text in [&r.title, &r.why, &r.advice] {
                 assert!(!text.trim().is_empty(), "{} lacks a text", r.id);
             }
@@ -133,6 +231,27 @@ mod tests {
             }
         }
         assert!(ids.len() >= 8);
+    }
+
+    #[test]
+    fn a_rule_knows_its_page_and_its_tags() {
+        let rule = Rules::builtin().unwrap().get("WB-PKL-001").unwrap();
+        assert_eq!(rule.tags().collect::<Vec<_>>(), ["CWE-502"]);
+        assert!(rule.page().ends_with("/docs/rules/PKL.md#wb-pkl-001"));
+        assert_eq!(
+            link("CWE-502"),
+            "https://cwe.mitre.org/data/definitions/502.html"
+        );
+        assert_eq!(
+            link("CVE-2025-1716"),
+            "https://www.cve.org/CVERecord?id=CVE-2025-1716"
+        );
+        assert_eq!(link("https://x.y/z"), "https://x.y/z");
+    }
+
+    #[test]
+    fn families_are_sorted_and_named_once() {
+        assert!(FAMILIES.windows(2).all(|w| w[0].0 < w[1].0));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the scanner looks at: everything a caller saw of one file.
 
+use std::collections::HashSet;
+
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, ErrorKind, model::Model};
 
@@ -320,6 +322,24 @@ impl<'a> Subject<'a> {
             faults: Vec::new(),
             gaps: Vec::new(),
         }
+    }
+
+    /// The places that lie in the file compressed, so that offsets there count from the place's
+    /// own first byte.
+    pub(crate) fn compressed(&self) -> HashSet<String> {
+        let pickles = self.pickles.iter().map(|x| (&x.place, x.base));
+        let scripts = self.scripts.iter().map(|x| (&x.place, x.base));
+        let templates = self.templates.iter().map(|x| (&x.place, x.base));
+        let texts = self.texts.iter().map(|x| (&x.place, x.base));
+        let programs = self.programs.iter().map(|x| (&x.place, x.base));
+        pickles
+            .chain(scripts)
+            .chain(templates)
+            .chain(texts)
+            .chain(programs)
+            .filter(|(place, base)| base.is_none() && !place.is_empty())
+            .map(|(place, _)| place.clone())
+            .collect()
     }
 
     /// Records that reading gave `error`: what the file is to blame for makes it malformed,

@@ -1,85 +1,172 @@
 //! `weighbridge scan`.
 
-use weighbridge::Result;
-use weighbridge::scan::{ScanOptions, scan};
-use weighbridge_scan::report::{Report, json, table};
-use weighbridge_scan::{RuleMeta, Rules, Severity};
+mod explain;
+mod printer;
 
-use crate::args::{FailOn, ReportFormat, Scan};
+use std::path::Path;
+use std::sync::Arc;
+
+use weighbridge::output::same_file;
+use weighbridge::scan::{Listing, ScanOptions, list, scan_listed};
+use weighbridge::{Error, Result};
+use weighbridge_scan::report::{Basis, Totals};
+use weighbridge_scan::{Baseline, BaselineWriter, Known, Policy, Settings, Severity};
+
+use crate::args::{FailOn, ReportFormat, Scan, ScanAccept};
 use crate::exit::Exit;
-use crate::output::{Output, SCHEMA_VERSION};
+use crate::output::Output;
 use crate::progress::Files;
+use crate::sandbox::LateFile;
 use crate::style::Tone;
-use crate::text::safe;
+use printer::Printer;
 
 pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
-    out.json |= args.format == ReportFormat::Json;
-    if let Some(id) = &args.explain {
-        return explain(Rules::builtin()?.get(id)?, out);
+    out.json |= args.report.format == ReportFormat::Json;
+    match args.explain.as_deref() {
+        Some(id) if id != "all" => return explain::one(id, out),
+        Some(_) => return explain::all(out),
+        None if args.list_rules => return explain::all(out),
+        None => {}
     }
-    let progress = Files::new(out, "scanning");
-    let report = scan(&args.paths, &ScanOptions::default(), &mut |path| {
-        progress.next(path)
+    for written in [&args.report.output, &args.accept.write_baseline] {
+        not_an_input(written.as_deref(), args)?;
+    }
+    let settings = settings(&args.accept)?;
+    let basis = Basis::of(&settings);
+    say_expired(&basis, out);
+    let options = options(args, settings);
+    let listing = listed(args, &options, out)?;
+    // What is written after the scan is opened before it: the sandbox opens nothing.
+    let baseline_file = late(args.accept.write_baseline.as_deref())?;
+    let mut printer = Printer::new(args, out)?;
+    let writes: Vec<&LateFile> = baseline_file.iter().chain(printer.file_to()).collect();
+    args.confine.enter(listing.reads(), &writes, out)?;
+
+    let progress = Files::of(out, "scanning", Some(listing.len() as u64));
+    let mut totals = Totals::default();
+    let mut baseline = BaselineWriter::default();
+    let mut next = |path: &Path| progress.next(path);
+    scan_listed(&listing, &options, &mut next, &mut |file| {
+        totals.add(&file);
+        if baseline_file.is_some() {
+            baseline.add(&file);
+        }
+        progress.above(|| printer.file(file, out))
     })?;
     drop(progress);
-    if out.json {
-        out.document(&json::Document::new(&report))?;
-    } else {
-        // Clean files are worth a line each only when somebody named them.
-        let all = report.files.len() <= args.paths.len();
-        for line in table::lines(&report, all) {
-            let tone = match line.tone {
-                table::Tone::Plain => Tone::Plain,
-                table::Tone::Good => Tone::Good,
-                table::Tone::Warn => Tone::Warn,
-                table::Tone::Bad => Tone::Bad,
-            };
-            out.line(out.style.paint(tone, safe(&line.text)))?;
-        }
+    let exit = exit(&totals, &args.accept, options.settings.policy.as_deref());
+    printer.finish(&totals, &basis, exit, out)?;
+    if let Some(file) = baseline_file {
+        let n = baseline.len();
+        let text = format!("{n} findings accepted into {}", file.path().display());
+        file.write(baseline.finish()?.as_bytes())?;
+        out.note(Tone::Head, "baseline", &text);
     }
-    Ok(exit(&report, args))
+    Ok(exit)
 }
 
-fn exit(report: &Report, args: &Scan) -> Exit {
-    let fail_on = match args.fail_on {
+/// How files are scanned. The number of cores is asked for here: under a container's quota it
+/// stands in files that the sandbox closes.
+fn options(args: &Scan, settings: Settings) -> ScanOptions {
+    let mut options = ScanOptions {
+        settings,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        ignore_files: !args.no_ignore,
+        contain_panics: true,
+        ..ScanOptions::default()
+    };
+    if let Some(p) = &options.settings.policy {
+        p.limit(&mut options.limits);
+    }
+    options
+}
+
+/// Finds the files, by their names only.
+fn listed(args: &Scan, options: &ScanOptions, out: &Output) -> Result<Listing> {
+    let progress = Files::new(out, "listing");
+    let listing = list(&args.paths, options, &mut |path| progress.next(path))?;
+    drop(progress);
+    if listing.ignored() > 0 {
+        let n = listing.ignored();
+        let files = if n == 1 { "file is" } else { "files are" };
+        out.note(
+            Tone::Warn,
+            "ignored",
+            &format!(
+                "{n} {files} not scanned, as .weighbridgeignore asks (--no-ignore scans them)"
+            ),
+        );
+    }
+    if listing.is_empty() && listing.ignored() > 0 {
+        return Err(Error::parameter(
+            "scan.nothing-left",
+            "every file is ignored: nothing is known of them",
+        )
+        .help("--no-ignore scans them"));
+    }
+    Ok(listing)
+}
+
+/// Refuses to write over what is scanned or judged by.
+fn not_an_input(written: Option<&Path>, args: &Scan) -> Result<()> {
+    let Some(written) = written else {
+        return Ok(());
+    };
+    let read = [&args.accept.policy, &args.accept.baseline];
+    let read = args.paths.iter().chain(read.into_iter().flatten());
+    if read.into_iter().any(|p| same_file(p, written)) {
+        return Err(Error::parameter(
+            "scan.output-is-input",
+            "the file to write is one that the scan reads",
+        )
+        .in_file(written.display().to_string())
+        .help("write it under another name"));
+    }
+    Ok(())
+}
+
+/// Reads what the user accepts, before anything is scanned.
+fn settings(args: &ScanAccept) -> Result<Settings> {
+    let policy = args.policy.as_deref().map(Policy::load).transpose()?;
+    let known = match (&args.baseline, &args.write_baseline) {
+        (_, Some(path)) => Known::Everything(path.display().to_string()),
+        (Some(path), None) => Known::Listed(Arc::new(Baseline::load(path)?)),
+        (None, None) => Known::Nothing,
+    };
+    Ok(Settings {
+        policy: policy.map(Arc::new),
+        known,
+    })
+}
+
+fn say_expired(basis: &Basis, out: &Output) {
+    let Some(policy) = &basis.policy else { return };
+    for e in &policy.expired {
+        let (path, entry, day, reason) = (&policy.path, &e.entry, &e.expires, &e.reason);
+        let text = format!("{path}, {entry} expired after {day} and no longer applies ({reason})");
+        out.note(Tone::Warn, "warning", &text);
+    }
+}
+
+fn exit(totals: &Totals, args: &ScanAccept, policy: Option<&Policy>) -> Exit {
+    let said = args.fail_on.map(|f| match f {
         FailOn::Suspicious => Severity::Suspicious,
         FailOn::Malicious => Severity::Malicious,
-    };
-    if report.worst().is_some_and(|w| w >= fail_on) {
+    });
+    let fail_on = said
+        .or_else(|| policy?.fail_on())
+        .unwrap_or(Severity::Suspicious);
+    let allowed = args.allow_incomplete || policy.and_then(Policy::allow_incomplete) == Some(true);
+    if totals.worst().is_some_and(|w| w >= fail_on) {
         Exit::BadNews
-    } else if report.any_malformed() || (report.any_incomplete() && !args.allow_incomplete) {
+    } else if totals.malformed || (totals.incomplete && !allowed) {
         Exit::Failed
     } else {
         Exit::Done
     }
 }
 
-fn explain(rule: &RuleMeta, out: &mut Output) -> Result<Exit> {
-    if out.json {
-        out.document(&serde_json::json!({
-            "schema_version": SCHEMA_VERSION,
-            "rule": rule.id,
-            "title": rule.title,
-            "severity": rule.severity.as_str(),
-            "why": rule.why,
-            "advice": rule.advice,
-            "references": rule.references,
-        }))?;
-        return Ok(Exit::Done);
-    }
-    let style = out.style;
-    out.line(format_args!(
-        "{}: {}",
-        style.paint(Tone::Head, &rule.id),
-        rule.title
-    ))?;
-    out.line(format_args!("severity: {}", rule.severity.as_str()))?;
-    out.line("")?;
-    out.line(&rule.why)?;
-    out.line("")?;
-    out.line(format_args!("What to do: {}", rule.advice))?;
-    for r in &rule.references {
-        out.line(format_args!("See: {r}"))?;
-    }
-    Ok(Exit::Done)
+/// Opens what is to be written when the scan is done.
+fn late(path: Option<&Path>) -> Result<Option<LateFile>> {
+    path.map(LateFile::open).transpose()
 }

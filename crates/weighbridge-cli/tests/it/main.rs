@@ -13,6 +13,8 @@ mod convert;
 mod diff;
 mod inspect;
 mod scan;
+mod scan_policy;
+mod scan_report;
 mod schema;
 mod streams;
 mod usage;

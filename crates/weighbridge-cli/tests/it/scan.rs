@@ -145,3 +145,114 @@ fn samples_of_the_corpus_that_need_no_other_format_get_their_verdicts() {
     }
     assert!(bad > 100 && good > 20, "{bad} {good}");
 }
+
+/// The same answers inside the sandbox and outside, where a link leads out of the folder too.
+#[cfg(unix)]
+#[test]
+fn the_sandbox_changes_no_answer() {
+    let f = Folder::new();
+    for d in ["blobs", "snapshots", "snapshots/x"] {
+        std::fs::create_dir(f.path().join(d)).unwrap();
+    }
+    f.write("blobs/1f", EVIL);
+    f.write("blobs/2a", &small());
+    f.write("snapshots/x/config.json", b"{\"a\": 1}");
+    for (link, blob) in [("model.bin", "1f"), ("model.safetensors", "2a")] {
+        let to = format!("../../blobs/{blob}");
+        std::os::unix::fs::symlink(to, f.at(&format!("snapshots/x/{link}"))).unwrap();
+    }
+    let mut paths = vec![f.at("snapshots")];
+    if let Some(corpus) = corpus() {
+        paths.push(corpus.join("scan").to_str().unwrap().to_owned());
+        paths.push(corpus.join("torch").to_str().unwrap().to_owned());
+    }
+    for path in &paths {
+        let inside = run(&["scan", "--json", path]);
+        let outside = run(&["scan", "--json", "--no-sandbox", path]);
+        assert_eq!(inside.code, outside.code, "{path}");
+        assert!(inside.stdout == outside.stdout, "{path}");
+    }
+    let (code, d) = run_json("scan", &["scan", &paths[0]]);
+    assert_eq!(code, 1);
+    let verdicts: Vec<_> = d["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x["verdict"].as_str().unwrap())
+        .collect();
+    assert_eq!(verdicts, ["clean", "malicious", "clean"]);
+}
+
+#[test]
+fn the_sandbox_can_be_required() {
+    let f = Folder::new();
+    let m = f.write("m.safetensors", &small());
+    let version = run(&["--version", "--verbose", "--json"]);
+    let version: serde_json::Value = serde_json::from_str(&version.stdout).unwrap();
+    let offered = version["sandbox"]["complete"] == json!(true);
+    let r = run(&["scan", "--require-sandbox", &m]);
+    assert_eq!(r.code, if offered { 0 } else { 2 }, "{}", r.stderr);
+    let r = run(&["scan", &m]);
+    assert_eq!((r.code, r.stderr.is_empty()), (0, offered), "{}", r.stderr);
+    let r = run(&["scan", "--quiet", &m]);
+    assert_eq!((r.code, r.stderr.as_str()), (0, ""));
+    let r = run(&["scan", "--no-sandbox", "--require-sandbox", &m]);
+    assert_eq!(r.code, 2);
+    let r = run(&["--version", "--verbose"]);
+    assert!(r.stdout.contains("\nsandbox: "), "{}", r.stdout);
+}
+
+#[test]
+fn what_is_ignored_is_said() {
+    let f = Folder::new();
+    f.write("m.safetensors", &small());
+    f.write("evil.pkl", EVIL);
+    f.write(".weighbridgeignore", b"evil.*\n");
+    let folder = f.path().to_str().unwrap();
+    let r = run(&["scan", folder]);
+    assert_eq!(r.code, 0);
+    assert!(r.stderr.contains("1 file is not scanned"), "{}", r.stderr);
+    assert_eq!(run(&["scan", "--no-ignore", folder]).code, 1);
+    assert_eq!(run(&["scan", &f.at("evil.pkl")]).code, 1);
+    // Nothing is not clean.
+    f.write(".weighbridgeignore", b"*\n");
+    let r = run(&["scan", folder]);
+    assert_eq!(r.code, 2, "{}", r.stdout);
+    f.write(".weighbridgeignore", b"{a\n");
+    assert_eq!(run(&["scan", folder]).code, 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_scan_exits_130() {
+    use std::time::{Duration, Instant};
+    let f = Folder::new();
+    // Millions of opcodes that do nothing: they take a while.
+    let mut idle = b"\x80\x04".to_vec();
+    idle.extend(b"N0".repeat(15_000_000));
+    idle.extend(b"N.");
+    for n in 0..6 {
+        f.write(&format!("{n}.pkl"), &idle);
+    }
+    let mut child = crate::common::command(&["scan", f.path().to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "it is at work");
+    let id = child.id().to_string();
+    let killed = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(killed.unwrap().success());
+    let begun = Instant::now();
+    let code = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.code();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(code, Some(130));
+}

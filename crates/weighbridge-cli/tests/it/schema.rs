@@ -1,5 +1,6 @@
-//! The documents' schemas (docs/schema), and a validator of the part of JSON Schema 2020-12 that
-//! they use: a full one would bring seventy crates. A keyword it does not know fails the test.
+//! The documents' schemas (docs/schema) and SARIF's, and a validator of the part of JSON Schema
+//! (2020-12, and draft 4 where SARIF needs it) that they use: a full one would bring dozens of
+//! crates. A keyword it does not know fails the test.
 
 use std::path::Path;
 
@@ -20,6 +21,19 @@ pub fn load(name: &str) -> Json {
     serde_json::from_str(&text).unwrap()
 }
 
+/// Panics with every way in which `document` departs from OASIS's schema of SARIF 2.1.0.
+#[track_caller]
+pub fn assert_sarif(document: &Json) {
+    let errors = validate(&sarif(), document);
+    assert!(errors.is_empty(), "{errors:#?}\nin {document:#}");
+}
+
+/// OASIS's schema of SARIF 2.1.0.
+pub fn sarif() -> Json {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sarif-schema-2.1.0.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
 /// What is wrong with `document`.
 pub fn validate(schema: &Json, document: &Json) -> Vec<String> {
     let mut errors = Vec::new();
@@ -33,10 +47,17 @@ struct Validator<'a> {
 
 impl Validator<'_> {
     fn check(&self, schema: &Json, value: &Json, at: &str, out: &mut Vec<String>) {
+        if let Some(all) = schema.as_bool() {
+            if !all {
+                out.push(format!("{at}: must not be there"));
+            }
+            return;
+        }
         for (keyword, rule) in schema.as_object().expect("a schema is an object") {
             let mut fail = |text: String| out.push(format!("{at}: {text}"));
             match keyword.as_str() {
                 "$schema" | "$id" | "title" | "description" | "$defs" | "then" | "else" => {}
+                "id" | "definitions" | "default" => {}
                 "$ref" => self.check(self.resolve(rule), value, at, out),
                 "const" if value != rule => fail(format!("{value} is not {rule}")),
                 "enum" if !rule.as_array().unwrap().contains(value) => {
@@ -61,6 +82,25 @@ impl Validator<'_> {
                         .collect();
                     if tries.iter().all(|t| !t.is_empty()) {
                         fail(format!("fits none of the alternatives: {tries:?}"));
+                    }
+                }
+                "oneOf" => {
+                    let fits = |s: &&Json| self.errors(s, value, at).is_empty();
+                    let n = rule.as_array().unwrap().iter().filter(fits).count();
+                    if n != 1 {
+                        fail(format!("fits {n} of the alternatives, not one"));
+                    }
+                }
+                "uniqueItems" => {
+                    let items = value.as_array().map_or(&[][..], Vec::as_slice);
+                    let twice = |(n, item): (usize, &Json)| items[..n].contains(item);
+                    if rule == true && items.iter().enumerate().any(twice) {
+                        fail("an item stands twice".into());
+                    }
+                }
+                "format" => {
+                    if value.as_str().is_some_and(|s| !has_format(s, rule)) {
+                        fail(format!("{value} is no {rule}"));
                     }
                 }
                 "if" => {
@@ -94,6 +134,11 @@ impl Validator<'_> {
                 "minimum" => {
                     if value.as_f64().is_some_and(|v| v < rule.as_f64().unwrap()) {
                         fail(format!("{value} is under {rule}"));
+                    }
+                }
+                "maximum" => {
+                    if value.as_f64().is_some_and(|v| v > rule.as_f64().unwrap()) {
+                        fail(format!("{value} is over {rule}"));
                     }
                 }
                 "minLength" => {
@@ -163,6 +208,20 @@ impl Validator<'_> {
         self.root
             .pointer(pointer)
             .expect("the reference leads somewhere")
+    }
+}
+
+/// The formats that SARIF's schema names. URIs by the characters of RFC 3986 and, where they have
+/// to be absolute, their scheme.
+fn has_format(text: &str, format: &Json) -> bool {
+    let uri = Regex::new(r"^([A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*$").unwrap();
+    let absolute = Regex::new("^[A-Za-z][A-Za-z0-9+.-]*:").unwrap();
+    let time = Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$").unwrap();
+    match format.as_str().unwrap() {
+        "uri" => uri.is_match(text) && absolute.is_match(text),
+        "uri-reference" => uri.is_match(text),
+        "date-time" => time.is_match(text),
+        other => panic!("no format `{other}`"),
     }
 }
 

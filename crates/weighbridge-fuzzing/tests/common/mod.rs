@@ -212,7 +212,8 @@ fn files(dir: &Path) -> Vec<Case> {
     all
 }
 
-/// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle` or `structure`.
+/// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle`, `structure` or
+/// `template`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let (mut torch, mut st) = (seeds(), seeds());
     torch.push(example());
@@ -224,11 +225,17 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
         }
         None => println!("skipped: the corpus, WEIGHBRIDGE_CORPUS is not set; seeds only"),
     }
-    let is_text = |c: &Case| [".json", ".tsv", ".md"].iter().any(|e| c.name.ends_with(e));
+    let is_text = |c: &Case| {
+        [".json", ".tsv", ".md", ".jinja"]
+            .iter()
+            .any(|e| c.name.ends_with(e))
+    };
     let is_st = |c: &Case| c.name.ends_with(".safetensors");
     let zip = |c: &Case| c.bytes.starts_with(b"PK");
     let is_tar = |c: &Case| weighbridge_core::wire::tar::is_tar(&c.bytes);
+    let is_template = |c: &Case| c.name.ends_with(".jinja");
     match kind {
+        "template" => st.into_iter().filter(is_template).collect(),
         "safetensors" => st.into_iter().filter(is_st).collect(),
         "zip" => torch.into_iter().filter(zip).collect(),
         "tar" => torch.into_iter().filter(is_tar).collect(),

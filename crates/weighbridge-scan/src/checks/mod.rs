@@ -4,5 +4,6 @@ pub mod archive;
 pub mod format;
 pub mod markup;
 pub mod pickle_globals;
+pub mod policy;
 pub mod templates;
 pub mod torchscript;

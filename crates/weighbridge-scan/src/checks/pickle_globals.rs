@@ -3,7 +3,7 @@
 use weighbridge_core::Result;
 
 use crate::engine::Check;
-use crate::finding::Findings;
+use crate::finding::{Findings, Global};
 use crate::globals::{Catalogue, Standing};
 use crate::subject::{ComputedCall, GlobalUse, PickleTrace, Subject, Use};
 
@@ -26,7 +26,7 @@ impl Check for PickleGlobals {
     }
 
     fn run(&self, subject: &Subject<'_>, out: &mut Findings) -> Result<()> {
-        let catalogue = Catalogue::builtin()?;
+        let catalogue = out.catalogue()?;
         for p in &subject.pickles {
             for g in &p.globals {
                 judge(catalogue, p, g, out)?;
@@ -58,7 +58,8 @@ fn judge(
     let full = format!("{module}.{name}");
     if global.how == Use::Change {
         let message = format!("sets state on {full}, which it imported");
-        return out.add("WB-PKL-008", &pickle.place, offset, message, &full);
+        let known = Global::of(module, name, global.how);
+        return out.add_global("WB-PKL-008", &pickle.place, offset, known, message, &full);
     }
     if pickle.torchscript && is_torchscript_class(module) {
         return Ok(());
@@ -97,7 +98,8 @@ fn judge(
         Use::Import | Use::Change => full,
         Use::Call | Use::Construct => format!("{full}({})", global.args),
     };
-    out.add(rule, &pickle.place, offset, message, evidence)
+    let known = Global::of(module, name, global.how);
+    out.add_global(rule, &pickle.place, offset, known, message, evidence)
 }
 
 fn judge_computed(

@@ -12,13 +12,13 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, media, pickles, promise, tar, text, zip};
+use super::{HEAD, compressed, gate, media, pickles, promise, tar, text, zip};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
 
 /// Bytes that may be inflated to be looked into for each byte of the file, and at least.
-const INFLATED_PER_BYTE: u64 = 64;
+const INFLATED_PER_BYTE: u64 = 1100;
 const INFLATED_LEAST: u64 = 16 << 20;
 
 /// Most bytes that are inflated in all for one file: they are held in memory.
@@ -159,11 +159,19 @@ impl<'s, 'a> Examiner<'s, 'a> {
 
     /// How inner readers are opened.
     pub(super) fn options(&self) -> OpenOptions {
-        OpenOptions {
+        let mut options = OpenOptions {
             backend: Backend::Pread,
             limits: self.limits.clone(),
             ..OpenOptions::default()
-        }
+        };
+        // A scan writes nothing: its sandbox would not let it.
+        options.limits.temporary_bytes = 0;
+        options
+    }
+
+    /// How many bytes may still be inflated.
+    pub(super) fn inflatable(&self) -> u64 {
+        self.inflated_left
     }
 
     /// Counts `bytes` that are taken out of another form into memory.
@@ -178,6 +186,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
                 "the compressed parts hold far more than the file's size justifies",
             )
         })?;
+        gate::spend(bytes);
         Ok(())
     }
 
@@ -242,7 +251,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.container(item, format, is_zip)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !text::take(self, item)? && !media::take(self, item)? {
+        } else if !text::take(self, item)?
+            && !media::take(self, item)?
+            && !compressed::take(self, item)?
+        {
             self.unknown(item, detected);
         }
         // Under a name or a head that promises something else, loaders that look for the other
@@ -343,6 +355,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             return;
         }
         let e = match detected {
+            // TensorFlow's checkpoints of version 1 have that name too.
+            Detected::Extension(_) if item.extension() == "ckpt" => {
+                Error::unsupported("format.unknown", "no checkpoint of a known format")
+            }
             Detected::Extension(f) => Error::malformed(
                 "format.not-what-it-says",
                 format!(

@@ -3,7 +3,11 @@
 //!
 //! Formats know nothing of the scanner and the scanner knows no format; this is where they meet.
 
+mod compressed;
+mod drive;
 mod examine;
+mod gate;
+mod ignored;
 mod json;
 mod media;
 mod pickles;
@@ -15,15 +19,17 @@ mod xml;
 mod yaml;
 mod zip;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge_core::source::{Backend, open_file};
 use weighbridge_core::{Limits, Result};
-use weighbridge_scan::report::Report;
-use weighbridge_scan::{Engine, FileReport, Gap, Subject};
+use weighbridge_scan::{Engine, FileReport, Settings, Subject};
 
 use examine::{Examiner, Item, Place};
+
+pub use drive::{scan, scan_listed};
+pub use walk::{Listing, list};
 
 /// How many bytes are looked at to tell what a file or a member is.
 const HEAD: u64 = 64 << 10;
@@ -33,49 +39,21 @@ const HEAD: u64 = 64 << 10;
 pub struct ScanOptions {
     /// What the files may cost.
     pub limits: Limits,
-}
-
-/// Scans the files at `paths`, folders recursively and in the order of their names. `progress` is
-/// told each file before it is read.
-///
-/// # Errors
-/// `Io` when one of `paths` does not exist. What goes wrong with a file beneath is in its report.
-pub fn scan(
-    paths: &[PathBuf],
-    options: &ScanOptions,
-    progress: &mut dyn FnMut(&Path),
-) -> Result<Report> {
-    let engine = Engine::new()?;
-    let mut report = Report::default();
-    for path in paths {
-        walk::walk(path, &options.limits, &mut |found| {
-            let file = match found {
-                walk::Found::File(path) => {
-                    progress(path);
-                    scan_file(&engine, path, &options.limits)?
-                }
-                walk::Found::Skipped(path, reason) => unread(path, reason),
-            };
-            report.files.push(file);
-            Ok(())
-        })?;
-    }
-    Ok(report)
+    /// How many files are looked into at a time; 0 for one a core.
+    pub threads: usize,
+    /// Whether `.weighbridgeignore` files are obeyed: the one in the current directory and those
+    /// in the folders that are scanned, never one further down.
+    pub ignore_files: bool,
+    /// Whether a file that makes the scanner panic gets a report that says so, and the scan goes
+    /// on, instead of the panic going on.
+    pub contain_panics: bool,
+    /// The user's policy and baseline.
+    pub settings: Settings,
 }
 
 /// The report of something that was not opened.
 fn unread(path: &Path, reason: String) -> FileReport {
-    FileReport {
-        path: path.display().to_string(),
-        format: "unknown".into(),
-        verdict: weighbridge_scan::Verdict::Incomplete,
-        findings: Vec::new(),
-        incomplete: vec![Gap {
-            place: String::new(),
-            offset: None,
-            reason,
-        }],
-    }
+    FileReport::unread(path.display().to_string(), reason)
 }
 
 fn scan_file(engine: &Engine, path: &Path, limits: &Limits) -> Result<FileReport> {

@@ -81,6 +81,9 @@ fn take_at(cx: &mut Examiner<'_, '_>, item: &Item, name: &str, at: u64) -> Resul
     } else {
         item.place.inside(name, Some(at))
     };
+    // The stream and about as much again for its values.
+    let most = item.source.len().saturating_sub(at);
+    super::gate::spend(most.min(cx.limits.pickle_bytes).saturating_mul(2));
     match load_pickle(item.source.as_ref(), at, cx.limits) {
         Ok((data, len)) => {
             take(cx, &place, &data)?;

@@ -66,6 +66,7 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
         cx.failed(&item.place, e);
         return Ok(true);
     }
+    super::gate::spend(item.source.len());
     let bytes = item.source.read_vec(0..item.source.len())?;
     let Ok(text) = std::str::from_utf8(&bytes) else {
         return Ok(false);
@@ -76,7 +77,9 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
         return Ok(true);
     }
     let extension = item.extension();
-    if MODELS.contains(&extension.as_str()) {
+    // `.bin` promises nothing: an empty one is a marker.
+    let marker = extension == "bin" && text.is_empty();
+    if MODELS.contains(&extension.as_str()) && !marker {
         let e = Error::malformed("format.text", "text under the name of a model")
             .help("a failed download often leaves a page or a message in the model's place");
         cx.failed(&item.place, e);

@@ -1,78 +1,245 @@
-//! Finding the files to scan.
+//! Finding the files to scan, by their names only: nothing is opened but folders.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
-use weighbridge_core::{Error, Limits, Result};
+use weighbridge_core::{Error, Result};
 
-/// What the walk met.
-pub(super) enum Found<'a> {
-    /// A file, to be scanned.
-    File(&'a Path),
-    /// Something that is not scanned, and why.
-    Skipped(&'a Path, String),
+use super::ScanOptions;
+use super::ignored::Ignored;
+
+/// What will be scanned, in the order of the reports: the paths as they were given, and in each
+/// folder by name.
+#[derive(Debug, Default)]
+pub struct Listing {
+    pub(super) entries: Vec<Entry>,
+    /// The paths that were given.
+    roots: Vec<PathBuf>,
+    /// Links to files: they may lead out of the folders.
+    links: Vec<PathBuf>,
+    ignored: u64,
+    bytes: u64,
 }
 
-/// Gives every file at or beneath `path` to `f`, folders in the order of their names.
+/// One path that gets a report.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) path: PathBuf,
+    pub(super) what: What,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// A file to be looked into.
+    File,
+    /// The file of an earlier entry, reached another way.
+    Same(usize),
+    /// Something that is not scanned, and why.
+    Skipped(String),
+}
+
+impl Listing {
+    /// How many paths get a report.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is nothing to scan.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How long the files are together, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many files `.weighbridgeignore` files hide.
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// Everything that has to be readable for the scan: the paths that were given, and the links
+    /// met beneath them, which may lead elsewhere.
+    pub fn reads(&self) -> impl Iterator<Item = &Path> {
+        self.roots.iter().chain(&self.links).map(PathBuf::as_path)
+    }
+}
+
+/// Lists what is at and beneath `paths`. `seen` is told of each path that is met.
 ///
 /// # Errors
-/// `Io` when `path` itself cannot be looked at, and what `f` returns.
-pub(super) fn walk(
-    path: &Path,
-    limits: &Limits,
-    f: &mut dyn FnMut(Found<'_>) -> Result<()>,
-) -> Result<()> {
-    let meta = std::fs::metadata(path)
-        .map_err(|e| Error::io("cannot open", e).in_file(path.display().to_string()))?;
-    if meta.is_dir() {
-        folder(path, limits.depth, f)
-    } else {
-        f(Found::File(path))
+/// `Io` when one of `paths` cannot be looked at; `Io` or `Parameter` when an ignore file cannot
+/// be followed. What goes wrong beneath is in the listing.
+pub fn list(
+    paths: &[PathBuf],
+    options: &ScanOptions,
+    seen: &mut dyn FnMut(&Path),
+) -> Result<Listing> {
+    let mut walk = Walk {
+        listing: Listing::default(),
+        known: HashMap::new(),
+        seen,
+    };
+    for path in paths {
+        let meta = std::fs::metadata(path)
+            .map_err(|e| Error::io("cannot open", e).in_file(path.display().to_string()))?;
+        walk.listing.roots.push(path.clone());
+        if !meta.is_dir() {
+            walk.file(path.clone(), &meta);
+            continue;
+        }
+        let ignored = if options.ignore_files {
+            Ignored::of(path)?
+        } else {
+            Ignored::default()
+        };
+        let ignored = (!ignored.is_empty()).then_some(&ignored);
+        walk.folder(path, Path::new(""), options.limits.depth, ignored);
+    }
+    Ok(walk.listing)
+}
+
+/// What tells a file whatever path leads to it, and the name under which it was reached: what a
+/// loader makes of a file depends on its name too.
+type Identity = (u64, u64, OsString);
+
+struct Walk<'a> {
+    listing: Listing,
+    known: HashMap<Identity, usize>,
+    seen: &'a mut dyn FnMut(&Path),
+}
+
+impl Walk<'_> {
+    /// Lists the folder at `path`, which lies at `beneath` in the folder that was given.
+    fn folder(&mut self, path: &Path, beneath: &Path, depth: u32, ignored: Option<&Ignored>) {
+        (self.seen)(path);
+        let Some(depth) = depth.checked_sub(1) else {
+            return self.skipped(path.into(), "folders lie in each other too deep".into());
+        };
+        let names = match names(path) {
+            Ok(names) => names,
+            Err(e) => return self.skipped(path.into(), format!("cannot list the folder: {e}")),
+        };
+        for name in names {
+            let p = path.join(&name);
+            let Ok(link) = std::fs::symlink_metadata(&p) else {
+                self.skipped(p, "cannot be looked at".into());
+                continue;
+            };
+            let below = ignored.map(|i| (i, beneath.join(&name)));
+            if let Some((patterns, below)) = &below
+                && patterns.hides(below, link.is_dir())
+            {
+                self.listing.ignored += if link.is_dir() { count(&p, depth) } else { 1 };
+            } else if link.is_dir() {
+                let below = below.map(|(_, b)| b).unwrap_or_default();
+                self.folder(&p, &below, depth, ignored);
+            } else if link.is_symlink() {
+                self.link(p);
+            } else {
+                self.file(p, &link);
+            }
+        }
+    }
+
+    /// A link to a file is followed (model caches are made of them); one to a folder is not,
+    /// because it can lead anywhere and back.
+    fn link(&mut self, path: PathBuf) {
+        match std::fs::metadata(&path) {
+            Ok(m) if m.is_dir() => {
+                self.skipped(path, "a symbolic link to a folder is not followed".into());
+            }
+            Ok(m) => {
+                if m.is_file() {
+                    self.listing.links.push(path.clone());
+                }
+                self.file(path, &m);
+            }
+            Err(e) => self.skipped(path, format!("cannot be opened: {e}")),
+        }
+    }
+
+    fn file(&mut self, path: PathBuf, meta: &Metadata) {
+        if !meta.is_file() {
+            return self.skipped(path, "neither a file nor a folder".into());
+        }
+        let next = self.listing.entries.len();
+        let what = match identity(&path, meta) {
+            Some(id) => match *self.known.entry(id).or_insert(next) {
+                first if first == next => What::File,
+                first => What::Same(first),
+            },
+            None => What::File,
+        };
+        if what == What::File {
+            self.listing.bytes = self.listing.bytes.saturating_add(meta.len());
+        }
+        self.listing.entries.push(Entry { path, what });
+    }
+
+    fn skipped(&mut self, path: PathBuf, why: String) {
+        self.listing.entries.push(Entry {
+            path,
+            what: What::Skipped(why),
+        });
     }
 }
 
-fn folder(path: &Path, depth: u32, f: &mut dyn FnMut(Found<'_>) -> Result<()>) -> Result<()> {
+/// The names in a folder, in their order.
+fn names(path: &Path) -> std::io::Result<Vec<OsString>> {
+    let mut names = std::fs::read_dir(path)?
+        .map(|e| e.map(|e| e.file_name()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// How many files lie beneath a folder that is hidden.
+fn count(path: &Path, depth: u32) -> u64 {
     let Some(depth) = depth.checked_sub(1) else {
-        return f(Found::Skipped(
-            path,
-            "folders lie in each other too deep".into(),
-        ));
+        return 0;
     };
-    let entries = std::fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let entries = match entries {
-        Ok(e) => e,
-        Err(e) => return f(Found::Skipped(path, format!("cannot list the folder: {e}"))),
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return 0;
     };
-    let mut paths: Vec<PathBuf> = entries.into_iter().map(|e| e.path()).collect();
-    paths.sort();
-    for p in paths {
-        let Ok(link) = std::fs::symlink_metadata(&p) else {
-            f(Found::Skipped(&p, "cannot be looked at".into()))?;
-            continue;
-        };
-        if link.is_dir() {
-            folder(&p, depth, f)?;
-            continue;
-        }
-        // A link to a file is followed (model caches are made of them); one to a folder is not,
-        // because it can lead anywhere and back.
-        match std::fs::metadata(&p) {
-            Ok(m) if m.is_file() => f(Found::File(&p))?,
-            Ok(m) if m.is_dir() => {
-                f(Found::Skipped(
-                    &p,
-                    "a symbolic link to a folder is not followed".into(),
-                ))?;
-            }
-            Ok(_) => f(Found::Skipped(&p, "neither a file nor a folder".into()))?,
-            Err(e) => f(Found::Skipped(&p, format!("cannot be opened: {e}")))?,
-        }
-    }
-    Ok(())
+    let of = |e: std::fs::DirEntry| match e.file_type() {
+        Ok(t) if t.is_dir() => count(&e.path(), depth),
+        _ => 1,
+    };
+    entries.flatten().map(of).sum()
+}
+
+#[cfg(unix)]
+fn identity(path: &Path, meta: &Metadata) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    let name = path.file_name()?.to_ascii_lowercase();
+    Some((meta.dev(), meta.ino(), name))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Path, _: &Metadata) -> Option<Identity> {
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn listed(paths: &[PathBuf], base: &Path, options: &ScanOptions) -> (Vec<String>, Listing) {
+        let listing = list(paths, options, &mut |_| {}).unwrap();
+        let shown = listing.entries.iter().map(|e| {
+            let name = e.path.strip_prefix(base).unwrap().display();
+            match &e.what {
+                What::File => format!("{name}"),
+                What::Same(n) => format!("{name} = {n}"),
+                What::Skipped(_) => format!("{name} !"),
+            }
+        });
+        (shown.collect(), listing)
+    }
 
     #[test]
     fn folders_are_walked_in_order_and_links_to_folders_are_not_followed() {
@@ -88,20 +255,66 @@ mod tests {
             std::os::unix::fs::symlink(at("a"), at("d")).unwrap();
             std::os::unix::fs::symlink(at("gone"), at("e")).unwrap();
         }
-        let (mut files, mut skipped) = (Vec::new(), Vec::new());
-        let mut f = |found: Found<'_>| {
-            let name = |p: &Path| p.strip_prefix(dir.path()).unwrap().display().to_string();
-            match found {
-                Found::File(p) => files.push(name(p)),
-                Found::Skipped(p, _) => skipped.push(name(p)),
-            }
-            Ok(())
-        };
-        walk(dir.path(), &Limits::default(), &mut f).unwrap();
+        let options = ScanOptions::default();
+        let (shown, listing) = listed(&[dir.path().to_owned()], dir.path(), &options);
         if cfg!(unix) {
-            assert_eq!(files, ["a", "b/2.bin", "c", "d"]);
-            assert_eq!(skipped, ["b/loop", "e"]);
+            assert_eq!(shown, ["a", "b/2.bin", "b/loop !", "c", "d", "e !"]);
+            let reads: Vec<_> = listing.reads().collect();
+            assert_eq!(reads, [dir.path(), &at("d")]);
         }
-        assert!(walk(&at("missing"), &Limits::default(), &mut |_| Ok(())).is_err());
+        assert!(list(&[at("missing")], &options, &mut |_| {}).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_under_one_name_in_two_places_is_known_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: &str| dir.path().join(n);
+        for d in ["a", "b"] {
+            std::fs::create_dir(at(d)).unwrap();
+        }
+        std::fs::write(at("a/m.pt"), b"x").unwrap();
+        std::fs::hard_link(at("a/m.pt"), at("b/m.pt")).unwrap();
+        // What it is called decides what loads it.
+        std::fs::hard_link(at("a/m.pt"), at("b/other.py")).unwrap();
+        std::os::unix::fs::symlink("../a/m.pt", at("b/M.PT")).unwrap();
+        let root = [dir.path().to_owned()];
+        let (shown, listing) = listed(&root, dir.path(), &ScanOptions::default());
+        assert_eq!(shown, ["a/m.pt", "b/M.PT = 0", "b/m.pt = 0", "b/other.py"]);
+        assert_eq!(listing.bytes(), 2);
+    }
+
+    #[test]
+    fn what_is_ignored_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: &str| dir.path().join(n);
+        std::fs::create_dir_all(at("skip/deep")).unwrap();
+        std::fs::create_dir(at("model")).unwrap();
+        for f in ["skip/1", "skip/deep/2", "a.log", "m.pt", "model/x.log"] {
+            std::fs::write(at(f), b"x").unwrap();
+        }
+        std::fs::write(at(".weighbridgeignore"), "*.log\nskip/\n").unwrap();
+        // One that came with a model hides nothing.
+        std::fs::write(at("model/.weighbridgeignore"), "*\n").unwrap();
+        std::fs::write(at("model/evil.pt"), b"x").unwrap();
+        let options = ScanOptions {
+            ignore_files: true,
+            ..ScanOptions::default()
+        };
+        let root = [dir.path().to_owned()];
+        let (shown, listing) = listed(&root, dir.path(), &options);
+        let kept = [
+            ".weighbridgeignore",
+            "m.pt",
+            "model/.weighbridgeignore",
+            "model/evil.pt",
+        ];
+        assert_eq!(shown, kept);
+        assert_eq!(listing.ignored(), 4);
+        let (shown, listing) = listed(&root, dir.path(), &ScanOptions::default());
+        assert_eq!((shown.len(), listing.ignored()), (8, 0));
+        // Named on the command line, it is scanned.
+        let (shown, _) = listed(&[at("a.log")], dir.path(), &options);
+        assert_eq!(shown, ["a.log"]);
     }
 }

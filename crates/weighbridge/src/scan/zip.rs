@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge_core::source::{ByteSource, Window};
-use weighbridge_core::wire::zip::{Archive, Member, Method};
+use weighbridge_core::wire::codec::Caps;
+use weighbridge_core::wire::zip::survey::{Entry, Kind, Reading, Survey, View};
+use weighbridge_core::wire::zip::{Archive, Method};
 use weighbridge_core::{Error, ErrorKind, Result};
-use weighbridge_scan::Script;
+use weighbridge_scan::{Difference, Link, Script};
 
 use super::examine::{Examiner, Item, Place};
 use super::pickles;
@@ -61,22 +63,18 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
     for _ in 0..MOST_ARCHIVES {
         let window: Arc<dyn ByteSource> =
             Arc::new(Window::new(Arc::clone(&item.source), 0..end, name.clone())?);
-        let archive = Archive::open(Arc::clone(&window), cx.limits)?;
-        let start = archive.prefix_bytes();
-        let mut signature = [0u8; 4];
-        if start >= 4 {
-            window.read_at(0, &mut signature)?;
+        let start = before(&window)?;
+        if start == 0 {
+            return one(cx, &window, &item.place);
         }
-        if start == 0 || signature != *b"PK\x03\x04" {
-            return one(cx, &archive, &item.place);
+        if item.extension() != "distcp" {
+            let message =
+                "another archive lies before this one: readers from the front see that one";
+            differ(cx, &item.place, "zip.hidden", Some(start), message);
         }
-        // Another archive lies before this one: look at this one as if it stood alone.
+        // Look at this one as if it stood alone.
         let alone: Arc<dyn ByteSource> = Arc::new(Window::new(window, start..end, name.clone())?);
-        one(
-            cx,
-            &Archive::open(alone, cx.limits)?,
-            &item.place.from(start),
-        )?;
+        one(cx, &alone, &item.place.from(start))?;
         end = start;
     }
     Err(Error::limit(
@@ -85,54 +83,177 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
     ))
 }
 
+/// Where the last archive of `source` begins, when another whole one lies before it; else 0.
+fn before(source: &Arc<dyn ByteSource>) -> Result<u64> {
+    let start = ends_in_archive(source)?.unwrap_or(0);
+    let mut signature = [0u8; 4];
+    if start < 22 {
+        return Ok(0);
+    }
+    source.read_at(0, &mut signature)?;
+    if signature != *b"PK\x03\x04" {
+        return Ok(0);
+    }
+    let rest = Window::new(Arc::clone(source), 0..start, source.name().to_owned())?;
+    let rest: Arc<dyn ByteSource> = Arc::new(rest);
+    Ok(ends_in_archive(&rest)?.map_or(0, |_| start))
+}
+
+fn differ(cx: &mut Examiner<'_, '_>, place: &Place, rule: &str, at: Option<u64>, message: &str) {
+    cx.subject.differences.push(Difference {
+        rule: rule.into(),
+        place: place.text(),
+        offset: at.map(|at| place.offset(at)),
+        message: message.into(),
+    });
+}
+
 /// What the whole archive says of its members.
 struct Holder<'p> {
+    survey: Survey,
     place: &'p Place,
     torch: bool,
     torchscript: bool,
 }
 
 /// One archive.
-fn one(cx: &mut Examiner<'_, '_>, archive: &Archive, place: &Place) -> Result<()> {
-    for e in archive.check_layout()? {
-        cx.failed(place, e);
-    }
+fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -> Result<()> {
+    let survey = Survey::of(Arc::clone(source), cx.limits)?;
     // Looked up once: an archive may have a hundred thousand members.
+    let strict = Archive::open(Arc::clone(source), cx.limits).ok();
     let holder = Holder {
+        torch: match &strict {
+            Some(a) => crate::format::pytorch::is_torch_zip(a),
+            None => survey
+                .entries()
+                .iter()
+                .any(|e| e.name().ends_with("/data.pkl")),
+        },
+        torchscript: strict
+            .as_ref()
+            .is_some_and(crate::format::pytorch::is_torchscript_zip),
+        survey,
         place,
-        torch: crate::format::pytorch::is_torch_zip(archive),
-        torchscript: crate::format::pytorch::is_torchscript_zip(archive),
     };
+    let begins = source.read_vec(0..source.len().min(4))? == b"PK\x03\x04";
+    for d in holder.survey.differences() {
+        difference(cx, place, d, begins);
+    }
     let programs = cx.subject.programs.len();
-    let model = holder.torch || archive.members().iter().any(|m| is_model(&m.name));
-    let mut left = archive.source().len();
-    for m in archive.members() {
-        cx.subject.members.push(m.name.clone());
-        if m.is_dir() {
+    // Each way of reading a member once; members that lie over each other would be read for ever.
+    let mut left = source.len().saturating_mul(2).saturating_add(1 << 20);
+    let entries = holder.survey.entries();
+    let model = holder.torch || entries.iter().any(|e| is_model(e.name()));
+    for (i, e) in entries.iter().enumerate() {
+        for name in e.names() {
+            cx.subject.members.push(name.to_owned());
+        }
+        if e.is_dir() {
             continue;
         }
-        // Members that lie over each other: reading the same bytes for each of thousands would
-        // take hours.
-        let Some(rest) = left.checked_sub(m.stored) else {
-            let message = "members lie over each other: together they are longer than the file";
-            let e = Error::malformed("zip.overlap", message).at(m.central_offset);
-            cx.failed(place, e);
-            break;
-        };
-        left = rest;
-        if m.is_encrypted() {
-            let member = place.inside(m.name.as_str(), None).text();
-            cx.subject.encrypted.push(member);
-        } else if let Err(e) = member(cx, archive, m, &holder) {
-            if e.kind() == ErrorKind::Io {
-                return Err(e);
+        link(cx, &holder, i, e)?;
+        for reading in holder.survey.readings(i) {
+            let Some(rest) = left.checked_sub(reading.stored) else {
+                let message = "members lie over each other: together they are longer than the file";
+                let error = Error::malformed("zip.overlap", message).at(e.header_offset);
+                cx.failed(place, error);
+                return Ok(());
+            };
+            left = rest;
+            if let Err(error) = member(cx, &holder, e, &reading) {
+                if error.kind() == ErrorKind::Io {
+                    return Err(error);
+                }
+                cx.failed(place, error);
             }
-            cx.failed(place, e.within(m.name.as_str()));
         }
     }
     for p in cx.subject.programs.iter_mut().skip(programs) {
         p.beside_model |= model;
     }
+    if begins {
+        gaps(cx, source, &holder)?;
+    }
+    Ok(())
+}
+
+/// What readers disagree on either breaks the format or hides something.
+fn difference(
+    cx: &mut Examiner<'_, '_>,
+    place: &Place,
+    d: &weighbridge_core::wire::zip::survey::Difference,
+    begins: bool,
+) {
+    match d.kind {
+        // What lies before the archive is what the file is first of all; that was looked at.
+        Kind::Prefix if !begins => {}
+        Kind::Gap | Kind::Prefix | Kind::Trailing | Kind::Unlisted => {
+            differ(cx, place, "zip.hidden", Some(d.offset), &d.message);
+        }
+        Kind::Crc
+        | Kind::Version
+        | Kind::Descriptor
+        | Kind::MissingLocal
+        | Kind::Overlap
+        | Kind::NoEndRecord
+        | Kind::Count
+        | Kind::Volumes
+        | Kind::Extra => {
+            let e = Error::malformed("zip.layout", d.message.clone()).at(d.offset);
+            cx.failed(place, e);
+        }
+        kind => {
+            let rule = format!("zip.{}", kind.as_str());
+            differ(cx, place, &rule, Some(d.offset), &d.message);
+        }
+    }
+}
+
+/// Bytes that belong to no member: some reader may take them for something.
+fn gaps(
+    cx: &mut Examiner<'_, '_>,
+    source: &Arc<dyn ByteSource>,
+    holder: &Holder<'_>,
+) -> Result<()> {
+    for gap in holder.survey.gaps().iter().take(MOST_GAPS) {
+        let window = Window::new(Arc::clone(source), gap.clone(), source.name().to_owned())?;
+        let place = holder
+            .place
+            .inside("outside of the members", Some(gap.start));
+        cx.inner(&Item::new(Arc::new(window), place, "")?)?;
+    }
+    Ok(())
+}
+
+/// Most gaps between members that are looked into.
+const MOST_GAPS: usize = 100;
+
+/// Notes a symbolic link: its contents are the target (APPNOTE 4.4.15; Info-ZIP keeps the file
+/// mode of Unix in the upper half of the external attributes).
+fn link(cx: &mut Examiner<'_, '_>, holder: &Holder<'_>, entry: usize, e: &Entry) -> Result<()> {
+    let Some(central) = &e.central else {
+        return Ok(());
+    };
+    let mut attributes = [0u8; 4];
+    let source = holder.survey.source();
+    source.read_at(central.at.saturating_add(38), &mut attributes)?;
+    let mode = u32::from_le_bytes(attributes) >> 16;
+    if mode & 0xf000 != 0xa000 || central.size > 1 << 16 {
+        return Ok(());
+    }
+    let mut target = Vec::new();
+    for reading in holder.survey.readings(entry).iter().take(1) {
+        let caps = Caps::new(1 << 16, u64::MAX);
+        let _ = holder.survey.read(reading, &caps, &mut |part| {
+            target.extend_from_slice(part);
+            Ok(())
+        });
+    }
+    cx.subject.links.push(Link {
+        member: central.name.clone(),
+        target: String::from_utf8_lossy(&target).into_owned(),
+        hard: false,
+    });
     Ok(())
 }
 
@@ -142,29 +263,30 @@ fn is_model(name: &str) -> bool {
     super::text::MODELS.contains(&extension.to_ascii_lowercase().as_str())
 }
 
+/// One member as one reader gets it.
 fn member(
     cx: &mut Examiner<'_, '_>,
-    archive: &Archive,
-    m: &Member,
     holder: &Holder<'_>,
+    e: &Entry,
+    reading: &Reading,
 ) -> Result<()> {
-    if holder.torch && is_tensor_record(&m.name) {
+    if holder.torch && e.names().iter().all(|n| is_tensor_record(n)) {
         // Raw values: no loader interprets them.
         return Ok(());
     }
-    if m.size == 0 {
+    if reading.stored == 0 {
         return Ok(());
     }
-    let Some(item) = item_of(cx, archive, m, holder)? else {
+    let Some(item) = item_of(cx, holder, e, reading)? else {
         return Ok(());
     };
-    if holder.torchscript && m.name.ends_with(".py") {
+    if holder.torchscript && item.name.ends_with(".py") {
         return script(cx, &item);
     }
     let before = cx.subject.pickles.len();
     let pickled = holder.torch
-        && (m.name.ends_with(".debug_pkl")
-            || pickles::is_pickle(&item.head, Path::new(&m.name), cx.limits));
+        && (item.name.ends_with(".debug_pkl")
+            || pickles::is_pickle(&item.head, Path::new(&item.name), cx.limits));
     if pickled {
         // A torch archive's pickles have their storages beside them: they are no models.
         pickles::take_stream(cx, &item, 0)?;
@@ -177,33 +299,69 @@ fn member(
     Ok(())
 }
 
+/// Longest stored member whose checksum is verified: longer ones are weights.
+const CHECKED: u64 = 16 << 20;
+
 /// The bytes of a member: a window of the file where it is stored as it is, else inflated into
-/// memory. `None` when it could not be read, which has been recorded.
+/// memory. `None` when they are encrypted, which has been recorded.
 fn item_of(
     cx: &mut Examiner<'_, '_>,
-    archive: &Archive,
-    m: &Member,
     holder: &Holder<'_>,
+    e: &Entry,
+    reading: &Reading,
 ) -> Result<Option<Item>> {
-    if m.method == Method::Stored {
-        let at = archive.data_offset(m)?;
-        let window = Window::new(
-            Arc::clone(archive.source()),
-            at..at.saturating_add(m.stored),
-            m.name.clone(),
-        )?;
-        let place = holder.place.inside(m.name.as_str(), Some(at));
-        return Item::new(Arc::new(window), place, m.name.clone()).map(Some);
+    let survey = &holder.survey;
+    let name = match reading.view {
+        View::Central => e.name(),
+        View::Local => e.local.as_ref().map_or("", |h| h.name.as_str()),
+    };
+    let plain = reading.method == Method::Stored;
+    let mut data = Vec::new();
+    let mut outcome = Ok(true);
+    if !plain || reading.stored <= CHECKED {
+        let room = if plain { CHECKED } else { cx.inflatable() };
+        let done = survey.read(reading, &Caps::new(room, RATIO), &mut |part| {
+            if !plain {
+                data.extend_from_slice(part);
+            }
+            Ok(())
+        });
+        outcome = done.map(|o| o.is_intact() || (o.size_matches && survey.checksums_off()));
+        cx.inflate(data.len() as u64)?;
     }
-    let cap = archive.most_read(m, cx.limits.pickle_bytes);
-    cx.inflate(m.size.min(cap))?;
-    let (data, failed) = contents(archive, m, cap);
-    if let Some(e) = failed {
-        cx.failed(holder.place, e);
+    let item = if plain {
+        let range = reading.at..reading.at.saturating_add(reading.stored);
+        let window = Window::new(Arc::clone(survey.source()), range, name.to_owned())?;
+        let place = holder.place.inside(name, Some(reading.at));
+        Item::new(Arc::new(window), place, name)?
+    } else {
+        Item::of_bytes(data, holder.place.inside(name, None), name)?
+    };
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+        Ok(true) => {}
+        // Flags that lie do not keep careless readers from loading the plain bytes.
+        bad if reading.says_encrypted => {
+            cx.subject.encrypted.push(item.place.text());
+            let loads = pickles::is_pickle(&item.head, Path::new(name), cx.limits);
+            return Ok((loads && bad.is_ok()).then_some(item));
+        }
+        Ok(false) => {
+            let message = "the contents do not have the size or checksum that the headers state";
+            let error = Error::integrity("zip.crc-mismatch", message).at(reading.at);
+            cx.failed(holder.place, error.within(name));
+        }
+        Err(error) => cx.failed(holder.place, error),
     }
-    let place = holder.place.inside(m.name.as_str(), None);
-    Item::of_bytes(data, place, m.name.clone()).map(Some)
+    if reading.says_encrypted {
+        let message = "the flags say encrypted, the contents are not";
+        differ(cx, &item.place, "zip.encrypted-flag", Some(0), message);
+    }
+    Ok(Some(item))
 }
+
+/// Greatest ratio of bytes out to bytes in.
+const RATIO: u64 = 2000;
 
 /// A source file of a TorchScript archive, which only the TorchScript compiler reads.
 fn script(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
@@ -240,32 +398,6 @@ fn is_tensor_record(name: &str) -> bool {
         "weights" => !file.ends_with(".json"),
         ".data" => file.ends_with(".storage"),
         _ => false,
-    }
-}
-
-/// The first `cap` bytes of a member, and what went wrong with reading it: a member whose
-/// checksum is wrong is loaded by torch all the same, so its bytes count.
-fn contents(archive: &Archive, m: &Member, cap: u64) -> (Vec<u8>, Option<Error>) {
-    let mut out = Vec::new();
-    let mut full = false;
-    let done = archive.stream(m, &mut |part| {
-        let room = usize::try_from(cap)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(out.len());
-        out.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
-        if out.len() as u64 >= cap {
-            full = true;
-            return Err(Error::limit(
-                "zip.member-size",
-                "the member is longer than is read",
-            ));
-        }
-        Ok(())
-    });
-    match done {
-        Err(_) if full && m.size == cap => (out, None),
-        Err(e) => (out, Some(e)),
-        Ok(()) => (out, None),
     }
 }
 

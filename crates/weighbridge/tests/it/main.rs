@@ -16,6 +16,7 @@ mod convert;
 mod directories;
 mod hostile_cases;
 mod pytorch;
+mod rule_fixtures;
 mod safetensors;
 mod scan;
 mod trainers;

@@ -61,7 +61,6 @@ fn inflate(
 }
 
 /// A raw deflate stream (RFC 1951), as zip members have it.
-#[allow(dead_code)] // For zip members.
 pub(crate) fn raw(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<()> {
     let mut buf = vec![0u8; PIECE];
     inflate(

@@ -16,6 +16,8 @@ mod tests;
 mod xz;
 mod zstd;
 
+pub(crate) use deflate::raw as inflate;
+pub(crate) use lzma::raw as raw_lzma;
 pub(crate) use stream::{Input, Output};
 
 use crate::error::{Error, Result};

@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::source::ByteSource;
 
-const CENTRAL: u32 = 0x0201_4b50;
-const END: &[u8; 4] = b"PK\x05\x06";
-const END_LEN: u64 = 22;
-const END64: u32 = 0x0606_4b50;
-const END64_LEN: u64 = 56;
-const LOCATOR: u32 = 0x0706_4b50;
-const LOCATOR_LEN: u64 = 20;
-const CENTRAL_LEN: usize = 46;
+pub(super) const CENTRAL: u32 = 0x0201_4b50;
+pub(super) const END: &[u8; 4] = b"PK\x05\x06";
+pub(super) const END_LEN: u64 = 22;
+pub(super) const END64: u32 = 0x0606_4b50;
+pub(super) const END64_LEN: u64 = 56;
+pub(super) const LOCATOR: u32 = 0x0706_4b50;
+pub(super) const LOCATOR_LEN: u64 = 20;
+pub(super) const CENTRAL_LEN: usize = 46;
 /// Longest comment, and with the record the farthest the end record can lie from the end.
 const COMMENT_MAX: u64 = 65_535;
 /// A field of 32 or 16 bits that says "look in the zip64 record".
@@ -429,7 +429,7 @@ impl Wide {
 
 /// Names are code page 437 unless flag bit 11 says UTF-8 (APPNOTE appendix D), but writers that
 /// forget the bit write UTF-8 far more often than the code page: valid UTF-8 is taken as such.
-fn decode_name(raw: &[u8]) -> (String, Option<Box<[u8]>>) {
+pub(super) fn decode_name(raw: &[u8]) -> (String, Option<Box<[u8]>>) {
     match std::str::from_utf8(raw) {
         Ok(s) => (s.to_owned(), None),
         Err(_) => (raw.iter().map(|&b| cp437(b)).collect(), Some(raw.into())),

@@ -8,10 +8,12 @@
 mod directory;
 mod layout;
 mod read;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use survey::Survey;
 pub use write::{ALIGN, Writer, plan_size};
 
 use std::collections::HashMap;

@@ -8,19 +8,19 @@ use crate::source::{Backend, SliceSource, open_file};
 
 /// A member to pack: everything a test may want to lie about.
 #[derive(Clone)]
-struct Item {
-    name: Vec<u8>,
-    local_name: Option<Vec<u8>>,
-    data: Vec<u8>,
-    method: u16,
-    flags: u16,
-    crc: Option<u32>,
-    central_size: Option<u32>,
-    descriptor: bool,
-    offset: Option<u32>,
+pub(super) struct Item {
+    pub(super) name: Vec<u8>,
+    pub(super) local_name: Option<Vec<u8>>,
+    pub(super) data: Vec<u8>,
+    pub(super) method: u16,
+    pub(super) flags: u16,
+    pub(super) crc: Option<u32>,
+    pub(super) central_size: Option<u32>,
+    pub(super) descriptor: bool,
+    pub(super) offset: Option<u32>,
 }
 
-fn item(name: &str, data: &[u8]) -> Item {
+pub(super) fn item(name: &str, data: &[u8]) -> Item {
     Item {
         name: name.into(),
         local_name: None,
@@ -34,26 +34,26 @@ fn item(name: &str, data: &[u8]) -> Item {
     }
 }
 
-fn deflate(data: &[u8]) -> Vec<u8> {
+pub(super) fn deflate(data: &[u8]) -> Vec<u8> {
     let mut e = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
     e.write_all(data).unwrap();
     e.finish().unwrap()
 }
 
-fn put16(v: &mut Vec<u8>, n: u16) {
+pub(super) fn put16(v: &mut Vec<u8>, n: u16) {
     v.extend(n.to_le_bytes());
 }
 
-fn put32(v: &mut Vec<u8>, n: u32) {
+pub(super) fn put32(v: &mut Vec<u8>, n: u32) {
     v.extend(n.to_le_bytes());
 }
 
 /// Packs `items` as the APPNOTE lays an archive out.
-fn pack(items: &[Item]) -> Vec<u8> {
+pub(super) fn pack(items: &[Item]) -> Vec<u8> {
     pack_with(items, &[], &[])
 }
 
-fn pack_with(items: &[Item], comment: &[u8], between: &[u8]) -> Vec<u8> {
+pub(super) fn pack_with(items: &[Item], comment: &[u8], between: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut central = Vec::new();
     for i in items {

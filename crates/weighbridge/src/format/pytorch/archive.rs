@@ -9,7 +9,7 @@ use std::sync::Arc;
 use weighbridge_core::model::{FormatId, Model, Storage, Value, Warning};
 use weighbridge_core::pickle;
 use weighbridge_core::source::ByteSource;
-use weighbridge_core::wire::zip::Archive;
+use weighbridge_core::wire::zip::{Archive, Method};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::read::{PickleBytes, fill, lower, open_nested};
@@ -334,6 +334,14 @@ fn open_old_export(
         let Some(member) = archive.by_name(&full) else {
             continue;
         };
+        // Reading it where it lies inflated takes a place to inflate it to.
+        if member.method != Method::Stored && member.size > options.limits.temporary_bytes {
+            return Err(Error::unsupported(
+                "pytorch.compressed-export",
+                "the export's state dict is compressed, and no temporary file may be written",
+            )
+            .within(full));
+        }
         let storage = Arc::new(archive.storage(member, false)?);
         storage.verify()?;
         let (source, base) = storage.random()?;

@@ -1,0 +1,144 @@
+//! `WB-POL-…`: the globals that the user's own policy forbids.
+
+use weighbridge_core::Result;
+
+use crate::engine::Check;
+use crate::finding::{Findings, Global};
+use crate::subject::{GlobalUse, PickleTrace, Subject, Use};
+
+/// Longest dotted name that is held against a policy. No real one comes near; a longer one is
+/// denied, so that padding it with attributes leads past no entry.
+const MOST_BYTES: usize = 4096;
+
+/// Most attributes that a name walks, likewise.
+const MOST_STEPS: usize = 16;
+
+/// Reports what a policy denies, allowed by a profile or not.
+#[derive(Debug)]
+pub struct Denied;
+
+impl Check for Denied {
+    fn rules(&self) -> &'static [&'static str] {
+        &["WB-POL-001"]
+    }
+
+    fn run(&self, subject: &Subject<'_>, out: &mut Findings) -> Result<()> {
+        if !out.policy().is_some_and(|p| p.denies_something()) {
+            return Ok(());
+        }
+        for p in &subject.pickles {
+            for g in &p.globals {
+                judge(p, g, out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn judge(pickle: &PickleTrace, g: &GlobalUse, out: &mut Findings) -> Result<()> {
+    let (Some(policy), Some(module), Some(name)) = (out.policy(), &g.module, &g.name) else {
+        return Ok(());
+    };
+    let full = format!("{module}.{name}");
+    let walked = name.match_indices('.').count();
+    let reason = if full.len() > MOST_BYTES || walked > MOST_STEPS {
+        Some("no entry can be held against a name of this length")
+    } else {
+        // Under its own name, under the one Python 3 knows it by, and, because a name with points
+        // walks attributes, under what every step of it leads to.
+        let canonical = out.catalogue()?.canonical(module, name);
+        let steps = name.split('.').collect::<Vec<_>>();
+        let tails = (0..walked).filter_map(|n| Some(steps.get(n..)?.join(".")));
+        [full.clone(), canonical]
+            .into_iter()
+            .chain(tails)
+            .find_map(|n| policy.denies(&n, g.how))
+    };
+    let Some(reason) = reason else {
+        return Ok(());
+    };
+    let does = match g.how {
+        Use::Import => "imports",
+        Use::Construct => "builds",
+        Use::Call => "calls",
+        Use::Change => "changes",
+    };
+    let evidence = match g.how {
+        Use::Import | Use::Change => full.clone(),
+        Use::Call | Use::Construct => format!("{full}({})", g.args),
+    };
+    let message = format!("{does} {full}, which the policy denies: {reason}");
+    let global = Global::of(module, name, g.how);
+    let offset = Some(pickle.offset(g.offset));
+    out.add_global(
+        "WB-POL-001",
+        &pickle.place,
+        offset,
+        global,
+        message,
+        evidence,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use weighbridge_core::source::SliceSource;
+
+    use super::*;
+    use crate::policy::{Date, Policy};
+    use crate::rule::Rules;
+
+    fn found(policy: &str, module: &str, name: &str, how: Use) -> Vec<String> {
+        let today = Date::new(2026, 1, 1).unwrap();
+        let policy = Policy::parse(policy, "p.toml", Path::new("/"), today).unwrap();
+        let source = SliceSource::new(Vec::new(), "x");
+        let mut subject = Subject::new("x", &source);
+        subject.pickles.push(PickleTrace {
+            globals: vec![GlobalUse {
+                module: Some(module.into()),
+                name: Some(name.into()),
+                offset: 2,
+                how,
+                args: "1".into(),
+            }],
+            ..PickleTrace::default()
+        });
+        let mut out = Findings::judged_by(Rules::builtin().unwrap(), None, Some(&policy));
+        Denied.run(&subject, &mut out).unwrap();
+        out.into_sorted().0.into_iter().map(|f| f.message).collect()
+    }
+
+    #[test]
+    fn what_a_profile_allows_can_be_denied() {
+        let policy = "[[deny]]\nglobals = ['collections.OrderedDict']\nreason = 'plain dicts only'";
+        assert_eq!(
+            found(policy, "collections", "OrderedDict", Use::Call),
+            ["calls collections.OrderedDict, which the policy denies: plain dicts only"]
+        );
+        assert!(found(policy, "collections", "Counter", Use::Call).is_empty());
+        assert!(found("", "collections", "OrderedDict", Use::Call).is_empty());
+    }
+
+    #[test]
+    fn other_spellings_and_attribute_walks_are_denied_too() {
+        let policy = "[[deny]]\nglobals = ['builtins.*', 'os.**']\nreason = 'no'";
+        for (module, name) in [
+            ("builtins", "getattr"),
+            ("__builtin__", "getattr"),
+            ("torch.serialization", "os.system"),
+            ("a", "b.os.path.join"),
+            ("os.path", "join"),
+        ] {
+            assert_eq!(
+                found(policy, module, name, Use::Import).len(),
+                1,
+                "{module} {name}"
+            );
+        }
+        assert!(found(policy, "oss", "system", Use::Import).is_empty());
+        let padded = format!("{}os.system", "__class__.".repeat(600));
+        assert_eq!(found(policy, "torch", &padded, Use::Import).len(), 1);
+    }
+}
