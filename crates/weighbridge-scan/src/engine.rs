@@ -27,13 +27,24 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 7] = [
+static CHECKS: &[&dyn Check] = &[
     &checks::pickle_globals::PickleGlobals,
     &checks::archive::Archive,
+    &checks::keras_config::KerasConfig,
     &checks::markup::Markup,
-    &checks::templates::Templates,
     &checks::policy::Denied,
+    &checks::templates::Templates,
+    &checks::onnx_operators::OnnxOperators,
+    &checks::references::References,
+    &checks::tensorflow_operators::TensorFlowOperators,
     &checks::torchscript::TorchScript,
+    &checks::code_string::CodeString,
+    &checks::active_content::ActiveContent,
+    &checks::programs::Programs,
+    &checks::config_hooks::ConfigHooks,
+    &checks::config_secrets::ConfigSecrets,
+    &checks::config_urls::ConfigUrls,
+    &checks::config_paths::ConfigPaths,
     &checks::format::Format,
 ];
 

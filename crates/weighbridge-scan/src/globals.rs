@@ -256,6 +256,12 @@ impl Catalogue {
         Some((arguments, *how))
     }
 
+    /// Whether a dotted name belongs to a package that lies beside most model loaders.
+    pub(crate) fn is_installed(&self, full: &str) -> bool {
+        let top = full.split('.').next().unwrap_or_default();
+        self.installed.contains(top) && !self.stdlib.contains(top)
+    }
+
     /// Whether what `module.name` gives is a type, so that calling it builds something.
     pub fn gives_type(&self, module: &str, name: &str) -> bool {
         self.type_builders.contains(&self.canonical(module, name))

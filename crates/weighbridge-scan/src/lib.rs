@@ -10,19 +10,28 @@
 
 mod baseline;
 pub mod checks;
+mod danger;
 mod date;
+pub mod encoded;
 mod engine;
 mod finding;
 pub mod globals;
+mod hidden;
+pub mod inner;
 pub mod jinja;
+mod leaves;
+pub mod native;
 pub mod policy;
+pub mod python;
 pub mod report;
 mod rule;
 mod settle;
+mod shell;
 mod subject;
 mod trace;
 
 pub use baseline::{Baseline, BaselineWriter};
+pub use checks::hidden_pickle::constants;
 pub use engine::{Check, Engine, Known, Settings};
 pub use finding::{
     By, FileReport, Finding, Findings, Gap, Global, Origin, Overridden, Severity, Suppressed,
@@ -32,6 +41,6 @@ pub use globals::{Catalogue, Standing};
 pub use policy::Policy;
 pub use rule::{RuleMeta, Rules};
 pub use subject::{
-    ComputedCall, Config, Difference, Fault, GlobalUse, GraphKind, Link, Operator, PickleTrace,
-    Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
+    ComputedCall, Config, Difference, Fault, Function, GlobalUse, GraphKind, Link, Operator,
+    PickleTrace, Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
 };

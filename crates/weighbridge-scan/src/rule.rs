@@ -131,14 +131,19 @@ struct RuleFile {
 #[derive(Debug)]
 pub struct Rules(Vec<RuleMeta>);
 
-const FILES: [(&str, &str); 7] = [
+const FILES: &[(&str, &str)] = &[
     crate::checks::archive::DATA,
+    crate::checks::config_hooks::DATA,
+    crate::checks::keras_config::DATA,
     crate::checks::markup::DATA,
     ("format.toml", include_str!("../rules/format.toml")),
+    crate::checks::onnx_operators::DATA,
     ("pickle.toml", include_str!("../rules/pickle.toml")),
-    crate::checks::templates::DATA,
     ("policy.toml", include_str!("../rules/policy.toml")),
+    crate::checks::templates::DATA,
+    crate::checks::tensorflow_operators::DATA,
     crate::checks::torchscript::DATA,
+    crate::danger::DATA,
 ];
 
 impl Rules {

@@ -12,7 +12,9 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, compressed, gate, media, pickles, promise, tar, text, zip};
+use super::{
+    HEAD, compressed, gate, hdf5, media, onnx, pickles, promise, tar, tensorflow, text, zip,
+};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
@@ -251,7 +253,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.container(item, format, is_zip)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !text::take(self, item)?
+        } else if !onnx::take(self, item)?
+            && !tensorflow::take(self, item)?
+            && !hdf5::take(self, item)?
+            && !text::take(self, item)?
             && !media::take(self, item)?
             && !compressed::take(self, item)?
         {
