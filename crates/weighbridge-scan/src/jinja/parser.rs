@@ -574,7 +574,7 @@ impl<'s> Parser<'s> {
 
     fn with_head(&mut self) -> Parsed<Vec<(Target, ExprId)>> {
         let mut pairs = Vec::new();
-        while self.peek().is_some() && !(self.peek_is_op(0, ":") && !pairs.is_empty()) {
+        while self.peek().is_some() && (pairs.is_empty() || !self.peek_is_op(0, ":")) {
             if !pairs.is_empty() {
                 self.expect_op(",")?;
             }
