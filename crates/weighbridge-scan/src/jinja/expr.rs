@@ -342,13 +342,10 @@ impl<'s> Parser<'s> {
                     colons += 1;
                 }
                 Some(TokenKind::Op("]" | ",")) | None => break,
+                _ if bounds.get(colons).is_some_and(Option::is_some) => {
+                    return Err(self.fail("unexpected expression in a slice"));
+                }
                 _ => {
-                    let slot = bounds.get_mut(colons).filter(|s| s.is_none());
-                    let Some(slot) = slot else {
-                        return Err(self.fail("unexpected expression in a slice"));
-                    };
-                    // The borrow of `bounds` ends before the parser goes on.
-                    *slot = Some(ExprId(0));
                     let value = self.expression(true)?;
                     if let Some(slot) = bounds.get_mut(colons) {
                         *slot = Some(value);
