@@ -86,7 +86,8 @@ impl<'a> Input<'a> {
         };
         match self.frame_end() {
             Some(_) => self.behind = to,
-            None => self.pos = to,
+            // A frame that was read to its end has nothing left to go back to.
+            None => (self.pos, self.frame) = (to, None),
         }
         Ok(())
     }

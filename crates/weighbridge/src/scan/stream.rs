@@ -116,9 +116,13 @@ pub(super) fn take_at(
 }
 
 fn step(trace: &Trace<'_>, loader: &Loader<'_>, whole: bool, left: u64) -> Step {
-    let truncated = |e: &Error| e.kind() == ErrorKind::Truncated;
-    let nested = trace.nested.last().and_then(|n| n.trace.error.as_ref());
-    let more = trace.error.as_ref().is_some_and(truncated) || nested.is_some_and(truncated);
+    // A line that has no end is no error of the machine, which takes the bytes at hand for all
+    // there are; what it makes of one that was cut short may be.
+    let cut = |t: &Trace<'_>| {
+        let truncated = |e: &Error| e.kind() == ErrorKind::Truncated || t.end >= t.data.len();
+        t.error.as_ref().is_some_and(truncated)
+    };
+    let more = cut(trace) || trace.nested.last().is_some_and(|n| cut(&n.trace));
     if !more || whole {
         return Step::Done(None);
     }
