@@ -63,12 +63,15 @@ fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
 /// How many uses a further reading is compared with; beyond that, equal ones are listed twice.
 const MERGED: usize = 256;
 
+/// Module and name, where the stream spells them, and what is done.
+type UseOf<'t> = (Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use);
+
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
     catalogue: &'static Catalogue,
     /// Nodes that are called or changed, so that naming them is no bare import.
     used: HashSet<NodeId>,
-    counts: HashMap<(Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use), u32>,
+    counts: HashMap<UseOf<'t>, u32>,
     computed: u32,
     out: PickleTrace,
 }

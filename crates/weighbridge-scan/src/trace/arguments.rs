@@ -146,7 +146,6 @@ impl<'t> Collector<'t, '_> {
 mod tests {
     use weighbridge_core::{Limits, pickle};
 
-    use super::*;
     use crate::subject::PickleTrace;
 
     /// Uses as `how name`, in stream order; computed calls as `computed`.

@@ -19,4 +19,5 @@ mod pytorch;
 mod rule_fixtures;
 mod safetensors;
 mod scan;
+mod scan_corpus;
 mod trainers;
