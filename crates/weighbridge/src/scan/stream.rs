@@ -5,6 +5,7 @@ use std::sync::Arc;
 use weighbridge_core::pickle::{self, Blob, Node, NodeId, Trace};
 use weighbridge_core::source::{ByteSource, Window};
 use weighbridge_core::{Error, ErrorKind, Result};
+use weighbridge_scan::checks::hidden_pickle;
 use weighbridge_scan::{Catalogue, Loads, PickleTrace, Reference, Use};
 
 use super::examine::{Examiner, Item, Place};
@@ -270,11 +271,18 @@ impl Stream<'_> {
         }
         self.loads(cx, trace, start, &mut read)?;
         cx.subject.pickles.push(read);
+        // The constants that hide something; their offsets count from the trace's first byte.
+        for mut text in hidden_pickle::constants(&self.place.text(), Some(0), trace)? {
+            let at = self.place.base.zip(text.base);
+            text.base = at.map(|(base, at)| base.saturating_add(real(at)));
+            cx.subject.texts.push(text);
+        }
         Ok(())
     }
 
-    /// Looks into the constant bytes that the pickle hands to loaders: what such a call does is
-    /// what is in them. A loader all of whose calls could be looked into is struck from `read`.
+    /// Looks into the constant bytes that the pickle hands to loaders. torch's own loader, which
+    /// its storages are pickled with, does what is in them and nothing else: when all its calls
+    /// could be looked into, it is struck from `read`. No pickler writes calls of the others.
     fn loads(
         &self,
         cx: &mut Examiner<'_, '_>,
@@ -321,7 +329,7 @@ impl Stream<'_> {
                 return true;
             };
             g.how != Use::Call
-                || catalogue.loads(module, name).is_none()
+                || catalogue.loads(module, name) != Some(Loads::Torch)
                 || opaque.contains(&(module.as_str(), name.as_str()))
         });
         Ok(())
