@@ -457,6 +457,7 @@ impl<'s> Parser<'s> {
     fn variable(&mut self) -> Parsed<&'s str> {
         let name = self.expect_any_name()?;
         if CONSTANTS.contains(&name) {
+            self.back();
             return Err(self.fail("nothing can be assigned to a constant"));
         }
         Ok(name)
