@@ -37,7 +37,7 @@ pub use finding::{
     By, FileReport, Finding, Findings, Gap, Global, Origin, Overridden, Severity, Suppressed,
     Verdict,
 };
-pub use globals::{Catalogue, Standing};
+pub use globals::{Catalogue, Loads, Standing};
 pub use policy::Policy;
 pub use rule::{RuleMeta, Rules};
 pub use subject::{

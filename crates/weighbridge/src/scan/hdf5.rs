@@ -34,7 +34,7 @@ const SEARCHED: u64 = 32 << 20;
 const MOST_PARSED: usize = 128 << 20;
 
 /// Longest configuration.
-const MOST_CONFIG: usize = 32 << 20;
+const MOST_CONFIG: usize = 16 << 20;
 
 /// Takes an HDF5 file; says whether it is one.
 ///

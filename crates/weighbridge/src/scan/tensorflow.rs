@@ -20,7 +20,7 @@ use super::{json, text};
 const GLANCE: u64 = 20_000;
 
 /// Longest configuration of Keras taken out of a model.
-const CONFIG: u64 = 64 << 20;
+const CONFIG: u64 = 16 << 20;
 
 /// What a file can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
