@@ -12,6 +12,8 @@ pub struct Limits {
     pub pickle_bytes: u64,
     /// Most opcodes one pickle may execute.
     pub pickle_ops: u64,
+    /// Most memory that the values of one pickle may take, in bytes.
+    pub pickle_memory: u64,
     /// Deepest nesting of containers followed.
     pub depth: u32,
     /// Most members in one archive.
@@ -45,6 +47,7 @@ impl Default for Limits {
             header_bytes: 100_000_000,
             pickle_bytes: 1 << 30,
             pickle_ops: 400_000_000,
+            pickle_memory: 4 << 30,
             depth: 200,
             members: 4_000_000,
             tensors: 4_000_000,

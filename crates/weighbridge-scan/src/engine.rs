@@ -27,11 +27,16 @@ pub trait Check: Sync {
 
 /// The checks in the order they run. `Format` is last: it reports the faults that reading for the
 /// others gave.
-static CHECKS: [&dyn Check; 13] = [
+static CHECKS: &[&dyn Check] = &[
     &checks::pickle_globals::PickleGlobals,
     &checks::archive::Archive,
+    &checks::keras_config::KerasConfig,
     &checks::markup::Markup,
     &checks::policy::Denied,
+    &checks::templates::Templates,
+    &checks::onnx_operators::OnnxOperators,
+    &checks::references::References,
+    &checks::tensorflow_operators::TensorFlowOperators,
     &checks::torchscript::TorchScript,
     &checks::code_string::CodeString,
     &checks::active_content::ActiveContent,
@@ -50,6 +55,13 @@ pub struct Settings {
     pub policy: Option<Arc<Policy>>,
     /// Which findings are known already.
     pub known: Known,
+}
+
+impl Settings {
+    /// Whether the same bytes may be judged otherwise under another path.
+    pub fn depend_on_paths(&self) -> bool {
+        self.policy.is_some() || matches!(self.known, Known::Listed(_))
+    }
 }
 
 /// Which findings are known already.

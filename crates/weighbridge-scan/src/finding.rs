@@ -329,7 +329,7 @@ impl<'a> Findings<'a> {
         message: impl Into<String>,
         evidence: impl Into<String>,
     ) -> Result<()> {
-        self.add_global(rule, place, offset, None, message, evidence)
+        self.add_citing(None, rule, place, offset, None, message, evidence)
     }
 
     /// Records what [`Findings::add`] does, and the global it is about: policies may allow it.
@@ -338,6 +338,25 @@ impl<'a> Findings<'a> {
     /// As [`Findings::add`].
     pub fn add_global(
         &mut self,
+        rule: &str,
+        place: &str,
+        offset: Option<u64>,
+        global: Option<Global>,
+        message: impl Into<String>,
+        evidence: impl Into<String>,
+    ) -> Result<()> {
+        self.add_citing(None, rule, place, offset, global, message, evidence)
+    }
+
+    /// Like [`Findings::add_global`], with a reference of its own, such as an advisory on just
+    /// this, in place of the rule's.
+    ///
+    /// # Errors
+    /// As [`Findings::add`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn add_citing(
+        &mut self,
+        reference: Option<&str>,
         rule: &str,
         place: &str,
         offset: Option<u64>,
@@ -382,7 +401,10 @@ impl<'a> Findings<'a> {
                 offset,
                 message,
                 evidence,
-                reference: meta.references.first().cloned().unwrap_or_default(),
+                reference: reference.map_or_else(
+                    || meta.references.first().cloned().unwrap_or_default(),
+                    str::to_owned,
+                ),
                 origin: Origin::File,
                 global,
                 overridden: None,

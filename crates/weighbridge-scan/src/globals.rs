@@ -37,7 +37,76 @@ pub enum Standing<'a> {
 #[serde(deny_unknown_fields)]
 struct AllowFile {
     applies: Vec<Applies>,
+    by_arguments: Vec<ArgumentRule>,
+    no_attributes: Vec<String>,
+    encodings: Vec<String>,
     profile: Vec<ProfileData>,
+}
+
+/// A file that holds nothing but profiles, most of them generated.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProfileFile {
+    profile: Vec<ProfileData>,
+}
+
+/// The profile files beside `pickle_allow.toml`.
+const PROFILES: [(&str, &str); 5] = [
+    (
+        "profiles/torch_weights_only.toml",
+        include_str!("../rules/profiles/torch_weights_only.toml"),
+    ),
+    (
+        "profiles/sklearn.toml",
+        include_str!("../rules/profiles/sklearn.toml"),
+    ),
+    (
+        "profiles/arrays.toml",
+        include_str!("../rules/profiles/arrays.toml"),
+    ),
+    (
+        "profiles/boosting.toml",
+        include_str!("../rules/profiles/boosting.toml"),
+    ),
+    (
+        "profiles/trainers.toml",
+        include_str!("../rules/profiles/trainers.toml"),
+    ),
+];
+
+/// A function that is judged by its constant arguments.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArgumentRule {
+    rule: ByArguments,
+    functions: Vec<String>,
+}
+
+/// What of a call's constant arguments says whether it is harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ByArguments {
+    /// The second names an attribute of the first: the call is an import of that.
+    Attribute,
+    /// The first is wrapped and called later: the call is an import of it.
+    Wraps,
+    /// The second names a text encoding.
+    Encoding,
+    /// Module and name of something that the function imports.
+    Names,
+    /// Bytes that are read as a pickle.
+    LoadsPickle,
+    /// Bytes that are read as a file of torch.
+    LoadsTorch,
+}
+
+/// What a function that is handed bytes takes them for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Loads {
+    /// A pickle.
+    Pickle,
+    /// A file of torch, in any of its containers.
+    Torch,
 }
 
 #[derive(Deserialize)]
@@ -62,10 +131,20 @@ struct ProfileData {
 #[serde(deny_unknown_fields)]
 struct AllowedModule {
     module: String,
+    /// May be imported, built and called.
     #[serde(default)]
     call: Vec<String>,
+    /// May be imported, and built without calling it (`NEWOBJ`).
+    #[serde(default)]
+    construct: Vec<String>,
+    /// May be imported.
     #[serde(default)]
     import: Vec<String>,
+    /// First and last version of the package whose list has these names, where not all have.
+    #[serde(default)]
+    since: Option<String>,
+    #[serde(default)]
+    until: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +154,7 @@ struct KnownFile {
     installed: Vec<String>,
     code_objects: Vec<CodeObjects>,
     dangerous: Vec<Dangerous>,
+    advisories: HashMap<String, Vec<String>>,
     modules: HashMap<String, String>,
     names: HashMap<String, String>,
 }
@@ -104,14 +184,32 @@ pub struct Profile {
     pub about: String,
     /// Where the list comes from.
     pub source: String,
+    /// What it allows.
+    pub globals: Vec<Allowed>,
+}
+
+/// A global that a profile allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowed {
+    /// Module and name, joined by a dot.
+    pub name: String,
+    /// The most that may be done with it: `Import`, `Construct` or `Call`.
+    pub most: Use,
+    /// The first version of the package whose own list has it, where not all have.
+    pub since: Option<String>,
+    /// The last one.
+    pub until: Option<String>,
 }
 
 /// What is known of globals: the profiles and the lists behind them.
 #[derive(Debug)]
 pub struct Catalogue {
-    /// Full name to whether it may be called.
-    allowed: HashMap<String, bool>,
+    /// Full name to the most that may be done with it.
+    allowed: HashMap<String, Use>,
     profiles: Vec<Profile>,
+    by_arguments: HashMap<String, ByArguments>,
+    no_attributes: HashSet<String>,
+    encodings: HashSet<String>,
     /// Function to the arguments it calls, and how.
     applies: HashMap<String, (Vec<usize>, Use)>,
     stdlib: HashSet<String>,
@@ -120,8 +218,36 @@ pub struct Catalogue {
     type_builders: HashSet<String>,
     /// Module or full name to why.
     dangerous: HashMap<String, String>,
+    /// Module or full name to the advisories on it.
+    advisories: HashMap<String, Vec<String>>,
     modules: HashMap<String, String>,
     names: HashMap<String, String>,
+}
+
+impl Profile {
+    fn of(data: ProfileData) -> Self {
+        let mut globals = Vec::new();
+        for g in data.globals {
+            for (names, most) in [
+                (&g.call, Use::Call),
+                (&g.construct, Use::Construct),
+                (&g.import, Use::Import),
+            ] {
+                globals.extend(names.iter().map(|n| Allowed {
+                    name: format!("{}.{n}", g.module),
+                    most,
+                    since: g.since.clone(),
+                    until: g.until.clone(),
+                }));
+            }
+        }
+        Self {
+            name: data.name,
+            about: data.about,
+            source: data.source,
+            globals,
+        }
+    }
 }
 
 impl Catalogue {
@@ -147,6 +273,10 @@ impl Catalogue {
             "pickle_allow.toml",
             include_str!("../rules/pickle_allow.toml"),
         )?;
+        for (name, text) in PROFILES {
+            let file: ProfileFile = parse(name, text)?;
+            allow.profile.extend(file.profile);
+        }
         let known = parse(
             "pickle_known.toml",
             include_str!("../rules/pickle_known.toml"),
@@ -158,24 +288,12 @@ impl Catalogue {
     }
 
     fn build(allow: AllowFile, known: KnownFile) -> Self {
+        let profiles: Vec<Profile> = allow.profile.into_iter().map(Profile::of).collect();
         let mut allowed = HashMap::new();
-        let mut profiles = Vec::new();
-        for p in allow.profile {
-            for g in p.globals {
-                for (names, callable) in [(&g.call, true), (&g.import, false)] {
-                    for n in names {
-                        // Allowed to be called by any profile wins over reference only.
-                        *allowed
-                            .entry(format!("{}.{n}", g.module))
-                            .or_insert(callable) |= callable;
-                    }
-                }
-            }
-            profiles.push(Profile {
-                name: p.name,
-                about: p.about,
-                source: p.source,
-            });
+        for a in profiles.iter().flat_map(|p| &p.globals) {
+            // What any profile allows is allowed.
+            let most = allowed.entry(a.name.clone()).or_insert(a.most);
+            *most = a.most.max(*most);
         }
         let full = |c: &CodeObjects, n: &String| format!("{}.{n}", c.module);
         let types = || {
@@ -187,6 +305,14 @@ impl Catalogue {
         Self {
             allowed,
             profiles,
+            by_arguments: allow
+                .by_arguments
+                .into_iter()
+                .flat_map(|r| r.functions.into_iter().map(move |f| (f, r.rule)))
+                .collect(),
+            no_attributes: allow.no_attributes.into_iter().collect(),
+            encodings: allow.encodings.into_iter().collect(),
+            advisories: known.advisories,
             applies: allow
                 .applies
                 .into_iter()
@@ -227,9 +353,7 @@ impl Catalogue {
     /// what Python 3 makes of them.
     pub fn judge(&self, module: &str, name: &str, how: Use) -> Standing<'_> {
         let full = self.canonical(module, name);
-        if let Some(&callable) = self.allowed.get(&full)
-            && (callable || how == Use::Import)
-        {
+        if self.allows(&full, how) || (how == Use::Import && self.allows_attribute(&full, name)) {
             return Standing::Allowed;
         }
         if self.code_objects.contains(&full) {
@@ -247,6 +371,91 @@ impl Catalogue {
             Standing::Installed
         } else {
             Standing::Unknown
+        }
+    }
+
+    /// Whether a profile allows `how` for the canonical name `full`. What is judged by its
+    /// arguments is never allowed as such: a call that was harmless has not come here.
+    fn allows(&self, full: &str, how: Use) -> bool {
+        let most = self.allowed.get(full);
+        most.is_some_and(|&most| how <= most)
+            && !(how == Use::Call && self.by_arguments.contains_key(full))
+    }
+
+    /// Whether `full` is an attribute of something allowed that leads nowhere else: a method, a
+    /// nested class. `name` is what it was spelled as.
+    fn allows_attribute(&self, full: &str, name: &str) -> bool {
+        if !name.contains('.') || self.danger(full, name).is_some() {
+            return false;
+        }
+        let mut base = full;
+        for _ in 0..name.matches('.').count() {
+            let Some((rest, attribute)) = base.rsplit_once('.') else {
+                return false;
+            };
+            if !self.leads_nowhere(attribute) {
+                return false;
+            }
+            if self.allowed.contains_key(rest) {
+                return true;
+            }
+            base = rest;
+        }
+        false
+    }
+
+    /// Whether an attribute of this name is an ordinary one: no way from a function or a class to
+    /// the code, the globals or the modules behind it.
+    pub(crate) fn leads_nowhere(&self, attribute: &str) -> bool {
+        !attribute.is_empty()
+            && !attribute.starts_with("__")
+            && !attribute.contains('.')
+            && !self.no_attributes.contains(attribute)
+    }
+
+    /// How the function is judged by its arguments, if it is.
+    pub(crate) fn by_arguments(&self, module: &str, name: &str) -> Option<ByArguments> {
+        self.by_arguments
+            .get(&self.canonical(module, name))
+            .copied()
+    }
+
+    /// Whether `name` is a text encoding, spelled as Python takes it.
+    pub(crate) fn is_encoding(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase().replace('_', "-");
+        self.encodings.contains(&name)
+    }
+
+    /// What `module.name` takes bytes for that it is handed, if it loads them.
+    pub fn loads(&self, module: &str, name: &str) -> Option<Loads> {
+        match self.by_arguments(module, name)? {
+            ByArguments::LoadsPickle => Some(Loads::Pickle),
+            ByArguments::LoadsTorch => Some(Loads::Torch),
+            _ => None,
+        }
+    }
+
+    /// Whether calling `module.name` finds something on the machines that load models: it is
+    /// known, or belongs to the standard library or to a package that lies beside most loaders.
+    pub fn exists(&self, module: &str, name: &str) -> bool {
+        matches!(
+            self.judge(module, name, Use::Call),
+            Standing::Dangerous { .. }
+                | Standing::CodeObject
+                | Standing::Stdlib
+                | Standing::Installed
+        )
+    }
+
+    /// The advisory on what `module.name` can do, the first one for its most specific part.
+    pub fn advisory(&self, module: &str, name: &str) -> Option<&str> {
+        let full = self.canonical(module, name);
+        let mut prefix = full.as_str();
+        loop {
+            if let Some(first) = self.advisories.get(prefix).and_then(|l| l.first()) {
+                return Some(first);
+            }
+            prefix = prefix.get(..prefix.rfind('.')?)?;
         }
     }
 
@@ -307,10 +516,20 @@ mod tests {
     fn the_data_parses_and_every_profile_says_where_it_comes_from() {
         let c = Catalogue::builtin().unwrap();
         let names: Vec<&str> = c.profiles().iter().map(|p| p.name.as_str()).collect();
-        assert!(
-            names.starts_with(&["torch-weights-only", "torch-distributed"]),
-            "{names:?}"
-        );
+        for n in [
+            "torch-weights-only",
+            "torch-module",
+            "stdlib-values",
+            "numpy",
+            "joblib",
+            "sklearn",
+            "scipy",
+            "pandas",
+            "lightning",
+            "boosting",
+        ] {
+            assert!(names.contains(&n), "{n} is not in {names:?}");
+        }
         for p in c.profiles() {
             assert!(!p.about.is_empty() && !p.source.is_empty(), "{}", p.name);
         }
@@ -333,22 +552,129 @@ mod tests {
         ] {
             assert!(!c.allowed.contains_key(&format!("builtins.{n}")), "{n}");
         }
-        for full in c.allowed.keys() {
-            for bad in [
-                "os.",
-                "posix.",
-                "nt.",
-                "sys.",
-                "subprocess.",
-                "importlib.",
-                "pickle.",
-                "io.",
-            ] {
-                assert!(!full.starts_with(bad), "{full}");
+        // By the first parts of the name, and by any part of it.
+        const TOPS: [&str; 24] = [
+            "os",
+            "posix",
+            "nt",
+            "sys",
+            "subprocess",
+            "importlib",
+            "pickle",
+            "_pickle",
+            "io",
+            "_io",
+            "shutil",
+            "socket",
+            "ctypes",
+            "runpy",
+            "code",
+            "pty",
+            "operator",
+            "_operator",
+            "functools",
+            "_functools",
+            "multiprocessing",
+            "threading",
+            "inspect",
+            "gc",
+        ];
+        const PARTS: [&str; 30] = [
+            "eval",
+            "exec",
+            "compile",
+            "open",
+            "load",
+            "loads",
+            "system",
+            "popen",
+            "Popen",
+            "spawn",
+            "import_module",
+            "__import__",
+            "getattr",
+            "setattr",
+            "apply",
+            "apply_along_axis",
+            "vectorize",
+            "frompyfunc",
+            "fromfile",
+            "tofile",
+            "memmap",
+            "savetxt",
+            "genfromtxt",
+            "call",
+            "run",
+            "map",
+            "filter",
+            "partial",
+            "read_pickle",
+            "attrgetter",
+        ];
+        for (full, most) in &c.allowed {
+            let top = full.split('.').next().unwrap();
+            assert!(!TOPS.contains(&top), "{full}");
+            let last = full.rsplit('.').next().unwrap();
+            assert!(!PARTS.contains(&last), "{full}");
+            assert!(*most <= Use::Call, "{full}");
+        }
+        // Whatever takes a class or a function and calls it is known to.
+        for (full, most) in &c.allowed {
+            let last = full.rsplit('.').next().unwrap();
+            let applies = last.ends_with("_ctor")
+                || last.starts_with("_new_")
+                || last.starts_with("__newobj")
+                || ["newObj", "_mareconstruct", "_reconstructor", "defaultdict"].contains(&last)
+                || last.starts_with("_rebuild_from_type");
+            // NumPy's oldest one takes no class.
+            if applies && *most == Use::Call && last != "__RandomState_ctor" {
+                assert!(
+                    c.applies.contains_key(full),
+                    "{full} calls what it is given"
+                );
             }
+        }
+        for full in c.by_arguments.keys() {
+            let allowed = full == "_codecs.encode";
+            assert_eq!(c.allowed.contains_key(full), allowed, "{full}");
         }
         // What loads further pickles stays out even though torch itself writes one of them.
         assert!(!c.allowed.contains_key("torch.storage._load_from_bytes"));
+    }
+
+    /// The list that a real torch gave (`tests/profiles/torch_lists.txt`), by version.
+    #[test]
+    fn the_weights_only_profile_is_torchs_own_list() {
+        let c = Catalogue::builtin().unwrap();
+        let profile = c.profiles().iter().find(|p| p.name == "torch-weights-only");
+        let number = |v: &str| -> (u32, u32) {
+            let (a, b) = v.split_once('.').unwrap();
+            (a.parse().unwrap(), b.parse().unwrap())
+        };
+        let mut versions = 0;
+        for line in include_str!("../tests/profiles/torch_lists.txt").lines() {
+            let Some((version, names)) = line.split_once(": ").filter(|_| !line.starts_with('#'))
+            else {
+                continue;
+            };
+            let at = number(version);
+            let mut ours: Vec<&str> = profile
+                .unwrap()
+                .globals
+                .iter()
+                .filter(|g| g.since.as_deref().is_none_or(|v| number(v) <= at))
+                .filter(|g| g.until.as_deref().is_none_or(|v| number(v) >= at))
+                .map(|g| g.name.as_str())
+                .collect();
+            ours.sort_unstable();
+            assert_eq!(
+                ours,
+                names.split(' ').collect::<Vec<_>>(),
+                "torch {version}"
+            );
+            versions += 1;
+        }
+        assert!(versions >= 5, "{versions}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod finding;
 pub mod globals;
 mod hidden;
 pub mod inner;
+pub mod jinja;
 mod leaves;
 pub mod native;
 pub mod policy;
@@ -36,10 +37,10 @@ pub use finding::{
     By, FileReport, Finding, Findings, Gap, Global, Origin, Overridden, Severity, Suppressed,
     Verdict,
 };
-pub use globals::{Catalogue, Standing};
+pub use globals::{Catalogue, Loads, Standing};
 pub use policy::Policy;
 pub use rule::{RuleMeta, Rules};
 pub use subject::{
-    ComputedCall, Config, Difference, Fault, GlobalUse, GraphKind, Link, Operator, PickleTrace,
-    Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
+    ComputedCall, Config, Difference, Fault, Function, GlobalUse, GraphKind, Link, Operator,
+    PickleTrace, Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
 };

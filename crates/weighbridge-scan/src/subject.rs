@@ -188,6 +188,19 @@ pub struct Operator {
     pub constants: Vec<String>,
 }
 
+/// A function that a graph defines for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// The kind of graph.
+    pub graph: GraphKind,
+    /// Where it lies in the file.
+    pub offset: Option<u64>,
+    /// Its domain; empty for the standard one.
+    pub domain: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// A path inside a file that a loader opens: external data, a shard, a vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
@@ -276,6 +289,8 @@ pub struct Subject<'a> {
     pub programs: Vec<Program>,
     /// Operators of graphs.
     pub operators: Vec<Operator>,
+    /// Functions that graphs define for themselves.
+    pub functions: Vec<Function>,
     /// Paths that a loader opens.
     pub references: Vec<Reference>,
     /// Links in archives.
@@ -312,6 +327,7 @@ impl<'a> Subject<'a> {
             configs: Vec::new(),
             programs: Vec::new(),
             operators: Vec::new(),
+            functions: Vec::new(),
             references: Vec::new(),
             links: Vec::new(),
             differences: Vec::new(),

@@ -1,9 +1,12 @@
 //! From the abstract machine's trace to the uses of globals that the checks judge.
 
+mod arguments;
+
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use weighbridge_core::Result;
-use weighbridge_core::pickle::{Call, CallOp, Node, NodeId, Trace};
+use weighbridge_core::pickle::{Call, CallOp, Change, Node, NodeId, Op, Trace};
 
 use crate::globals::Catalogue;
 use crate::subject::{ComputedCall, GlobalUse, PickleTrace, Use};
@@ -25,54 +28,98 @@ impl PickleTrace {
     /// # Errors
     /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out.
     pub fn of(place: impl Into<String>, base: Option<u64>, trace: &Trace<'_>) -> Result<Self> {
-        let mut c = Collector {
-            trace,
-            catalogue: Catalogue::builtin()?,
-            used: HashSet::new(),
-            counts: HashMap::new(),
-            computed: 0,
-            out: Self {
-                place: place.into(),
-                base,
-                broken: trace.error.is_some(),
-                ..Self::default()
-            },
+        let mut out = Self {
+            place: place.into(),
+            base,
+            ..Self::default()
         };
-        for node in &trace.nodes {
-            if let Node::Call(call) = node {
-                c.call(call);
-            }
+        // Readers that part at a frame execute one reading or the other: all of them count.
+        for reading in std::iter::once(trace).chain(&trace.readings) {
+            let read = Collector::new(reading, Catalogue::builtin()?).collect();
+            merge(&mut out.globals, read.globals);
+            merge(&mut out.computed, read.computed);
+            out.broken |= reading.root.is_none();
         }
-        for b in &trace.builds {
-            if let Some(g) = trace.global(b.target) {
-                c.used.insert(b.target);
-                let state = trace.render(b.state, ARGS_CHARS);
-                c.add(
-                    Some(&g.module),
-                    Some(&g.name),
-                    b.offset,
-                    Use::Change,
-                    || state,
-                );
-            }
-        }
-        c.imports();
-        c.out.globals.sort_by_key(|g| g.offset);
-        Ok(c.out)
+        out.globals.sort_by_key(|g| g.offset);
+        out.computed.sort_by_key(|c| c.offset);
+        Ok(out)
     }
 }
+
+/// Adds to `all` what it does not have yet. Both are short: equal uses are listed a few times.
+fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
+    if all.is_empty() {
+        *all = more;
+        return;
+    }
+    let known = all.len().min(MERGED);
+    for m in more {
+        if !all.iter().take(known).any(|a| *a == m) {
+            all.push(m);
+        }
+    }
+}
+
+/// How many uses a further reading is compared with; beyond that, equal ones are listed twice.
+const MERGED: usize = 256;
 
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
     catalogue: &'static Catalogue,
     /// Nodes that are called or changed, so that naming them is no bare import.
     used: HashSet<NodeId>,
-    counts: HashMap<(Option<&'t str>, Option<&'t str>, Use), u32>,
+    counts: HashMap<(Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use), u32>,
     computed: u32,
     out: PickleTrace,
 }
 
-impl<'t> Collector<'t, '_> {
+impl<'t, 'd> Collector<'t, 'd> {
+    fn new(trace: &'t Trace<'d>, catalogue: &'static Catalogue) -> Self {
+        Self {
+            trace,
+            catalogue,
+            used: HashSet::new(),
+            counts: HashMap::new(),
+            computed: 0,
+            out: PickleTrace::default(),
+        }
+    }
+
+    fn collect(mut self) -> PickleTrace {
+        let trace = self.trace;
+        for node in &trace.nodes {
+            if let Node::Call(call) = node {
+                self.call(call);
+            }
+        }
+        for b in &trace.builds {
+            self.changed(b.target, b.offset, || trace.render(b.state, ARGS_CHARS));
+        }
+        for c in &trace.changes {
+            self.changed(c.target, c.offset, || render_change(trace, c));
+        }
+        self.imports();
+        self.out
+    }
+
+    /// State, items or keys are set on `target`, which is a change of the program itself when the
+    /// stream only names it.
+    fn changed(&mut self, target: NodeId, offset: usize, args: impl FnOnce() -> String) {
+        match self.trace.node(target) {
+            Node::Global(_) => {
+                self.used.insert(target);
+                if let Some(g) = self.trace.global(target) {
+                    self.add(Some(&g.module), Some(&g.name), offset, Use::Change, args);
+                }
+            }
+            Node::DynamicGlobal(..) | Node::Extension(_) => {
+                self.used.insert(target);
+                self.hidden(target, offset, Use::Change);
+            }
+            _ => {}
+        }
+    }
+
     fn add(
         &mut self,
         module: Option<&'t str>,
@@ -81,12 +128,24 @@ impl<'t> Collector<'t, '_> {
         how: Use,
         args: impl FnOnce() -> String,
     ) {
-        let n = self.counts.entry((module, name, how)).or_default();
-        *n += 1;
-        if *n <= REPEATS {
+        let owned = |s: Option<&'t str>| s.map(Cow::Borrowed);
+        self.add_named((owned(module), owned(name)), offset, how, args);
+    }
+
+    fn add_named(
+        &mut self,
+        (module, name): (Option<Cow<'t, str>>, Option<Cow<'t, str>>),
+        offset: usize,
+        how: Use,
+        args: impl FnOnce() -> String,
+    ) {
+        let key = (module.clone(), name.clone(), how);
+        let count = self.counts.entry(key).or_default();
+        *count += 1;
+        if *count <= REPEATS {
             self.out.globals.push(GlobalUse {
-                module: module.map(str::to_owned),
-                name: name.map(str::to_owned),
+                module: module.map(Cow::into_owned),
+                name: name.map(Cow::into_owned),
                 offset: offset as u64,
                 how,
                 args: args(),
@@ -99,6 +158,9 @@ impl<'t> Collector<'t, '_> {
             CallOp::NewObj | CallOp::NewObjEx => Use::Construct,
             CallOp::Reduce | CallOp::Inst | CallOp::Obj => Use::Call,
         };
+        if self.is_harmless(call, how) {
+            return;
+        }
         self.applied(call.callee, call, how);
         let Some(g) = self.trace.global(call.callee) else {
             return;
@@ -127,13 +189,30 @@ impl<'t> Collector<'t, '_> {
                 self.used.insert(callee);
                 self.hidden(callee, call.offset, how);
             }
-            Node::Call(inner) if callee == call.callee || how == Use::Call => {
+            // torch's legacy files name the class of a module in a persistent id, together with its
+            // source (torch/serialization.py, `persistent_load`), and get the class from it.
+            Node::Persistent(id) if self.module_class(*id).is_some() => {
+                if let Some(class) = self.module_class(*id) {
+                    self.applied(class, call, how);
+                }
+            }
+            // What a persistent id or a buffer gives is the loader's, and nobody calls it.
+            node @ (Node::Call(_) | Node::Persistent(_) | Node::Buffer)
+                if callee == call.callee || how == Use::Call =>
+            {
+                if self.reached_and_applied(callee, call, how) {
+                    return;
+                }
                 self.computed += 1;
                 if self.computed <= REPEATS {
+                    let root = match node {
+                        Node::Call(inner) => self.root(inner),
+                        _ => None,
+                    };
                     self.out.computed.push(ComputedCall {
                         offset: call.offset as u64,
                         how,
-                        root: self.root(inner),
+                        root,
                         text: format!(
                             "{}({})",
                             trace.render(callee, ARGS_CHARS),
@@ -144,6 +223,15 @@ impl<'t> Collector<'t, '_> {
             }
             _ => {}
         }
+    }
+
+    /// The class in a persistent id `("module", class, file, source)`.
+    fn module_class(&self, id: NodeId) -> Option<NodeId> {
+        let [kind, class, _, _] = self.trace.items(id)? else {
+            return None;
+        };
+        let is = self.trace.is_text(*kind, "module") && self.trace.global(*class).is_some();
+        is.then_some(*class)
     }
 
     /// A global whose name the stream does not spell out.
@@ -191,22 +279,30 @@ impl<'t> Collector<'t, '_> {
 }
 
 fn rendered(trace: &Trace<'_>, call: &Call) -> String {
-    let text = trace.render(call.args, ARGS_CHARS);
-    // A tuple's own parentheses are the call's.
-    let inner = text.strip_prefix('(').and_then(|t| t.strip_suffix(')'));
-    let mut args = match inner {
-        Some(inner) => inner.strip_suffix(',').unwrap_or(inner).to_owned(),
-        None => format!("*{text}"),
-    };
-    if let Some(kwargs) = call.kwargs {
-        let kwargs = trace.render(kwargs, ARGS_CHARS);
-        args = if args.is_empty() {
-            format!("**{kwargs}")
-        } else {
-            format!("{args}, **{kwargs}")
-        };
+    trace.render_args(call, ARGS_CHARS)
+}
+
+/// The items of a change as an argument list; keys and values as a dict would show them.
+fn render_change(trace: &Trace<'_>, change: &Change) -> String {
+    let keyed = matches!(change.op, Op::SETITEM | Op::SETITEMS);
+    let mut out = String::new();
+    for pair in change.items.chunks(if keyed { 2 } else { 1 }) {
+        if !out.is_empty() {
+            out.push_str(", ");
+        }
+        if out.len() >= ARGS_CHARS {
+            out.push('…');
+            break;
+        }
+        let room = ARGS_CHARS.saturating_sub(out.len());
+        let mut parts = pair.iter().map(|id| trace.render(*id, room));
+        out.push_str(&parts.next().unwrap_or_default());
+        if let Some(value) = parts.next() {
+            out.push_str(": ");
+            out.push_str(&value);
+        }
     }
-    args
+    out
 }
 
 #[cfg(test)]
@@ -272,16 +368,10 @@ mod tests {
 
     #[test]
     fn calling_a_result_is_computed_and_knows_its_root() {
-        let t = trace(b"cfunctools\npartial\n(cposix\nsystem\ntR(Vid\ntR.");
+        let t = trace(b"cm\nmake\n(cposix\nsystem\ntR(Vid\ntR.");
         assert_eq!(t.computed.len(), 1);
-        assert_eq!(
-            t.computed[0].root,
-            Some(("functools".into(), "partial".into()))
-        );
-        assert_eq!(
-            t.computed[0].text,
-            "functools.partial(posix.system)(\"id\")"
-        );
+        assert_eq!(t.computed[0].root, Some(("m".into(), "make".into())));
+        assert_eq!(t.computed[0].text, "m.make(posix.system)(\"id\")");
     }
 
     #[test]

@@ -5,11 +5,17 @@
 //!
 //! Reference: CPython `Modules/_pickle.c` and `Lib/pickletools.py`, protocols 0 to 5.
 
+mod compat;
+mod input;
 mod machine;
 mod number;
 mod opcode;
+mod raw;
+mod render;
 mod value;
 
-pub use machine::run;
+pub use machine::{run, run_with};
 pub use opcode::Op;
-pub use value::{Blob, Build, Call, CallOp, Global, Node, NodeId, Trace, decimal};
+pub use raw::{Nested, NoArrays, Raw, RawArrays};
+pub use render::decimal;
+pub use value::{Blob, Build, Call, CallOp, Change, Event, Global, Node, NodeId, Trace};

@@ -1,6 +1,11 @@
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::ops::Range;
 
+use super::compat;
+use super::opcode::Op;
+use super::raw::Nested;
+use super::render::decimal;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 
@@ -30,6 +35,24 @@ pub struct Global {
     pub name: String,
     /// Offset of the opcode that names it.
     pub offset: usize,
+    /// The protocol that the last `PROTO` before it named, 0 if none: from 4 on a dotted name is
+    /// walked attribute by attribute, and below 3 the names of Python 2 are translated.
+    pub protocol: u8,
+}
+
+impl Global {
+    /// Module and name as Python 3 resolves them: below protocol 3 the names of Python 2 are
+    /// translated.
+    pub fn resolved(&self) -> (&str, &str) {
+        let renamed = (self.protocol < 3).then(|| compat::renamed(&self.module, &self.name));
+        renamed.flatten().unwrap_or((&self.module, &self.name))
+    }
+
+    /// Whether the unpickler walks the name at its dots. Below protocol 4 it looks for one
+    /// attribute of the whole name, which no module has.
+    pub fn is_walked(&self) -> bool {
+        self.protocol >= 4 && self.name.contains('.')
+    }
 }
 
 /// Which opcode would call.
@@ -73,6 +96,35 @@ pub struct Build {
     pub state: NodeId,
     /// Offset of the opcode.
     pub offset: usize,
+}
+
+/// Items appended to, added to or set on anything that is no plain list, dict or set: the
+/// unpickler calls whatever method of that name it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What is changed.
+    pub target: NodeId,
+    /// `APPEND`, `APPENDS`, `ADDITEMS`, `SETITEM` or `SETITEMS`.
+    pub op: Op,
+    /// The items; for `SETITEM` and `SETITEMS` keys and values in turn.
+    pub items: Box<[NodeId]>,
+    /// Offset of the opcode.
+    pub offset: usize,
+}
+
+/// What a real unpickler does beside making plain values, in the order it does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A global is imported, or an extension code looked up: the node.
+    Import(NodeId),
+    /// Something is called: the [`Node::Call`].
+    Call(NodeId),
+    /// The loader is asked for a persistent id: the [`Node::Persistent`].
+    Persistent(NodeId),
+    /// State is set: an index into [`Trace::builds`].
+    Build(u32),
+    /// Items are set, added or appended: an index into [`Trace::changes`].
+    Change(u32),
 }
 
 /// One value of the abstract machine.
@@ -132,19 +184,40 @@ pub struct Trace<'a> {
     pub nodes: Vec<Node>,
     /// Every global named, in order.
     pub globals: Vec<Global>,
+    /// All that is imported, called or changed, in order.
+    pub events: Vec<Event>,
     /// Every `BUILD`, in order.
     pub builds: Vec<Build>,
-    /// The value at `STOP`.
+    /// Every change of what is no plain list, dict or set, in order.
+    pub changes: Vec<Change>,
+    /// The value at `STOP`, when the stream came that far.
     pub root: Option<NodeId>,
     /// Position after `STOP`, or where the machine stopped.
     pub end: usize,
+    /// End of the last frame, when it reaches past `end`: some readers have taken it from the file
+    /// whole, and a next `load` from that file starts there.
+    pub frame_end: Option<usize>,
+    /// What other readers see, when an opcode crosses the end of its frame: the C unpickler of
+    /// Python before 3.13.15 and 3.14.7 drops the rest of a frame that it has read from a file,
+    /// and executes other bytes than one that reads on.
+    pub readings: Vec<Trace<'a>>,
     /// Highest protocol a `PROTO` opcode named.
     pub protocol: u8,
+    /// Ranges of the stream that are no opcodes: a [`RawArrays`] said that the loader reads them
+    /// itself.
+    ///
+    /// [`RawArrays`]: super::RawArrays
+    pub raw: Vec<Range<usize>>,
+    /// Pickles that the loader reads from the middle of this one, in order.
+    pub nested: Vec<Nested<'a>>,
     /// Number of opcodes executed.
     pub ops: u64,
-    /// Why the stream broke before `STOP`, if it did. What came before has been recorded: a real
-    /// unpickler would have executed it.
+    /// What is wrong with the stream, if anything. What came before has been recorded: a real
+    /// unpickler would have executed it. With a `root` it is a fault that CPython's C unpickler
+    /// gives up at and the one written in Python does not.
     pub error: Option<Error>,
+    /// About how many bytes all of this takes.
+    pub memory: u64,
     /// How much its readers have looked at.
     pub(super) work: Cell<u64>,
     /// How much they may.
@@ -161,12 +234,19 @@ impl<'a> Trace<'a> {
             data,
             nodes,
             globals: Vec::new(),
+            events: Vec::new(),
             builds: Vec::new(),
+            changes: Vec::new(),
+            raw: Vec::new(),
+            nested: Vec::new(),
             root: None,
             end: 0,
+            frame_end: None,
+            readings: Vec::new(),
             protocol: 0,
             ops: 0,
             error: None,
+            memory: 0,
             work: Cell::new(0),
             work_limit: limits
                 .spare_bytes
@@ -214,7 +294,8 @@ impl Trace<'_> {
         }
     }
 
-    /// The text of a string node. A Python 2 string counts when it is UTF-8.
+    /// The text of a string node. A Python 2 string counts when it is UTF-8: what it is decoded
+    /// with is the loader's choice, and all usual choices agree on ASCII.
     pub fn text(&self, id: NodeId) -> Option<Cow<'_, str>> {
         match self.node(id) {
             Node::Str(b) => {
@@ -295,171 +376,4 @@ impl Trace<'_> {
     pub fn global_name(&self, id: NodeId) -> Option<String> {
         self.global(id).map(|g| format!("{}.{}", g.module, g.name))
     }
-
-    /// A short Python-like rendering of a node for messages and evidence, at most about `budget`
-    /// characters.
-    pub fn render(&self, id: NodeId, budget: usize) -> String {
-        let mut out = String::new();
-        self.render_into(id, &mut out, budget, 0);
-        out
-    }
-
-    fn render_list(&self, ids: &[NodeId], out: &mut String, budget: usize, depth: u32) {
-        for (i, id) in ids.iter().enumerate() {
-            if i > 0 {
-                out.push_str(", ");
-            }
-            if out.len() >= budget {
-                out.push('…');
-                return;
-            }
-            self.render_into(*id, out, budget, depth + 1);
-        }
-    }
-
-    fn render_into(&self, id: NodeId, out: &mut String, budget: usize, depth: u32) {
-        use std::fmt::Write as _;
-        if out.len() >= budget || depth > 8 {
-            out.push('…');
-            return;
-        }
-        let room = budget.saturating_sub(out.len()).max(8);
-        let _ = match self.node(id) {
-            Node::None => write!(out, "None"),
-            Node::Bool(b) => write!(out, "{}", if *b { "True" } else { "False" }),
-            Node::Int(i) => write!(out, "{i}"),
-            Node::BigInt(b) => write!(out, "{}", self.decimal(b)),
-            Node::BigText(t) => write!(out, "{}", t.get(..room).unwrap_or(t)),
-            Node::Float(f) => write!(out, "{f:?}"),
-            Node::Str(b) => {
-                // As many characters as there is room for lie in four times as many bytes.
-                let bytes = self.blob(b);
-                let enough = bytes.len().min(room.saturating_mul(4));
-                let s = String::from_utf8_lossy(bytes.get(..enough).unwrap_or_default());
-                write!(out, "{:?}", s.chars().take(room).collect::<String>())
-            }
-            Node::ByteStr(b) | Node::Bytes(b) | Node::ByteArray(b) => {
-                let b = self.blob(b);
-                write!(
-                    out,
-                    "b\"{}\"",
-                    b.get(..room.min(b.len()))
-                        .unwrap_or_default()
-                        .escape_ascii()
-                )
-            }
-            Node::Tuple(t) => {
-                out.push('(');
-                self.render_list(t, out, budget, depth);
-                write!(out, "{})", if t.len() == 1 { "," } else { "" })
-            }
-            Node::List(l) => {
-                out.push('[');
-                self.render_list(l, out, budget, depth);
-                write!(out, "]")
-            }
-            Node::Set(l) => {
-                out.push('{');
-                self.render_list(l, out, budget, depth);
-                write!(out, "}}")
-            }
-            Node::FrozenSet(l) => {
-                out.push_str("frozenset({");
-                self.render_list(l, out, budget, depth);
-                write!(out, "}})")
-            }
-            Node::Dict(d) => {
-                out.push('{');
-                for (i, (k, v)) in d.iter().enumerate() {
-                    if i > 0 {
-                        out.push_str(", ");
-                    }
-                    if out.len() >= budget {
-                        out.push('…');
-                        break;
-                    }
-                    self.render_into(*k, out, budget, depth + 1);
-                    out.push_str(": ");
-                    self.render_into(*v, out, budget, depth + 1);
-                }
-                write!(out, "}}")
-            }
-            Node::Global(_) => write!(out, "{}", self.global_name(id).unwrap_or_default()),
-            Node::DynamicGlobal(m, n) => {
-                out.push_str("import(");
-                self.render_into(*m, out, budget, depth + 1);
-                out.push_str(", ");
-                self.render_into(*n, out, budget, depth + 1);
-                write!(out, ")")
-            }
-            Node::Persistent(p) => {
-                out.push_str("persistent(");
-                self.render_into(*p, out, budget, depth + 1);
-                write!(out, ")")
-            }
-            Node::Call(c) => {
-                self.render_into(c.callee, out, budget, depth + 1);
-                out.push('(');
-                match self.items(c.args) {
-                    Some(items) => self.render_list(items, out, budget, depth),
-                    None => {
-                        out.push('*');
-                        self.render_into(c.args, out, budget, depth + 1);
-                    }
-                }
-                write!(out, ")")
-            }
-            Node::Extension(code) => write!(out, "extension({code})"),
-            Node::Buffer => write!(out, "buffer()"),
-        };
-    }
-}
-
-/// A little-endian two's complement integer in decimal; beyond 2 KiB, where decimal digits cost
-/// quadratic time, in hexadecimal with a `0x` prefix.
-pub fn decimal(bytes: &[u8]) -> String {
-    let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
-    let mut mag: Vec<u8> = bytes.to_vec();
-    if negative {
-        let mut carry = true;
-        for b in &mut mag {
-            let (v, c) = (!*b).overflowing_add(u8::from(carry));
-            *b = v;
-            carry = c;
-        }
-    }
-    let sign = if negative { "-" } else { "" };
-    while mag.last() == Some(&0) {
-        mag.pop();
-    }
-    if mag.is_empty() {
-        return "0".into();
-    }
-    if mag.len() > 2048 {
-        let hex: String = mag.iter().rev().map(|b| format!("{b:02x}")).collect();
-        return format!("{sign}0x{}", hex.trim_start_matches('0'));
-    }
-    let mut digits: Vec<u32> = Vec::new();
-    let mut limbs: Vec<u32> = mag
-        .chunks(4)
-        .map(|c| c.iter().rev().fold(0u32, |n, &b| (n << 8) | u32::from(b)))
-        .collect();
-    while limbs.iter().any(|&l| l != 0) {
-        let mut rest = 0u64;
-        for l in limbs.iter_mut().rev() {
-            let v = (rest << 32) | u64::from(*l);
-            *l = (v / 1_000_000_000) as u32;
-            rest = v % 1_000_000_000;
-        }
-        digits.push(rest as u32);
-    }
-    let mut out = String::from(sign);
-    for (i, d) in digits.iter().rev().enumerate() {
-        out.push_str(&if i == 0 {
-            d.to_string()
-        } else {
-            format!("{d:09}")
-        });
-    }
-    out
 }

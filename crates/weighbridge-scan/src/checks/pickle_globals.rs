@@ -98,8 +98,21 @@ fn judge(
         Use::Import | Use::Change => full,
         Use::Call | Use::Construct => format!("{full}({})", global.args),
     };
+    // What an advisory describes is cited where the danger is what is told of.
+    let advisory = match rule {
+        "WB-PKL-001" | "WB-PKL-004" => catalogue.advisory(module, name),
+        _ => None,
+    };
     let known = Global::of(module, name, global.how);
-    out.add_global(rule, &pickle.place, offset, known, message, evidence)
+    out.add_citing(
+        advisory,
+        rule,
+        &pickle.place,
+        offset,
+        known,
+        message,
+        evidence,
+    )
 }
 
 fn judge_computed(
@@ -254,6 +267,47 @@ mod tests {
             rule("collections", "OrderedDict.fromkeys", Use::Call).as_deref(),
             Some("WB-PKL-002")
         );
+    }
+
+    #[test]
+    fn a_danger_with_an_advisory_cites_it() {
+        let cited = |module, name| scan(false, module, name, Use::Call)[0].reference.clone();
+        assert_eq!(cited("pty", "spawn"), "GHSA-vqmv-47xg-9wpr");
+        assert_eq!(
+            cited("numpy.f2py.crackfortran", "getlincoef"),
+            "GHSA-r8g5-cgf2-4m4m"
+        );
+        assert_eq!(cited("operator", "attrgetter"), "GHSA-46h3-79wf-xr6c");
+        assert_eq!(cited("commands", "getoutput"), cited("os", "system"));
+        assert!(cited("os", "system").starts_with("https://"));
+    }
+
+    #[test]
+    fn what_may_be_built_may_not_be_called() {
+        let class = ("sklearn.linear_model._base", "LinearRegression");
+        assert_eq!(rule(class.0, class.1, Use::Construct), None);
+        assert_eq!(rule(class.0, class.1, Use::Import), None);
+        assert_eq!(
+            rule(class.0, class.1, Use::Call).as_deref(),
+            Some("WB-PKL-002")
+        );
+    }
+
+    #[test]
+    fn attributes_of_what_is_allowed_may_be_imported_and_not_called() {
+        assert_eq!(
+            rule("collections", "OrderedDict.fromkeys", Use::Import),
+            None
+        );
+        for name in [
+            "OrderedDict.__init__",
+            "OrderedDict.func_globals",
+            "OrderedDict.sys.path",
+        ] {
+            let found = rule("collections", name, Use::Import);
+            assert_eq!(found.as_deref(), Some("WB-PKL-004"), "{name}");
+        }
+        assert_eq!(rule("zoneinfo", "ZoneInfo._unpickle", Use::Call), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod detect;
 mod directory;
+pub mod gguf;
 pub mod pytorch;
 pub mod safetensors;
 pub mod shards;

@@ -12,7 +12,10 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
-use super::{HEAD, compressed, gate, media, natives, pickles, promise, strings, tar, text, zip};
+use super::{
+    HEAD, compressed, gate, gguf, hdf5, media, natives, npy, onnx, pickles, promise, sevenz,
+    strings, tar, tensorflow, text, zip,
+};
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
 use crate::format::{FormatReader, pytorch::PyTorch, safetensors::Safetensors};
@@ -249,12 +252,21 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.safetensors(item)?;
         } else if is_zip || weighbridge_core::wire::tar::is_tar(&item.head) {
             self.container(item, format, is_zip)?;
+        } else if weighbridge_core::wire::sevenz::is_7z(&item.head) {
+            sevenz::take(self, item)?;
+        } else if gguf::is_gguf(&item.head) {
+            gguf::take(self, item)?;
+        } else if npy::is_npy(&item.head) {
+            npy::take(self, item)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !text::take(self, item)?
+        } else if !onnx::take(self, item)?
+            && !tensorflow::take(self, item)?
+            && !hdf5::take(self, item)?
+            && !text::take(self, item)?
             && !media::take(self, item)?
-            && !compressed::take(self, item)?
             && !natives::take(self, item)
+            && !compressed::take(self, item)?
         {
             self.unknown(item, detected);
         }
@@ -285,6 +297,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
     }
 
     fn safetensors(&mut self, item: &Item) -> Result<()> {
+        strings::safetensors(self, item)?;
         for v in Safetensors.verify(Arc::clone(&item.source), &self.options())? {
             self.subject.faults.push(Fault {
                 rule: v.rule.into(),
@@ -293,7 +306,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
                 message: v.message,
             });
         }
-        strings::safetensors(self, item)
+        Ok(())
     }
 
     /// A zip or a tar, torch's or another.

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use weighbridge_core::pickle::{self, Node, Trace};
 use weighbridge_core::{Error, Limits, Result};
-use weighbridge_scan::PickleTrace;
 
-use super::examine::{Examiner, Item, Place};
-use crate::format::pytorch::read::load_pickle;
+use super::examine::{Examiner, Item};
+pub(super) use super::stream::take;
+use super::stream::take_at;
 
 /// Extensions that mean a pickle and nothing else.
 const PICKLES: [&str; 6] = ["pkl", "pickle", "pck", "p", "dill", "joblib"];
@@ -37,7 +37,7 @@ pub(super) fn is_pickle(head: &[u8], path: &Path, limits: &Limits) -> bool {
         .unwrap_or_default();
     let extension = extension.to_ascii_lowercase();
     let named = |list: &[&str]| list.contains(&extension.as_str());
-    (named(&PICKLES) && trace.ops >= 2) || (named(&MODELS) && trace.ops >= 8)
+    (named(&PICKLES) && trace.ops >= 3) || (named(&MODELS) && trace.ops >= 8)
 }
 
 /// Whether prose could not have given this trace: it calls a global with a plausible name.
@@ -55,72 +55,10 @@ fn calls_something(trace: &Trace<'_>) -> bool {
     })
 }
 
-/// Runs the pickle in `data`, which lies at `place`, and lays what it does into the subject.
-/// Gives the position after it, unless it breaks.
-///
-/// # Errors
-/// None that the file is to blame for: a broken stream is a fault of the subject, and all that
-/// came before the break counts.
-pub(super) fn take(cx: &mut Examiner<'_, '_>, place: &Place, data: &[u8]) -> Result<Option<usize>> {
-    let mut trace = pickle::run(data, cx.limits);
-    cx.subject
-        .pickles
-        .push(PickleTrace::of(place.text(), place.base, &trace)?);
-    let hiding = weighbridge_scan::constants(&place.text(), place.base, &trace)?;
-    cx.subject.texts.extend(hiding);
-    let Some(e) = trace.error.take() else {
-        return Ok(Some(trace.end));
-    };
-    cx.failed(place, e);
-    Ok(None)
-}
-
-/// Takes the pickle at `at` of `item`, and gives the position after it, or `None` when it breaks.
-/// `name` tells it from the others of the item; it is empty for the only or first one.
-fn take_at(cx: &mut Examiner<'_, '_>, item: &Item, name: &str, at: u64) -> Result<Option<u64>> {
-    let place = if name.is_empty() {
-        item.place.from(at)
-    } else {
-        item.place.inside(name, Some(at))
-    };
-    // The stream and about as much again for its values.
-    let most = item.source.len().saturating_sub(at);
-    super::gate::spend(most.min(cx.limits.pickle_bytes).saturating_mul(2));
-    match load_pickle(item.source.as_ref(), at, cx.limits) {
-        Ok((data, len)) => {
-            take(cx, &place, &data)?;
-            Ok(Some(at + len as u64))
-        }
-        Err(e) => {
-            // A real unpickler has executed everything up to the break: run that much again.
-            let len = item.source.len();
-            let broken = e
-                .byte_span()
-                .map_or(len, |s| s.offset.saturating_add(1 << 16));
-            let end = broken
-                .min(len)
-                .min(at.saturating_add(cx.limits.pickle_bytes));
-            let data = item.source.read_vec(at..end.max(at))?;
-            let mut trace = pickle::run(&data, cx.limits);
-            cx.subject
-                .pickles
-                .push(PickleTrace::of(place.text(), place.base, &trace)?);
-            let hiding = weighbridge_scan::constants(&place.text(), place.base, &trace)?;
-            cx.subject.texts.extend(hiding);
-            trace.error = None;
-            // Its offsets count from the item's first byte.
-            let whole = if name.is_empty() {
-                item.place.clone()
-            } else {
-                Place {
-                    steps: place.steps,
-                    base: item.place.base,
-                }
-            };
-            cx.failed(&whole, e);
-            Ok(None)
-        }
-    }
+/// Takes the one pickle at `at` of `item`, and gives the position after it, or `None` when it
+/// breaks.
+pub(super) fn take_one(cx: &mut Examiner<'_, '_>, item: &Item, at: u64) -> Result<Option<u64>> {
+    take_at(cx, item, "", at)
 }
 
 /// Takes pickles that follow each other from `at` to the end of the item.

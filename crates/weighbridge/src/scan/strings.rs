@@ -2,7 +2,7 @@
 
 use weighbridge_core::Result;
 use weighbridge_core::model::Value;
-use weighbridge_scan::{Text, TextOrigin};
+use weighbridge_scan::{Template, Text, TextOrigin, jinja};
 
 use super::examine::{Examiner, Item, Place};
 use crate::format::FormatReader;
@@ -43,6 +43,14 @@ fn lay<'m>(
             return;
         };
         left = rest;
+        if jinja::looks_like_template(text) {
+            cx.subject.templates.push(Template {
+                place: place.text(),
+                base: None,
+                key: key.to_owned(),
+                text: text.to_owned(),
+            });
+        }
         cx.subject.texts.push(Text {
             place: place.text(),
             base: None,

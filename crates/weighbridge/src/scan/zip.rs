@@ -116,9 +116,13 @@ struct Holder<'p> {
     torchscript: bool,
 }
 
+/// About what an entry of an archive takes in memory, in bytes.
+const ENTRY: u64 = 400;
+
 /// One archive.
 fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -> Result<()> {
     let survey = Survey::of(Arc::clone(source), cx.limits)?;
+    super::gate::spend((survey.entries().len() as u64).saturating_mul(ENTRY));
     // Looked up once: an archive may have a hundred thousand members.
     let strict = Archive::open(Arc::clone(source), cx.limits).ok();
     let holder = Holder {
@@ -136,8 +140,13 @@ fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -
         place,
     };
     let begins = source.read_vec(0..source.len().min(4))? == b"PK\x03\x04";
-    for d in holder.survey.differences() {
-        difference(cx, place, d, begins);
+    let differences = holder.survey.differences();
+    // A truncated archive has no directory: that nothing is listed hides nothing.
+    let ends = !differences.iter().any(|d| d.kind == Kind::NoEndRecord);
+    for d in differences {
+        if ends || d.kind != Kind::Unlisted {
+            difference(cx, place, d, begins);
+        }
     }
     let programs = cx.subject.programs.len();
     // Each way of reading a member once; members that lie over each other would be read for ever.
@@ -172,7 +181,8 @@ fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -
         p.beside_model |= model;
     }
     if begins {
-        gaps(cx, source, &holder)?;
+        let whole = Item::new(Arc::clone(source), place.clone(), "")?;
+        outside(cx, &whole, holder.survey.gaps())?;
     }
     Ok(())
 }
@@ -209,18 +219,25 @@ fn difference(
     }
 }
 
-/// Bytes that belong to no member: some reader may take them for something.
-fn gaps(
+/// Looks into the bytes of an archive that belong to no member: some reader may take them for
+/// something.
+///
+/// # Errors
+/// As [`Examiner::inner`].
+pub(super) fn outside(
     cx: &mut Examiner<'_, '_>,
-    source: &Arc<dyn ByteSource>,
-    holder: &Holder<'_>,
+    item: &Item,
+    gaps: &[std::ops::Range<u64>],
 ) -> Result<()> {
-    for gap in holder.survey.gaps().iter().take(MOST_GAPS) {
-        let window = Window::new(Arc::clone(source), gap.clone(), source.name().to_owned())?;
-        let place = holder
-            .place
-            .inside("outside of the members", Some(gap.start));
+    for gap in gaps.iter().take(MOST_GAPS) {
+        let name = item.source.name().to_owned();
+        let window = Window::new(Arc::clone(&item.source), gap.clone(), name)?;
+        let place = item.place.inside("outside of the members", Some(gap.start));
         cx.inner(&Item::new(Arc::new(window), place, "")?)?;
+    }
+    if let Some(gap) = gaps.get(MOST_GAPS) {
+        let reason = "more bytes outside of the members than are looked into";
+        cx.gap(&item.place, Some(gap.start), reason);
     }
     Ok(())
 }
@@ -258,7 +275,7 @@ fn link(cx: &mut Examiner<'_, '_>, holder: &Holder<'_>, entry: usize, e: &Entry)
 }
 
 /// Whether a member's name says that it is a model.
-fn is_model(name: &str) -> bool {
+pub(super) fn is_model(name: &str) -> bool {
     let extension = name.rsplit_once('.').map_or("", |(_, e)| e);
     super::text::MODELS.contains(&extension.to_ascii_lowercase().as_str())
 }

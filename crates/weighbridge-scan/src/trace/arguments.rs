@@ -1,0 +1,252 @@
+//! Calls that their constant arguments make harmless: an attribute taken of something allowed, a
+//! function wrapped for later, text encoded.
+
+use std::borrow::Cow;
+
+use weighbridge_core::pickle::{Call, Node, NodeId};
+
+use super::{CHAIN, Collector};
+use crate::globals::{ByArguments, Standing};
+use crate::subject::Use;
+
+/// A global, perhaps reached through attributes.
+type Named<'t> = (Cow<'t, str>, Cow<'t, str>);
+
+impl<'t> Collector<'t, '_> {
+    /// Whether `call` is of a function that its arguments judge, and they make it harmless. What
+    /// it imports on the way is recorded.
+    pub(super) fn is_harmless(&mut self, call: &'t Call, how: Use) -> bool {
+        let Some(rule) = self.rule(call).filter(|_| how == Use::Call) else {
+            return false;
+        };
+        let trace = self.trace;
+        let args = trace.items(call.args).unwrap_or_default();
+        let harmless = match (rule, args) {
+            (ByArguments::Attribute, [target, name] | [target, name, _]) => {
+                self.attribute(*target, *name)
+            }
+            (ByArguments::Wraps, [wrapped, ..]) => self.reached(*wrapped).is_some_and(|(m, n)| {
+                self.catalogue.judge(&m, &n, Use::Import) == Standing::Allowed
+            }),
+            (ByArguments::Encoding, [_]) => true,
+            (ByArguments::Encoding, [_, coding]) => trace
+                .text(*coding)
+                .is_some_and(|c| self.catalogue.is_encoding(&c)),
+            (ByArguments::Names, [module, name]) => {
+                match (trace.text(*module), trace.text(*name)) {
+                    (Some(m), Some(n)) => {
+                        let names = (Some(m), Some(n));
+                        self.add_named(names, call.offset, Use::Import, String::new);
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            _ => false,
+        };
+        if harmless {
+            self.used.insert(call.callee);
+        }
+        harmless
+    }
+
+    fn rule(&self, call: &Call) -> Option<ByArguments> {
+        let g = self.trace.global(call.callee)?;
+        self.catalogue.by_arguments(&g.module, &g.name)
+    }
+
+    /// Whether the attribute `name` of `target` is one of something allowed that leads nowhere: of
+    /// a global, or of an object that was built of one.
+    fn attribute(&self, target: NodeId, name: NodeId) -> bool {
+        let Some(name) = self.trace.text(name) else {
+            return false;
+        };
+        if !self.catalogue.leads_nowhere(&name) {
+            return false;
+        }
+        if let Some((module, base)) = self.reached(target) {
+            let full = format!("{base}.{name}");
+            return self.catalogue.judge(&module, &full, Use::Import) == Standing::Allowed;
+        }
+        let Node::Call(built) = self.trace.node(target) else {
+            return false;
+        };
+        let class = match self.trace.global(built.callee) {
+            Some(g) if self.catalogue.applies(&g.module, &g.name).is_some() => {
+                let args = self.trace.items(built.args).unwrap_or_default();
+                args.first().and_then(|&c| self.trace.global(c))
+            }
+            class => class,
+        };
+        class.is_some_and(|g| {
+            self.catalogue.judge(&g.module, &g.name, Use::Construct) == Standing::Allowed
+        })
+    }
+
+    /// The global that a node is, or the attribute of one that it takes.
+    fn reached(&self, id: NodeId) -> Option<Named<'t>> {
+        let trace = self.trace;
+        let mut names = Vec::new();
+        let mut at = id;
+        for _ in 0..CHAIN {
+            match trace.node(at) {
+                Node::Global(_) => {
+                    let g = trace.global(at)?;
+                    if names.is_empty() {
+                        return Some((Cow::Borrowed(&g.module), Cow::Borrowed(&g.name)));
+                    }
+                    names.push(Cow::Borrowed(g.name.as_str()));
+                    names.reverse();
+                    return Some((Cow::Borrowed(&g.module), Cow::Owned(names.join("."))));
+                }
+                Node::Call(call) if self.rule(call) == Some(ByArguments::Attribute) => {
+                    let (target, name) = match trace.items(call.args)? {
+                        [target, name] | [target, name, _] => (*target, *name),
+                        _ => return None,
+                    };
+                    names.push(trace.text(name)?);
+                    at = target;
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// `callee`, which a call gave, is called by `call`: where it is an attribute of a global, or
+    /// wraps one, that is what is called. Says whether it was recorded.
+    pub(super) fn reached_and_applied(&mut self, callee: NodeId, call: &'t Call, how: Use) -> bool {
+        let trace = self.trace;
+        let mut at = callee;
+        for _ in 0..CHAIN {
+            if let Some((module, name)) = self.reached(at) {
+                let names = (Some(module), Some(name));
+                let args = || trace.render_args(call, super::ARGS_CHARS);
+                self.add_named(names, call.offset, how, args);
+                return true;
+            }
+            // A state set on a wrapper replaces what it wraps.
+            match trace.node(at) {
+                Node::Call(inner)
+                    if inner.states.is_empty() && self.rule(inner) == Some(ByArguments::Wraps) =>
+                {
+                    match trace.items(inner.args).and_then(|a| a.first()) {
+                        Some(&wrapped) => at = wrapped,
+                        None => return false,
+                    }
+                }
+                _ => return false,
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weighbridge_core::{Limits, pickle};
+
+    use super::*;
+    use crate::subject::PickleTrace;
+
+    /// Uses as `how name`, in stream order; computed calls as `computed`.
+    fn uses(data: &[u8]) -> Vec<String> {
+        let t = pickle::run(data, &Limits::default());
+        let p = PickleTrace::of("", None, &t).unwrap();
+        let name = |s: &Option<String>| s.clone().unwrap_or_default();
+        let mut out: Vec<String> = p
+            .globals
+            .iter()
+            .map(|g| format!("{:?} {}.{}", g.how, name(&g.module), name(&g.name)))
+            .collect();
+        out.extend(p.computed.iter().map(|_| "computed".to_owned()));
+        out
+    }
+
+    const PARTIAL: &str = "cfunctools\npartial\n(ccollections\nOrderedDict\ntR";
+
+    #[test]
+    fn an_attribute_of_something_allowed_is_an_import() {
+        let class = "cbuiltins\ngetattr\n(cnumpy\nndarray\nVmean\ntR";
+        assert_eq!(
+            uses(format!("{class}.").as_bytes()),
+            ["Import numpy.ndarray"]
+        );
+        let object = "cbuiltins\ngetattr\n(cpathlib\nPurePath\n(Va\ntRVname\ntR.";
+        assert_eq!(uses(object.as_bytes()), ["Call pathlib.PurePath"]);
+        // Called, it is judged as what it names.
+        assert_eq!(
+            uses(format!("{class}(Vx\ntR.").as_bytes()),
+            ["Import numpy.ndarray", "Call numpy.ndarray.mean"]
+        );
+    }
+
+    #[test]
+    fn an_attribute_that_leads_elsewhere_is_a_call_of_getattr() {
+        for (target, name) in [
+            ("cnumpy\nndarray\n", "__class__"),
+            ("cnumpy\nndarray\n", "__init__"),
+            ("cnumpy\nndarray\n", "func_globals"),
+            ("cnumpy\nndarray\n", "a.b"),
+            ("cnumpy\nndarray\n", ""),
+            ("cos\nenviron\n", "get"),
+            ("cm\nC\n", "x"),
+            ("cm\nC\n)R", "x"),
+            ("]", "append"),
+        ] {
+            let data = format!("cbuiltins\ngetattr\n({target}V{name}\ntR.");
+            assert!(
+                uses(data.as_bytes()).contains(&"Call builtins.getattr".to_owned()),
+                "{data}"
+            );
+        }
+        let computed = b"cbuiltins\ngetattr\n(cnumpy\nndarray\ncm\nf\n)RtR.";
+        assert!(uses(computed).contains(&"Call builtins.getattr".to_owned()));
+    }
+
+    #[test]
+    fn a_wrapped_function_is_imported_and_called_when_it_is_called() {
+        assert_eq!(
+            uses(format!("{PARTIAL}.").as_bytes()),
+            ["Import collections.OrderedDict"]
+        );
+        assert!(
+            uses(format!("{PARTIAL})R.").as_bytes())
+                .contains(&"Call collections.OrderedDict".to_owned())
+        );
+        // Wrapping what no profile allows is a call outside the profiles.
+        let evil = b"cfunctools\npartial\n(cposix\nsystem\ntR(Vid\ntR.";
+        let found = uses(evil);
+        assert!(
+            found.contains(&"Call functools.partial".to_owned()),
+            "{found:?}"
+        );
+        assert!(found.contains(&"Call posix.system".to_owned()), "{found:?}");
+        // Its state may wrap something else.
+        let state = format!("{PARTIAL}(cposix\nsystem\n(t}}NtbR.").replace("tbR", "tb)R");
+        let found = uses(state.as_bytes());
+        assert!(found.contains(&"computed".to_owned()), "{found:?}");
+        assert!(
+            found.contains(&"Import posix.system".to_owned()),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn text_encodings_are_harmless_and_other_codecs_are_not() {
+        for coding in ["latin1", "latin-1", "UTF-8", "utf_8", "ascii"] {
+            let data = format!("c_codecs\nencode\n(Va\nV{coding}\ntR.");
+            assert_eq!(uses(data.as_bytes()), [""; 0], "{coding}");
+        }
+        for coding in ["zlib", "rot13", "mbcs_x", "../x", "idna"] {
+            let data = format!("c_codecs\nencode\n(Va\nV{coding}\ntR.");
+            assert_eq!(uses(data.as_bytes()), ["Call _codecs.encode"], "{coding}");
+        }
+    }
+
+    #[test]
+    fn a_function_that_imports_names_imports_them() {
+        let data = b"cnumpy.core\n_ufunc_reconstruct\n(Vos\nVsystem\ntR.";
+        assert_eq!(uses(data), ["Import os.system"]);
+    }
+}

@@ -1,0 +1,8 @@
+//! GGUF: key-values and tensor descriptions, then the tensors' data, aligned.
+//!
+//! Facts are from `docs/gguf.md` of the ggml repository and the reference reader
+//! (`ggml/src/gguf.cpp`, ggml 0.25.3).
+
+pub mod raw;
+pub mod types;
+pub mod verify;
