@@ -42,6 +42,16 @@ def stream(path):
             f.write(block)
 
 
+def idle(path):
+    """A gzip stream of a pickle of a thousand million opcodes that do nothing."""
+    block = b"N0" * (MIB // 2)
+    with gzip.open(path, "wb") as f:
+        f.write(b"\x80\x02")
+        for _ in range(2048):
+            f.write(block)
+        f.write(b"N.")
+
+
 def nested(path):
     """Archives of archives, ten in each, six deep: a million files of 1 MiB at the bottom."""
     data, name = bytes(MIB), "zeros.bin"
@@ -88,6 +98,7 @@ def main():
         ("stream.pkl.gz", stream),
         ("stream.pkl.bz2", stream),
         ("stream.pkl.xz", stream),
+        ("idle.pkl.gz", idle),
         ("nested.zip", nested),
         ("laughs.pkl", laughs),
         ("opcodes.pkl", opcodes),

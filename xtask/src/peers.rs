@@ -42,6 +42,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if let Some(dir) = repo::corpus() {
         c.env("WEIGHBRIDGE_CORPUS", dir);
     }
+    repo::run(c.env("WEIGHBRIDGE_PEERS_VENV", venv))?;
+    // The pickle machine against the unpicklers of that Python.
+    let mut c = repo::cargo();
+    c.args(["test", "--quiet", "--package", "weighbridge-fuzzing"])
+        .args(["--test", "oracle"]);
     repo::run(c.env("WEIGHBRIDGE_PEERS_VENV", venv))
 }
 

@@ -11,6 +11,7 @@
 mod boundary;
 mod exercise;
 mod mutate;
+pub mod oracle;
 mod repack;
 mod targets;
 
@@ -19,6 +20,6 @@ pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
 pub use repack::Members;
 pub use targets::{
-    TARGETS, Target, detect_open, pickle_machine, pytorch_open, safetensors_header, scan_file,
-    scan_policy, structure_json, tar_archive, zip_archive,
+    TARGETS, Target, codec_stream, detect_open, pickle_machine, pytorch_open, safetensors_header,
+    scan_file, scan_policy, sevenz_archive, structure_json, tar_archive, zip_archive, zip_survey,
 };

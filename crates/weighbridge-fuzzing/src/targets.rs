@@ -9,7 +9,8 @@ use weighbridge::scan::{ScanOptions, scan};
 use weighbridge::structure::{Form, from_json, from_str, to_json};
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{ByteSource, SliceSource};
-use weighbridge_core::wire::{tar, zip};
+use weighbridge_core::wire::codec::{self, Caps, Codec};
+use weighbridge_core::wire::{sevenz, tar, zip};
 use weighbridge_core::{Limits, pickle};
 use weighbridge_scan::policy::Date;
 use weighbridge_scan::report::{Basis, sarif, table};
@@ -47,6 +48,18 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "tar_archive",
         run: tar_archive,
+    },
+    Target {
+        name: "zip_survey",
+        run: zip_survey,
+    },
+    Target {
+        name: "sevenz_archive",
+        run: sevenz_archive,
+    },
+    Target {
+        name: "codec_stream",
+        run: codec_stream,
     },
     Target {
         name: "pickle_machine",
@@ -167,6 +180,125 @@ pub fn tar_archive(data: &[u8]) {
         let _ = archive.storage(m, false);
         if let Ok(v) = archive.read(m, 1 << 20) {
             assert_eq!(v.len() as u64, m.size, "{} has another size", m.name);
+        }
+    }
+}
+
+/// Caps that keep a run short whatever the input claims.
+fn caps() -> Caps {
+    let mut caps = Caps::new(exercise::READ_BUDGET, 2000);
+    caps.max_window = exercise::READ_BUDGET;
+    caps
+}
+
+/// A zip archive in every view: what is said of it, every reading of every member, and that its
+/// gaps are in order and in the file.
+pub fn zip_survey(data: &[u8]) {
+    let limits = Limits::default();
+    let source = source(data);
+    let Ok(survey) = zip::Survey::of(Arc::clone(&source), &limits) else {
+        return;
+    };
+    let mut at = 0;
+    for gap in survey.gaps() {
+        assert!(at <= gap.start && gap.start < gap.end, "gaps out of order");
+        at = gap.end;
+    }
+    assert!(at <= data.len() as u64, "a gap leaves the file");
+    let count = survey.entries().len();
+    for d in survey.differences() {
+        assert!(d.entry.is_none_or(|i| i < count), "{d:?}");
+    }
+    let budget = Budget::new();
+    for i in 0..count {
+        for r in survey.readings(i) {
+            assert!(r.at + r.stored <= data.len() as u64, "{r:?}");
+            let _ = survey.read(&r, &caps(), &mut |part| budget.take(part));
+        }
+    }
+    for part in zip::Survey::parts(&source, &limits).unwrap_or_default() {
+        assert!(part.end <= data.len() as u64);
+    }
+}
+
+/// A 7z archive, as it is and with its header's checksums put right: what lies behind them is
+/// reached by changed inputs too.
+pub fn sevenz_archive(data: &[u8]) {
+    sevenz_members(data);
+    if let Some(sealed) = resealed(data) {
+        sevenz_members(&sealed);
+    }
+}
+
+/// `data` with right checksums of its signature header and its header.
+fn resealed(data: &[u8]) -> Option<Vec<u8>> {
+    let number = |at: usize| {
+        let raw = data.get(at..at + 8)?.try_into().ok()?;
+        usize::try_from(u64::from_le_bytes(raw)).ok()
+    };
+    let start = number(12)?.checked_add(32)?;
+    let header = data.get(start..start.checked_add(number(20)?)?)?;
+    let mut out = data.to_vec();
+    out.get_mut(28..32)?
+        .copy_from_slice(&crc32fast::hash(header).to_le_bytes());
+    let crc = crc32fast::hash(out.get(12..32)?);
+    out.get_mut(8..12)?.copy_from_slice(&crc.to_le_bytes());
+    Some(out)
+}
+
+/// Its header, then all of its members; each begins and ends once.
+fn sevenz_members(data: &[u8]) {
+    let Ok(archive) = sevenz::Archive::open(source(data), &Limits::default()) else {
+        return;
+    };
+    let members = archive.members();
+    let mut sizes = vec![None; members.len()];
+    let done = archive.read(&caps(), &mut |i, event| {
+        match event {
+            sevenz::Event::Begin => {
+                assert!(sizes[i].replace(0u64).is_none(), "a member begins twice");
+            }
+            sevenz::Event::Bytes(part) => {
+                if let Some(n) = &mut sizes[i] {
+                    *n += part.len() as u64;
+                }
+            }
+            sevenz::Event::End(Ok(())) => assert_eq!(sizes[i], Some(members[i].size)),
+            sevenz::Event::End(Err(e)) => assert!(!e.rule().is_empty()),
+        }
+        Ok(())
+    });
+    if done.is_ok() {
+        assert!(sizes.iter().all(Option::is_some), "a member was left out");
+    }
+}
+
+/// A compressed stream: decoded as what it looks like, or as everything.
+pub fn codec_stream(data: &[u8]) {
+    const ALL: [Codec; 8] = [
+        Codec::Gzip,
+        Codec::Zlib,
+        Codec::JoblibZlib,
+        Codec::Bzip2,
+        Codec::Xz,
+        Codec::Lzma,
+        Codec::Lz4,
+        Codec::Zstd,
+    ];
+    let head = data.get(..data.len().min(codec::HEAD)).unwrap_or_default();
+    let found = Codec::detect(head);
+    let source = source(data);
+    for c in found.map_or(ALL.to_vec(), |c| vec![c]) {
+        let mut got = 0u64;
+        let done = codec::decode(c, source.as_ref(), &caps(), &mut |part| {
+            got += part.len() as u64;
+            Ok(())
+        });
+        assert!(got <= exercise::READ_BUDGET, "{got} bytes came out");
+        if let Ok(done) = done {
+            assert_eq!(done.produced, got);
+            assert!(done.consumed <= data.len() as u64);
+            assert!(got == 0 || codec::confirm(c, source.as_ref()));
         }
     }
 }

@@ -13,7 +13,7 @@
 
 mod common;
 
-use common::{Case, Guard, directories, fixtures, seeds, text};
+use common::{Case, Guard, directories, fixtures, seeds, seeds_of, text};
 use weighbridge_fuzzing as targets;
 use weighbridge_fuzzing::{Members, Mutator, Rng, boundaries};
 
@@ -204,6 +204,35 @@ fn zip_archives_mutated() {
 #[test]
 fn tar_archives_mutated() {
     mutate("tar archive", &fixtures("tar"), targets::tar_archive);
+}
+
+#[test]
+fn zip_archives_in_all_views_mutated() {
+    let mut all = small(fixtures("zip"));
+    all.extend(seeds_of("zip_survey"));
+    mutate("zip survey", &all, targets::zip_survey);
+}
+
+#[test]
+fn zip_archives_in_all_views_cut_short() {
+    let all = seeds_of("zip_survey");
+    cut("zip survey cut", &all, targets::zip_survey);
+}
+
+#[test]
+fn sevenz_archives_mutated() {
+    mutate("7z", &seeds_of("sevenz_archive"), targets::sevenz_archive);
+}
+
+#[test]
+fn streams_cut_short() {
+    let all = seeds_of("codec_stream");
+    cut("stream cut", &all, targets::codec_stream);
+}
+
+#[test]
+fn streams_mutated() {
+    mutate("stream", &seeds_of("codec_stream"), targets::codec_stream);
 }
 
 #[test]

@@ -13,11 +13,12 @@ use crate::{Result, repo};
 const ROUNDS: usize = 9;
 
 /// Files that expand, nest and repeat without end, as `peers/make_bombs.py` makes them.
-const BOMBS: [&str; 8] = [
+const BOMBS: [&str; 9] = [
     "deflate.pt",
     "stream.pkl.gz",
     "stream.pkl.bz2",
     "stream.pkl.xz",
+    "idle.pkl.gz",
     "nested.zip",
     "laughs.pkl",
     "opcodes.pkl",

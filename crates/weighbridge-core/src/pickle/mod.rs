@@ -18,4 +18,4 @@ pub use machine::{run, run_with};
 pub use opcode::Op;
 pub use raw::{Nested, NoArrays, Raw, RawArrays};
 pub use render::decimal;
-pub use value::{Blob, Build, Call, CallOp, Change, Global, Node, NodeId, Trace};
+pub use value::{Blob, Build, Call, CallOp, Change, Event, Global, Node, NodeId, Trace};

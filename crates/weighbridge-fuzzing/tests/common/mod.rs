@@ -374,3 +374,8 @@ pub(crate) fn seeds() -> Vec<Case> {
     dirs.sort();
     dirs.iter().flat_map(|d| files(d)).collect()
 }
+
+/// Those of one target.
+pub(crate) fn seeds_of(target: &str) -> Vec<Case> {
+    files(&root().join("fuzz/seeds").join(target))
+}

@@ -7,10 +7,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use weighbridge_core::model::FormatId;
+use weighbridge_core::model::{FormatId, Value};
 use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
-use weighbridge_scan::{Fault, Gap, Subject};
+use weighbridge_scan::{
+    Fault, Gap, Program, ProgramKind, Subject, Template, Text, TextOrigin, jinja, native,
+};
 
 use super::{
     HEAD, compressed, gate, gguf, hdf5, media, npy, onnx, pickles, promise, tar, tensorflow, text,
@@ -263,6 +265,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
             && !hdf5::take(self, item)?
             && !text::take(self, item)?
             && !media::take(self, item)?
+            && !self.native(item)
             && !compressed::take(self, item)?
         {
             self.unknown(item, detected);
@@ -293,7 +296,24 @@ impl<'s, 'a> Examiner<'s, 'a> {
         }
     }
 
+    /// Native and byte code.
+    fn native(&mut self, item: &Item) -> bool {
+        let Some(kind) = native::detect(&item.head) else {
+            return false;
+        };
+        self.named(item, "program");
+        self.subject.programs.push(Program {
+            place: item.place.text(),
+            base: item.place.base,
+            kind: ProgramKind::Native(kind.as_str()),
+            text: None,
+            beside_model: false,
+        });
+        true
+    }
+
     fn safetensors(&mut self, item: &Item) -> Result<()> {
+        self.safetensors_metadata(item);
         for v in Safetensors.verify(Arc::clone(&item.source), &self.options())? {
             self.subject.faults.push(Fault {
                 rule: v.rule.into(),
@@ -303,6 +323,39 @@ impl<'s, 'a> Examiner<'s, 'a> {
             });
         }
         Ok(())
+    }
+
+    /// The strings of `__metadata__`, when the header reads.
+    fn safetensors_metadata(&mut self, item: &Item) {
+        let mut options = self.options();
+        options.lenient = true;
+        let Ok(model) = Safetensors.open(Arc::clone(&item.source), &options) else {
+            return;
+        };
+        for (key, value) in model.metadata {
+            if let Value::Str(text) = value {
+                self.metadata(&item.place, key, text);
+            }
+        }
+    }
+
+    /// A string of a model's metadata.
+    pub(super) fn metadata(&mut self, place: &Place, key: String, text: String) {
+        if jinja::looks_like_template(&text) {
+            self.subject.templates.push(Template {
+                place: place.text(),
+                base: None,
+                key: key.clone(),
+                text: text.clone(),
+            });
+        }
+        self.subject.texts.push(Text {
+            place: place.text(),
+            base: None,
+            key,
+            origin: TextOrigin::Metadata,
+            bytes: text.into_bytes(),
+        });
     }
 
     /// A zip or a tar, torch's or another.

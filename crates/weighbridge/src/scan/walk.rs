@@ -81,8 +81,7 @@ pub fn list(
     let mut walk = Walk {
         listing: Listing::default(),
         known: HashMap::new(),
-        // What is made of a file may depend on the path it was reached by.
-        apart: (options.settings.policy.as_ref()).is_some_and(|p| p.depends_on_paths()),
+        share: !options.settings.depend_on_paths(),
         seen,
     };
     for path in paths {
@@ -111,8 +110,8 @@ type Identity = (u64, u64, OsString);
 struct Walk<'a> {
     listing: Listing,
     known: HashMap<Identity, usize>,
-    /// Whether the same file under another path is a file of its own.
-    apart: bool,
+    /// Whether a file's report holds for its other paths.
+    share: bool,
     seen: &'a mut dyn FnMut(&Path),
 }
 
@@ -171,7 +170,8 @@ impl Walk<'_> {
             return self.skipped(path, "neither a file nor a folder".into());
         }
         let next = self.listing.entries.len();
-        let what = match identity(&path, meta).filter(|_| !self.apart) {
+        let id = self.share.then(|| identity(&path, meta)).flatten();
+        let what = match id {
             Some(id) => match *self.known.entry(id).or_insert(next) {
                 first if first == next => What::File,
                 first => What::Same(first),

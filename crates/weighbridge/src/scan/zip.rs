@@ -116,9 +116,13 @@ struct Holder<'p> {
     torchscript: bool,
 }
 
+/// About what an entry of an archive takes in memory, in bytes.
+const ENTRY: u64 = 400;
+
 /// One archive.
 fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -> Result<()> {
     let survey = Survey::of(Arc::clone(source), cx.limits)?;
+    super::gate::spend((survey.entries().len() as u64).saturating_mul(ENTRY));
     // Looked up once: an archive may have a hundred thousand members.
     let strict = Archive::open(Arc::clone(source), cx.limits).ok();
     let holder = Holder {
