@@ -12,6 +12,8 @@ use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::codec::{self, Caps, Codec};
 use weighbridge_core::wire::{marshal, protobuf, sevenz, tar, zip};
 use weighbridge_core::{Limits, pickle};
+use weighbridge_scan::checks::templates::{Context, judge};
+use weighbridge_scan::jinja;
 use weighbridge_scan::policy::Date;
 use weighbridge_scan::report::{Basis, sarif, table};
 use weighbridge_scan::{Baseline, Policy};
@@ -84,6 +86,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "scan_policy",
         run: scan_policy,
+    },
+    Target {
+        name: "jinja_template",
+        run: jinja_template,
     },
 ];
 
@@ -449,5 +455,32 @@ pub fn scan_policy(data: &[u8]) {
     let policy = Policy::parse(text, "input", std::path::Path::new("/"), day);
     if let Err(e) = policy {
         assert!(e.advice().is_some(), "no word on what to do: {e}");
+    }
+}
+
+/// A template: parsed and judged as whatever it may stand for. Every expression and finding lies
+/// in the text, and no expression refers to a later one.
+pub fn jinja_template(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if text.len() > jinja::MOST_BYTES {
+        return;
+    }
+    let tree = jinja::parse(&text);
+    for e in &tree.exprs {
+        assert!(
+            text.get(e.span.clone()).is_some(),
+            "no span of the text: {e:?}"
+        );
+    }
+    assert!(tree.errors.iter().all(|e| e.at <= text.len()));
+    if tree.tags > 0 {
+        assert!(jinja::looks_like_template(&text), "tags in a text without");
+    }
+    for context in [Context::Chat, Context::Template, Context::Text] {
+        if let Ok(judged) = judge(&text, context) {
+            for f in judged.findings {
+                assert!(f.span.start <= text.len(), "a finding outside: {f:?}");
+            }
+        }
     }
 }

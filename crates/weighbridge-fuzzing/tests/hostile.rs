@@ -251,6 +251,13 @@ fn structures_mutated() {
 }
 
 #[test]
+fn templates_mutated() {
+    let all = fixtures("template");
+    cut("template cut", &all, targets::jinja_template);
+    mutate("template", &all, targets::jinja_template);
+}
+
+#[test]
 fn scanned_files_mutated() {
     let mut all = small(fixtures("zip"));
     all.extend(fixtures("legacy"));

@@ -86,7 +86,8 @@ impl<'a> Input<'a> {
         };
         match self.frame_end() {
             Some(_) => self.behind = to,
-            None => self.pos = to,
+            // A frame that was read to its end has nothing left to go back to.
+            None => (self.pos, self.frame) = (to, None),
         }
         Ok(())
     }
@@ -341,5 +342,10 @@ mod tests {
         assert_eq!(i.take(1).unwrap(), b"b");
         assert_eq!(i.take(1).unwrap(), b"c");
         assert!(i.skip(1).is_err());
+        let mut i = Input::new(b"aRRb", Reading::Plan(vec![]));
+        i.begin_frame(1).unwrap();
+        i.take(1).unwrap();
+        i.skip(2).unwrap();
+        assert_eq!(i.take(1).unwrap(), b"b");
     }
 }

@@ -234,7 +234,8 @@ fn graphs() -> Vec<Case> {
     out
 }
 
-/// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle` or `structure`.
+/// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle`, `structure`,
+/// `graphs` or `template`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let (mut torch, mut st) = (seeds(), seeds());
     torch.push(example());
@@ -250,14 +251,16 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
         return graphs();
     }
     let is_text = |c: &Case| {
-        [".json", ".tsv", ".md", ".toml"]
+        [".json", ".tsv", ".md", ".toml", ".jinja"]
             .iter()
             .any(|e| c.name.ends_with(e))
     };
     let is_st = |c: &Case| c.name.ends_with(".safetensors");
     let zip = |c: &Case| c.bytes.starts_with(b"PK");
     let is_tar = |c: &Case| weighbridge_core::wire::tar::is_tar(&c.bytes);
+    let is_template = |c: &Case| c.name.ends_with(".jinja");
     match kind {
+        "template" => st.into_iter().filter(is_template).collect(),
         "safetensors" => st.into_iter().filter(is_st).collect(),
         "zip" => torch.into_iter().filter(zip).collect(),
         "tar" => torch.into_iter().filter(is_tar).collect(),

@@ -7,16 +7,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use weighbridge_core::model::{FormatId, Value};
+use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
-use weighbridge_scan::{
-    Fault, Gap, Program, ProgramKind, Subject, Template, Text, TextOrigin, jinja, native,
-};
+use weighbridge_scan::{Fault, Gap, Subject};
 
 use super::{
-    HEAD, compressed, gate, gguf, hdf5, keras, media, npy, onnx, pickles, promise, tar, tensorflow,
-    text, zip,
+    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise, sevenz,
+    strings, tar, tensorflow, text, zip,
 };
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
@@ -254,6 +252,8 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.safetensors(item)?;
         } else if is_zip || weighbridge_core::wire::tar::is_tar(&item.head) {
             self.container(item, format, is_zip)?;
+        } else if weighbridge_core::wire::sevenz::is_7z(&item.head) {
+            sevenz::take(self, item)?;
         } else if gguf::is_gguf(&item.head) {
             gguf::take(self, item)?;
         } else if npy::is_npy(&item.head) {
@@ -266,7 +266,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
             && !keras::take(self, item)?
             && !text::take(self, item)?
             && !media::take(self, item)?
-            && !self.native(item)
+            && !natives::take(self, item)
             && !compressed::take(self, item)?
         {
             self.unknown(item, detected);
@@ -297,24 +297,8 @@ impl<'s, 'a> Examiner<'s, 'a> {
         }
     }
 
-    /// Native and byte code.
-    fn native(&mut self, item: &Item) -> bool {
-        let Some(kind) = native::detect(&item.head) else {
-            return false;
-        };
-        self.named(item, "program");
-        self.subject.programs.push(Program {
-            place: item.place.text(),
-            base: item.place.base,
-            kind: ProgramKind::Native(kind.as_str()),
-            text: None,
-            beside_model: false,
-        });
-        true
-    }
-
     fn safetensors(&mut self, item: &Item) -> Result<()> {
-        self.safetensors_metadata(item);
+        strings::safetensors(self, item)?;
         for v in Safetensors.verify(Arc::clone(&item.source), &self.options())? {
             self.subject.faults.push(Fault {
                 rule: v.rule.into(),
@@ -324,39 +308,6 @@ impl<'s, 'a> Examiner<'s, 'a> {
             });
         }
         Ok(())
-    }
-
-    /// The strings of `__metadata__`, when the header reads.
-    fn safetensors_metadata(&mut self, item: &Item) {
-        let mut options = self.options();
-        options.lenient = true;
-        let Ok(model) = Safetensors.open(Arc::clone(&item.source), &options) else {
-            return;
-        };
-        for (key, value) in model.metadata {
-            if let Value::Str(text) = value {
-                self.metadata(&item.place, key, text);
-            }
-        }
-    }
-
-    /// A string of a model's metadata.
-    pub(super) fn metadata(&mut self, place: &Place, key: String, text: String) {
-        if jinja::looks_like_template(&text) {
-            self.subject.templates.push(Template {
-                place: place.text(),
-                base: None,
-                key: key.clone(),
-                text: text.clone(),
-            });
-        }
-        self.subject.texts.push(Text {
-            place: place.text(),
-            base: None,
-            key,
-            origin: TextOrigin::Metadata,
-            bytes: text.into_bytes(),
-        });
     }
 
     /// A zip or a tar, torch's or another.

@@ -116,9 +116,13 @@ pub(super) fn take_at(
 }
 
 fn step(trace: &Trace<'_>, loader: &Loader<'_>, whole: bool, left: u64) -> Step {
-    let truncated = |e: &Error| e.kind() == ErrorKind::Truncated;
-    let nested = trace.nested.last().and_then(|n| n.trace.error.as_ref());
-    let more = trace.error.as_ref().is_some_and(truncated) || nested.is_some_and(truncated);
+    // A line that has no end is no error of the machine, which takes the bytes at hand for all
+    // there are; what it makes of one that was cut short may be.
+    let cut = |t: &Trace<'_>| {
+        let truncated = |e: &Error| e.kind() == ErrorKind::Truncated || t.end >= t.data.len();
+        t.error.as_ref().is_some_and(truncated)
+    };
+    let more = cut(trace) || trace.nested.last().is_some_and(|n| cut(&n.trace));
     if !more || whole {
         return Step::Done(None);
     }
@@ -278,18 +282,18 @@ impl Stream<'_> {
         }
         self.loads(cx, trace, start, &mut read)?;
         cx.subject.pickles.push(read);
-        // Constants are where they are in the stream only before the first array left out.
-        let base = self
-            .place
-            .base
-            .filter(|_| self.holes.total() == 0 && start == 0);
-        let hiding = weighbridge_scan::constants(&self.place.text(), base, trace)?;
-        cx.subject.texts.extend(hiding);
+        // The constants that hide something; their offsets count from the trace's first byte.
+        for mut text in weighbridge_scan::constants(&self.place.text(), Some(0), trace)? {
+            let at = self.place.base.zip(text.base);
+            text.base = at.map(|(base, at)| base.saturating_add(real(at)));
+            cx.subject.texts.push(text);
+        }
         Ok(())
     }
 
-    /// Looks into the constant bytes that the pickle hands to loaders: what such a call does is
-    /// what is in them. A loader all of whose calls could be looked into is struck from `read`.
+    /// Looks into the constant bytes that the pickle hands to loaders. torch's own loader, which
+    /// its storages are pickled with, does what is in them and nothing else: when all its calls
+    /// could be looked into, it is struck from `read`. No pickler writes calls of the others.
     fn loads(
         &self,
         cx: &mut Examiner<'_, '_>,
@@ -335,8 +339,9 @@ impl Stream<'_> {
             let (Some(module), Some(name)) = (&g.module, &g.name) else {
                 return true;
             };
+            // The loaders of plain pickles are no part of a model, whatever they are handed.
             g.how != Use::Call
-                || catalogue.loads(module, name).is_none()
+                || catalogue.loads(module, name) != Some(Loads::Torch)
                 || opaque.contains(&(module.as_str(), name.as_str()))
         });
         Ok(())

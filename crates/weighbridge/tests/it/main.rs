@@ -20,4 +20,5 @@ mod pytorch;
 mod rule_fixtures;
 mod safetensors;
 mod scan;
+mod scan_corpus;
 mod trainers;
