@@ -19,6 +19,6 @@ pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
 pub use repack::Members;
 pub use targets::{
-    TARGETS, Target, detect_open, pickle_machine, pytorch_open, safetensors_header, scan_file,
-    structure_json, tar_archive, zip_archive,
+    TARGETS, Target, detect_open, gguf_header, npy, pickle_machine, pytorch_open,
+    safetensors_header, scan_file, structure_json, tar_archive, zip_archive,
 };
