@@ -15,6 +15,7 @@
 mod convert;
 mod directories;
 mod hostile_cases;
+mod models;
 mod pytorch;
 mod rule_fixtures;
 mod safetensors;
