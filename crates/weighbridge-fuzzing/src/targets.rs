@@ -99,6 +99,14 @@ pub const TARGETS: &[Target] = &[
         name: "jinja_template",
         run: jinja_template,
     },
+    Target {
+        name: "python_source",
+        run: crate::code::python_source,
+    },
+    Target {
+        name: "hidden_constant",
+        run: crate::code::hidden_constant,
+    },
 ];
 
 fn source(data: &[u8]) -> Arc<dyn ByteSource> {

@@ -269,6 +269,20 @@ fn numpy_headers_mutated() {
 }
 
 #[test]
+fn python_source_cut_and_mutated() {
+    let all = seeds_of("python_source");
+    cut("Python cut", &all, targets::python_source);
+    mutate("Python", &all, targets::python_source);
+}
+
+#[test]
+fn constants_cut_and_mutated() {
+    let all = seeds_of("hidden_constant");
+    cut("constant cut", &all, targets::hidden_constant);
+    mutate("constant", &all, targets::hidden_constant);
+}
+
+#[test]
 fn scanned_files_mutated() {
     let mut all = small(fixtures("zip"));
     all.extend(fixtures("legacy"));
