@@ -63,12 +63,15 @@ fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
 /// How many uses a further reading is compared with; beyond that, equal ones are listed twice.
 const MERGED: usize = 256;
 
+/// A module or a name, where the stream spells it out.
+type Name<'t> = Option<Cow<'t, str>>;
+
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
     catalogue: &'static Catalogue,
     /// Nodes that are called or changed, so that naming them is no bare import.
     used: HashSet<NodeId>,
-    counts: HashMap<(Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use), u32>,
+    counts: HashMap<(Name<'t>, Name<'t>, Use), u32>,
     computed: u32,
     out: PickleTrace,
 }
@@ -134,7 +137,7 @@ impl<'t, 'd> Collector<'t, 'd> {
 
     fn add_named(
         &mut self,
-        (module, name): (Option<Cow<'t, str>>, Option<Cow<'t, str>>),
+        (module, name): (Name<'t>, Name<'t>),
         offset: usize,
         how: Use,
         args: impl FnOnce() -> String,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weighbridge_core::pickle::{self, Blob, Node, NodeId, Trace};
 use weighbridge_core::source::{ByteSource, Window};
-use weighbridge_core::{Error, ErrorKind, Result};
+use weighbridge_core::{Error, Result};
 use weighbridge_scan::{Catalogue, Loads, PickleTrace, Reference, Use};
 
 use super::examine::{Examiner, Item, Place};
@@ -104,10 +104,7 @@ pub(super) fn take_at(
 }
 
 fn step(trace: &Trace<'_>, loader: &Loader<'_>, whole: bool, left: u64) -> Step {
-    let truncated = |e: &Error| e.kind() == ErrorKind::Truncated;
-    let nested = trace.nested.last().and_then(|n| n.trace.error.as_ref());
-    let more = trace.error.as_ref().is_some_and(truncated) || nested.is_some_and(truncated);
-    if !more || whole {
+    if !trace.is_cut_short() || whole {
         return Step::Done(None);
     }
     let have = trace.data.len() as u64;
