@@ -181,6 +181,11 @@ impl<'t, 'd> Collector<'t, 'd> {
     fn applied(&mut self, callee: NodeId, call: &'t Call, how: Use) {
         let trace = self.trace;
         match trace.node(callee) {
+            Node::Persistent(pid) if self.module_class(*pid).is_some() => {
+                if let Some(class) = self.module_class(*pid) {
+                    self.applied(class, call, how);
+                }
+            }
             Node::Global(_) => {
                 self.used.insert(callee);
                 if let Some(g) = trace.global(callee) {
@@ -219,6 +224,20 @@ impl<'t, 'd> Collector<'t, 'd> {
             }
             _ => {}
         }
+    }
+
+    /// The class of a persistent id `("module", class, file, source)`: with it torch's old format
+    /// carries the source of a module's class, and loads the class itself
+    /// (`torch/serialization.py`, `_legacy_load.persistent_load`).
+    fn module_class(&self, pid: NodeId) -> Option<NodeId> {
+        let [kind, class, _, _] = self.trace.items(pid)? else {
+            return None;
+        };
+        let known = matches!(
+            self.trace.node(*class),
+            Node::Global(_) | Node::DynamicGlobal(..) | Node::Extension(_)
+        );
+        (known && self.trace.is_text(*kind, "module")).then_some(*class)
     }
 
     /// A global whose name the stream does not spell out.
@@ -377,6 +396,13 @@ mod tests {
         let t = trace(b"Pid\n(Vid\ntR.");
         assert_eq!(t.computed.len(), 1);
         assert_eq!(t.computed[0].text, "persistent(\"id\")(\"id\")");
+    }
+
+    #[test]
+    fn a_class_with_its_source_is_the_class() {
+        let t = trace(b"((Vmodule\ncposix\nsystem\nVf\nVs\ntQVid\no.");
+        assert_eq!(uses(&t), [("posix.system(\"id\")".into(), Use::Call)]);
+        assert!(t.computed.is_empty());
     }
 
     #[test]
