@@ -66,12 +66,15 @@ const MERGED: usize = 256;
 /// A module or a name, where the stream spells it out.
 type Name<'t> = Option<Cow<'t, str>>;
 
+/// Module and name, and what is done.
+type UseOf<'t> = (Name<'t>, Name<'t>, Use);
+
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
     catalogue: &'static Catalogue,
     /// Nodes that are called or changed, so that naming them is no bare import.
     used: HashSet<NodeId>,
-    counts: HashMap<(Name<'t>, Name<'t>, Use), u32>,
+    counts: HashMap<UseOf<'t>, u32>,
     computed: u32,
     out: PickleTrace,
 }
@@ -181,11 +184,6 @@ impl<'t, 'd> Collector<'t, 'd> {
     fn applied(&mut self, callee: NodeId, call: &'t Call, how: Use) {
         let trace = self.trace;
         match trace.node(callee) {
-            Node::Persistent(pid) if self.module_class(*pid).is_some() => {
-                if let Some(class) = self.module_class(*pid) {
-                    self.applied(class, call, how);
-                }
-            }
             Node::Global(_) => {
                 self.used.insert(callee);
                 if let Some(g) = trace.global(callee) {
@@ -196,6 +194,13 @@ impl<'t, 'd> Collector<'t, 'd> {
             Node::DynamicGlobal(..) | Node::Extension(_) => {
                 self.used.insert(callee);
                 self.hidden(callee, call.offset, how);
+            }
+            // torch's legacy files name the class of a module in a persistent id, together with its
+            // source (torch/serialization.py, `persistent_load`), and get the class from it.
+            Node::Persistent(id) if self.module_class(*id).is_some() => {
+                if let Some(class) = self.module_class(*id) {
+                    self.applied(class, call, how);
+                }
             }
             // What a persistent id or a buffer gives is the loader's, and nobody calls it.
             node @ (Node::Call(_) | Node::Persistent(_) | Node::Buffer)
@@ -226,18 +231,13 @@ impl<'t, 'd> Collector<'t, 'd> {
         }
     }
 
-    /// The class of a persistent id `("module", class, file, source)`: with it torch's old format
-    /// carries the source of a module's class, and loads the class itself
-    /// (`torch/serialization.py`, `_legacy_load.persistent_load`).
-    fn module_class(&self, pid: NodeId) -> Option<NodeId> {
-        let [kind, class, _, _] = self.trace.items(pid)? else {
+    /// The class in a persistent id `("module", class, file, source)`.
+    fn module_class(&self, id: NodeId) -> Option<NodeId> {
+        let [kind, class, _, _] = self.trace.items(id)? else {
             return None;
         };
-        let known = matches!(
-            self.trace.node(*class),
-            Node::Global(_) | Node::DynamicGlobal(..) | Node::Extension(_)
-        );
-        (known && self.trace.is_text(*kind, "module")).then_some(*class)
+        let is = self.trace.is_text(*kind, "module") && self.trace.global(*class).is_some();
+        is.then_some(*class)
     }
 
     /// A global whose name the stream does not spell out.

@@ -28,7 +28,7 @@ LEFT_OUT = (
 KEPT = {
     "sklearn.utils Bunch", "sklearn.utils._bunch Bunch", "sklearn.utils.fixes MaskedArray",
     "sklearn.utils._encode _nandict", "sklearn.utils._encode MissingValues",
-    "sklearn.utils._encode _NaNCounter",
+    "sklearn.utils._encode _NaNCounter", "sklearn.utils.deprecation DeprecationDict",
     "sklearn.utils._metadata_requests MetadataRequest",
     "sklearn.utils._metadata_requests MethodMetadataRequest",
     "sklearn.utils._metadata_requests MetadataRouter",

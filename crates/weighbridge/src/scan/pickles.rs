@@ -37,7 +37,7 @@ pub(super) fn is_pickle(head: &[u8], path: &Path, limits: &Limits) -> bool {
         .unwrap_or_default();
     let extension = extension.to_ascii_lowercase();
     let named = |list: &[&str]| list.contains(&extension.as_str());
-    (named(&PICKLES) && trace.ops >= 2) || (named(&MODELS) && trace.ops >= 8)
+    (named(&PICKLES) && trace.ops >= 3) || (named(&MODELS) && trace.ops >= 8)
 }
 
 /// Whether prose could not have given this trace: it calls a global with a plausible name.

@@ -202,7 +202,10 @@ pub(crate) fn load_pickle(
                 data.truncate(end);
                 return Ok((data, end));
             }
-            Some(e) if e.kind() == ErrorKind::Truncated && n < left => step = n.saturating_mul(4),
+            // A line cut short by the end of the bytes at hand is none of the stream's faults.
+            Some(e) if n < left && (e.kind() == ErrorKind::Truncated || end as u64 >= n) => {
+                step = n.saturating_mul(4);
+            }
             Some(e) => return Err(e.shifted(at)),
         }
     }
