@@ -63,8 +63,11 @@ fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
 /// How many uses a further reading is compared with; beyond that, equal ones are listed twice.
 const MERGED: usize = 256;
 
-/// Module and name, where the stream spells them, and what is done.
-type UseOf<'t> = (Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use);
+/// A module or a name, where the stream spells it out.
+type Name<'t> = Option<Cow<'t, str>>;
+
+/// Module and name, and what is done.
+type UseOf<'t> = (Name<'t>, Name<'t>, Use);
 
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
@@ -137,7 +140,7 @@ impl<'t, 'd> Collector<'t, 'd> {
 
     fn add_named(
         &mut self,
-        (module, name): (Option<Cow<'t, str>>, Option<Cow<'t, str>>),
+        (module, name): (Name<'t>, Name<'t>),
         offset: usize,
         how: Use,
         args: impl FnOnce() -> String,
@@ -393,6 +396,13 @@ mod tests {
         let t = trace(b"Pid\n(Vid\ntR.");
         assert_eq!(t.computed.len(), 1);
         assert_eq!(t.computed[0].text, "persistent(\"id\")(\"id\")");
+    }
+
+    #[test]
+    fn a_class_with_its_source_is_the_class() {
+        let t = trace(b"((Vmodule\ncposix\nsystem\nVf\nVs\ntQVid\no.");
+        assert_eq!(uses(&t), [("posix.system(\"id\")".into(), Use::Call)]);
+        assert!(t.computed.is_empty());
     }
 
     #[test]

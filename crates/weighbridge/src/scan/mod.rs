@@ -11,7 +11,7 @@ mod gguf;
 mod hdf5;
 mod hdf5_object;
 mod ignored;
-mod joblib;
+pub(crate) mod joblib;
 mod json;
 mod keras;
 mod media;

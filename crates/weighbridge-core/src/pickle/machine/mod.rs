@@ -12,7 +12,7 @@ use super::input::Input;
 use super::opcode::Op;
 use super::raw::{Nested, NoArrays, Raw, RawArrays};
 use super::value::{Event, Node, NodeId, Trace};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limits;
 use memo::Memo;
 pub(super) use reading::{PREFETCH, Reading};
@@ -157,9 +157,11 @@ impl<'a> Machine<'a> {
                 .at(at as u64),
             );
         }
+        // What is made of bytes that end too early says less than that they do.
+        let early = |e: &Error| e.kind() == ErrorKind::Truncated;
         let error = match done {
-            Ok(()) => self.fault.take(),
-            Err(e) => Some(self.place(e)),
+            Err(e) if early(&e) || !self.fault.as_ref().is_some_and(early) => Some(self.place(e)),
+            _ => self.fault.take(),
         };
         let memory = self.memory();
         let mut trace = self.trace;
