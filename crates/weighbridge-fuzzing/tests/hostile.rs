@@ -258,6 +258,17 @@ fn templates_mutated() {
 }
 
 #[test]
+fn gguf_headers_mutated() {
+    mutate("gguf header", &fixtures("gguf"), targets::gguf_header);
+    cut("gguf header cut", &fixtures("gguf"), targets::gguf_header);
+}
+
+#[test]
+fn numpy_headers_mutated() {
+    mutate("npy", &fixtures("numpy"), targets::npy);
+}
+
+#[test]
 fn python_source_cut_and_mutated() {
     let all = seeds_of("python_source");
     cut("Python cut", &all, targets::python_source);
@@ -277,6 +288,8 @@ fn scanned_files_mutated() {
     all.extend(fixtures("legacy"));
     all.extend(fixtures("pickle"));
     all.extend(fixtures("safetensors"));
+    all.extend(fixtures("gguf"));
+    all.extend(fixtures("numpy"));
     mutate("scan", &all, targets::scan_file);
 }
 
