@@ -258,11 +258,24 @@ fn templates_mutated() {
 }
 
 #[test]
+fn gguf_headers_mutated() {
+    mutate("gguf header", &fixtures("gguf"), targets::gguf_header);
+    cut("gguf header cut", &fixtures("gguf"), targets::gguf_header);
+}
+
+#[test]
+fn numpy_headers_mutated() {
+    mutate("npy", &fixtures("numpy"), targets::npy);
+}
+
+#[test]
 fn scanned_files_mutated() {
     let mut all = small(fixtures("zip"));
     all.extend(fixtures("legacy"));
     all.extend(fixtures("pickle"));
     all.extend(fixtures("safetensors"));
+    all.extend(fixtures("gguf"));
+    all.extend(fixtures("numpy"));
     mutate("scan", &all, targets::scan_file);
 }
 

@@ -239,7 +239,7 @@ fn rules_are_listed_and_explained() {
         assert!(r.stdout.contains(text), "{}", r.stdout);
     }
     let r = run(&["scan", "--list-rules"]);
-    assert_eq!(r.stdout.matches("WB-PKL-0").count(), 8, "{}", r.stdout);
+    assert!(r.stdout.matches("WB-PKL-0").count() >= 8, "{}", r.stdout);
 }
 
 #[cfg(unix)]

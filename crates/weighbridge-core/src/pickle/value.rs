@@ -184,8 +184,8 @@ pub struct Trace<'a> {
     pub nodes: Vec<Node>,
     /// Every global named, in order.
     pub globals: Vec<Global>,
-    /// All that is imported, called or changed, in order.
-    pub events: Vec<Event>,
+    /// All that is imported, called or changed, in order, each with the offset of its opcode.
+    pub events: Vec<(usize, Event)>,
     /// Every `BUILD`, in order.
     pub builds: Vec<Build>,
     /// Every change of what is no plain list, dict or set, in order.

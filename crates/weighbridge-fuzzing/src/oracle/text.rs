@@ -29,7 +29,7 @@ const DEEPEST: u32 = 5;
 impl<'t> Told<'t> {
     pub(super) fn new(trace: &'t Trace<'t>) -> Self {
         let mut numbers = HashMap::new();
-        for e in &trace.events {
+        for (_, e) in &trace.events {
             if let Event::Import(id) | Event::Call(id) | Event::Persistent(id) = e {
                 let n = numbers.len();
                 numbers.insert(*id, n);
@@ -41,7 +41,7 @@ impl<'t> Told<'t> {
     /// All events; without the values in them as an outline.
     pub(super) fn events(&self, outline: bool) -> Vec<String> {
         let mut out = Vec::new();
-        for e in &self.trace.events {
+        for (_, e) in &self.trace.events {
             self.event(*e, outline, &mut out);
         }
         out

@@ -33,7 +33,7 @@ use crate::subject::{Subject, Template};
 /// The data file: rules and the lists behind them.
 pub(crate) const DATA: (&str, &str) = ("template.toml", include_str!("../../rules/template.toml"));
 
-/// Longest template in use: the largest of some 700 that public repositories hold has 20 KB.
+/// Longest template in use: the largest of some 900 that public repositories hold has 20 KB.
 const LONG: usize = 48 << 10;
 
 /// A run of one character that no layout needs.

@@ -18,12 +18,12 @@ const POW: u8 = 8;
 
 impl<'s> Parser<'s> {
     /// `a, b`, or a single expression without a comma.
-    pub(super) fn tuple(&mut self, conditional: bool, end: &[&str]) -> Parsed<ExprId> {
+    pub(super) fn tuple(&mut self, conditional: bool) -> Parsed<ExprId> {
         let start = self.here();
         let mut items = Vec::new();
         let mut comma = false;
         loop {
-            if self.tuple_ends(end) {
+            if self.tuple_ends() {
                 break;
             }
             items.push(self.expression(conditional)?);
@@ -39,12 +39,8 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn tuple_ends(&self, end: &[&str]) -> bool {
-        match self.peek() {
-            None | Some(TokenKind::Op(")")) => true,
-            Some(TokenKind::Name(n)) => end.contains(n),
-            _ => false,
-        }
+    fn tuple_ends(&self) -> bool {
+        matches!(self.peek(), None | Some(TokenKind::Op(")")))
     }
 
     /// One expression; `conditional` allows `a if b else c` at its top.
@@ -242,7 +238,7 @@ impl<'s> Parser<'s> {
         if self.skip_op(")") {
             return Ok(self.add(start, ExprKind::Tuple(Vec::new())));
         }
-        let inner = self.tuple(true, &[])?;
+        let inner = self.tuple(true)?;
         self.expect_op(")")?;
         Ok(inner)
     }

@@ -225,7 +225,7 @@ impl<'s> Parser<'s> {
 
     fn output(&mut self, body: &mut Vec<Stmt>) {
         let span = self.tag.clone();
-        match self.tuple(true, &[]) {
+        match self.tuple(true) {
             Ok(value) => {
                 self.tag_ends();
                 let kind = StmtKind::Output(vec![value]);
@@ -288,7 +288,7 @@ impl<'s> Parser<'s> {
                 }
                 StmtKind::Output(values)
             }
-            "do" => StmtKind::Do(self.tuple(true, &[])?),
+            "do" => StmtKind::Do(self.tuple(true)?),
             "break" | "continue" | "debug" => StmtKind::Jump,
             _ => {
                 self.back();
@@ -341,7 +341,7 @@ impl<'s> Parser<'s> {
         let mut arms = Vec::new();
         let mut otherwise = Vec::new();
         loop {
-            let test = self.tuple(false, &[]).ok();
+            let test = self.tuple(false).ok();
             if test.is_none() {
                 self.pos = self.tokens.len();
             }
@@ -396,7 +396,7 @@ impl<'s> Parser<'s> {
         if !self.skip_name("in") {
             return Err(self.fail("expected 'in'"));
         }
-        let iter = self.tuple(false, &["recursive"])?;
+        let iter = self.tuple(false)?;
         let test = if self.skip_name("if") {
             Some(self.expression(true)?)
         } else {
@@ -411,7 +411,7 @@ impl<'s> Parser<'s> {
             return Err(Failed);
         };
         if self.skip_op("=") {
-            let value = self.tuple(true, &[])?;
+            let value = self.tuple(true)?;
             self.tag_ends();
             return Ok(StmtKind::Set(target, value));
         }
@@ -434,7 +434,7 @@ impl<'s> Parser<'s> {
         let mut items = Vec::new();
         let mut comma = false;
         loop {
-            if self.peek().is_none() || self.peek_is_name(0, "in") || self.peek_is_op(0, ")") {
+            if self.peek().is_none() || self.peek_is_op(0, ")") {
                 break;
             }
             items.push(self.one_target(namespace)?);
@@ -457,6 +457,7 @@ impl<'s> Parser<'s> {
     fn variable(&mut self) -> Parsed<&'s str> {
         let name = self.expect_any_name()?;
         if CONSTANTS.contains(&name) {
+            self.back();
             return Err(self.fail("nothing can be assigned to a constant"));
         }
         Ok(name)
@@ -476,7 +477,7 @@ impl<'s> Parser<'s> {
             if self.skip_name("as") {
                 self.variable()?;
             }
-            if !self.skip_op(",") || self.peek().is_none() {
+            if !self.skip_op(",") {
                 return Ok(());
             }
         }

@@ -99,6 +99,12 @@ impl<'t> Collector<'t, '_> {
                     names.reverse();
                     return Some((Cow::Borrowed(&g.module), Cow::Owned(names.join("."))));
                 }
+                // torch's legacy files name a module's class with its source; loading gives the
+                // class (torch/serialization.py, _legacy_load, persistent_load).
+                Node::Persistent(pid) if names.is_empty() => match trace.items(*pid)? {
+                    [kind, class, ..] if trace.is_text(*kind, "module") => at = *class,
+                    _ => return None,
+                },
                 Node::Call(call) if self.rule(call) == Some(ByArguments::Attribute) => {
                     let (target, name) = match trace.items(call.args)? {
                         [target, name] | [target, name, _] => (*target, *name),
@@ -146,7 +152,6 @@ impl<'t> Collector<'t, '_> {
 mod tests {
     use weighbridge_core::{Limits, pickle};
 
-    use super::*;
     use crate::subject::PickleTrace;
 
     /// Uses as `how name`, in stream order; computed calls as `computed`.
@@ -242,6 +247,20 @@ mod tests {
             let data = format!("c_codecs\nencode\n(Va\nV{coding}\ntR.");
             assert_eq!(uses(data.as_bytes()), ["Call _codecs.encode"], "{coding}");
         }
+    }
+
+    #[test]
+    fn torchs_persistent_module_is_its_class() {
+        let id = "(Vmodule\ncm\nNet\nVnet.py\nVclass Net\ntQ";
+        assert_eq!(
+            uses(format!("{id})\u{1}.").replace('\u{1}', "R").as_bytes()),
+            ["Import m.Net", "Call m.Net"]
+        );
+        // Any other persistent id is the loader's affair, and nobody calls it.
+        assert_eq!(
+            uses(b"(Vstorage\ncm\nNet\ntQ)R."),
+            ["Import m.Net", "computed"]
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
 use super::{
-    HEAD, compressed, gate, gguf, hdf5, media, natives, npy, onnx, pickles, promise, sevenz,
+    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise, sevenz,
     strings, tar, tensorflow, text, zip,
 };
 use crate::OpenOptions;
@@ -263,6 +263,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
         } else if !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
             && !hdf5::take(self, item)?
+            && !keras::take(self, item)?
             && !text::take(self, item)?
             && !media::take(self, item)?
             && !natives::take(self, item)

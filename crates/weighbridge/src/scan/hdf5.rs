@@ -121,6 +121,15 @@ fn walk(
                         attribute(cx, item, &path, name, bytes, at, configs);
                     }
                 }
+                // Unwritten chunks cost nothing in the file and their whole size in memory.
+                Found::Extent(bytes, at) => {
+                    let cap = cx.limits.expand_cap(source.len());
+                    if bytes.is_none_or(|b| b > cap) {
+                        let message = format!("the dataset {path} is far larger than the file");
+                        let e = Error::limit("hdf5.expand", message).at(at);
+                        cx.failed(&item.place, e);
+                    }
+                }
                 Found::Missed(what) => {
                     missed.get_or_insert(what.to_owned());
                 }

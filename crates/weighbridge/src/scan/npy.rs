@@ -60,6 +60,7 @@ fn one(cx: &mut Examiner<'_, '_>, item: &Item, at: u64) -> Result<Option<u64>> {
     };
     let data_at = at.saturating_add(header.data_at);
     let Some(bytes) = header.data_bytes() else {
+        padded(cx, item, data_at)?;
         return pickles::take_one(cx, item, data_at);
     };
     match data_at.checked_add(bytes).filter(|&end| end <= len) {
@@ -84,6 +85,17 @@ fn header(item: &Item, at: u64) -> Result<Header> {
     let head = item.source.read_vec(at..len.min(at.saturating_add(12)))?;
     let end = at.saturating_add(header_len(&head)?).min(len);
     Header::parse(&item.source.read_vec(at..end)?)
+}
+
+/// A header whose length stops short of its padding leaves spaces before the pickle. NumPy does not
+/// load it; readers that look for the end of the padding do.
+fn padded(cx: &mut Examiner<'_, '_>, item: &Item, at: u64) -> Result<()> {
+    let len = item.source.len();
+    let head = item.source.read_vec(at..len.min(at.saturating_add(4096)))?;
+    match head.iter().position(|b| !matches!(b, b' ' | b'\n' | b'\0')) {
+        Some(n) if n > 0 => pickles::take_one(cx, item, at.saturating_add(n as u64)).map(|_| ()),
+        _ => Ok(()),
+    }
 }
 
 /// A pickle at `at`, if there is one.
@@ -177,6 +189,13 @@ mod tests {
         // Behind the array, for programs that read on.
         let (globals, _, gaps) = taken(&[npy("'<f8'", "()", &[0; 8]), EVIL.to_vec()].concat());
         assert_eq!((globals.len(), gaps.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_pickle_behind_padding_that_the_header_leaves_out_is_found() {
+        let bytes = npy("'|O'", "(1,)", &[b"     \n", EVIL].concat());
+        let (globals, faults, _) = taken(&bytes);
+        assert_eq!((globals.len(), faults.len()), (1, 1));
     }
 
     #[test]

@@ -284,18 +284,18 @@ impl Stream<'_> {
         }
         self.loads(cx, trace, start, &mut read)?;
         cx.subject.pickles.push(read);
-        // Constants are where they are in the stream only before the first array left out.
-        let base = self
-            .place
-            .base
-            .filter(|_| self.holes.total() == 0 && start == 0);
-        let hiding = weighbridge_scan::constants(&self.place.text(), base, trace)?;
-        cx.subject.texts.extend(hiding);
+        // The constants that hide something; their offsets count from the trace's first byte.
+        for mut text in weighbridge_scan::constants(&self.place.text(), Some(0), trace)? {
+            let at = self.place.base.zip(text.base);
+            text.base = at.map(|(base, at)| base.saturating_add(real(at)));
+            cx.subject.texts.push(text);
+        }
         Ok(())
     }
 
-    /// Looks into the constant bytes that the pickle hands to loaders: what such a call does is
-    /// what is in them. A loader all of whose calls could be looked into is struck from `read`.
+    /// Looks into the constant bytes that the pickle hands to loaders. torch's own loader, which
+    /// its storages are pickled with, does what is in them and nothing else: when all its calls
+    /// could be looked into, it is struck from `read`. No pickler writes calls of the others.
     fn loads(
         &self,
         cx: &mut Examiner<'_, '_>,

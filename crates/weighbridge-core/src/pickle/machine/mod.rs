@@ -314,8 +314,8 @@ impl<'a> Machine<'a> {
     }
 
     fn event(&mut self, event: Event) {
-        self.took(1, size_of::<Event>());
-        self.trace.events.push(event);
+        self.took(1, size_of::<(usize, Event)>());
+        self.trace.events.push((self.at, event));
     }
 
     fn memory(&self) -> u64 {
