@@ -63,12 +63,15 @@ fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
 /// How many uses a further reading is compared with; beyond that, equal ones are listed twice.
 const MERGED: usize = 256;
 
+/// Module and name, where they are constants of the stream.
+type Named<'t> = (Option<Cow<'t, str>>, Option<Cow<'t, str>>);
+
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
     catalogue: &'static Catalogue,
     /// Nodes that are called or changed, so that naming them is no bare import.
     used: HashSet<NodeId>,
-    counts: HashMap<(Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use), u32>,
+    counts: HashMap<Named<'t>, HashMap<Use, u32>>,
     computed: u32,
     out: PickleTrace,
 }
@@ -134,13 +137,13 @@ impl<'t, 'd> Collector<'t, 'd> {
 
     fn add_named(
         &mut self,
-        (module, name): (Option<Cow<'t, str>>, Option<Cow<'t, str>>),
+        (module, name): Named<'t>,
         offset: usize,
         how: Use,
         args: impl FnOnce() -> String,
     ) {
-        let key = (module.clone(), name.clone(), how);
-        let count = self.counts.entry(key).or_default();
+        let named = self.counts.entry((module.clone(), name.clone()));
+        let count = named.or_default().entry(how).or_default();
         *count += 1;
         if *count <= REPEATS {
             self.out.globals.push(GlobalUse {
@@ -177,6 +180,9 @@ impl<'t, 'd> Collector<'t, 'd> {
     /// `callee` is called or constructed by `call`, itself or through an allowed function.
     fn applied(&mut self, callee: NodeId, call: &'t Call, how: Use) {
         let trace = self.trace;
+        if how == Use::Construct && self.by_state(callee, call).is_some() {
+            return;
+        }
         match trace.node(callee) {
             Node::Global(_) => {
                 self.used.insert(callee);
