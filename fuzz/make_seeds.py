@@ -3,7 +3,7 @@ kind. With the corpus there, `cargo xtask fuzz` adds it.
 
     python fuzz/make_seeds.py
 
-Needs torch, for the files that only it writes.
+Needs torch, for the files that only it writes. What lies in jinja_template is written by hand.
 """
 
 import collections

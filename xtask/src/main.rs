@@ -58,7 +58,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        arguments: "load [--quick]",
+        arguments: "load|scan [--quick]",
         about: "Measure us and the peers alternately; writes docs/benchmarks.md",
         run: bench::run,
     },
@@ -113,6 +113,7 @@ fn help() {
     println!(
         "\nEnvironment:
   WEIGHBRIDGE_CORPUS      test files with expected answers; ../shared/corpus where it exists
-  WEIGHBRIDGE_PEERS_VENV  a Python environment with torch and safetensors, instead of target/peers"
+  WEIGHBRIDGE_PEERS_VENV  a Python environment with torch and safetensors, instead of target/peers
+  WEIGHBRIDGE_SCANNERS_VENV  one with the scanners of peers/requirements-scan.txt"
     );
 }

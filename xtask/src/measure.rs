@@ -63,15 +63,75 @@ pub(crate) fn measure(command: &[&str]) -> Result<Cost> {
     })
 }
 
-/// The measuring process: `measure -- COMMAND…` prints `SECONDS RESIDENT PRIVATE`, a line feed and
-/// what the command wrote.
+/// How a command ended that may fail.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outcome {
+    /// What it cost; its output is both streams.
+    pub(crate) cost: Cost,
+    /// The exit code; `None` when a signal ended it, as running out of time does.
+    pub(crate) code: Option<i32>,
+}
+
+/// Most memory that a command on trial may reserve, in bytes.
+const MOST_MEMORY: u64 = 8 << 30;
+
+/// Runs `command` in `dir` below a fresh measuring process, for at most `limit`, whatever it
+/// makes of it.
 ///
 /// # Errors
-/// When the command cannot be run or fails.
+/// When it cannot be run.
+pub(crate) fn attempt(command: &[&str], dir: &Path, limit: Duration) -> Result<Outcome> {
+    let own = std::env::current_exe().map_err(|e| e.to_string())?;
+    let out = Command::new(own)
+        .args(["measure", "--limit", &limit.as_secs().to_string(), "--"])
+        .args(command)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("cannot start {command:?}: {e}"))?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let words: Vec<&str> = first.split(' ').collect();
+    let number = |n: usize| words.get(n).and_then(|w| w.parse::<f64>().ok());
+    let (Some(seconds), Some(resident), Some(private), true) =
+        (number(0), number(1), number(2), out.status.success())
+    else {
+        return Err(format!(
+            "{} could not be tried ({}):\n{}",
+            command.join(" "),
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        ));
+    };
+    Ok(Outcome {
+        cost: Cost {
+            seconds,
+            resident: resident as u64,
+            private: private as u64,
+            output: rest.to_owned(),
+        },
+        code: words.get(3).and_then(|w| w.parse().ok()),
+    })
+}
+
+/// The measuring process: `measure -- COMMAND…` prints `SECONDS RESIDENT PRIVATE`, a line feed and
+/// what the command wrote. `measure --limit SECONDS -- COMMAND…` ends it when it takes longer,
+/// takes any exit code and prints that fourth (`-` for none).
+///
+/// # Errors
+/// When the command cannot be run, or fails without `--limit`.
 pub(crate) fn main(arguments: &[String]) -> Result<()> {
-    let command = match arguments.split_first() {
+    let limit = match arguments {
+        [flag, seconds, ..] if flag == "--limit" => {
+            let seconds = seconds.parse().map_err(|_| "--limit SECONDS")?;
+            Some(Duration::from_secs(seconds))
+        }
+        _ => None,
+    };
+    let arguments = arguments.get(if limit.is_some() { 2 } else { 0 }..);
+    let command = match arguments.and_then(|a| a.split_first()) {
         Some((dashes, command)) if dashes == "--" => command,
-        _ => arguments,
+        _ => arguments.unwrap_or_default(),
     };
     let Some((program, rest)) = command.split_first() else {
         return Err("measure -- COMMAND".into());
@@ -79,32 +139,56 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     // A file, not a pipe: nobody reads while the command runs.
     let kept = std::env::temp_dir().join(format!("xtask-measure-{}", std::process::id()));
     let file = std::fs::File::create(&kept).map_err(|e| e.to_string())?;
-    let outcome = spawn(program, rest, file);
-    let output = std::fs::read_to_string(&kept).unwrap_or_default();
+    let errors = match limit {
+        Some(_) => Some(file.try_clone().map_err(|e| e.to_string())?),
+        None => None,
+    };
+    let outcome = spawn(program, rest, file, errors, limit);
+    let output = std::fs::read(&kept).unwrap_or_default();
+    let output = String::from_utf8_lossy(&output);
     let _ = std::fs::remove_file(&kept);
-    let cost = outcome?;
-    print!(
-        "{} {} {}\n{output}",
-        cost.seconds, cost.resident, cost.private
-    );
+    let (cost, code) = outcome?;
+    print!("{} {} {}", cost.seconds, cost.resident, cost.private);
+    match (limit, code) {
+        (None, _) => println!(),
+        (Some(_), Some(code)) => println!(" {code}"),
+        (Some(_), None) => println!(" -"),
+    }
+    print!("{output}");
     Ok(())
 }
 
-fn spawn(program: &str, arguments: &[String], stdout: std::fs::File) -> Result<Cost> {
+fn spawn(
+    program: &str,
+    arguments: &[String],
+    stdout: std::fs::File,
+    stderr: Option<std::fs::File>,
+    limit: Option<Duration>,
+) -> Result<(Cost, Option<i32>)> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(stdout);
+    if let Some(stderr) = stderr {
+        command.stderr(stderr);
+    }
+    if limit.is_some() {
+        on_trial(&mut command);
+    }
     let started = Instant::now();
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdout(stdout)
+    let mut child = command
         .spawn()
         .map_err(|e| format!("cannot start {program}: {e}"))?;
     let done = AtomicBool::new(false);
     let private = AtomicU64::new(0);
-    let status_file = format!("/proc/{}/status", child.id());
+    let id = child.id();
+    let status_file = format!("/proc/{id}/status");
     let status = std::thread::scope(|s| {
         s.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 if let Some(n) = anonymous(Path::new(&status_file)) {
                     private.fetch_max(n, Ordering::Relaxed);
+                }
+                if limit.is_some_and(|l| started.elapsed() > l) {
+                    end(id);
                 }
                 std::thread::sleep(SAMPLE);
             }
@@ -115,16 +199,43 @@ fn spawn(program: &str, arguments: &[String], stdout: std::fs::File) -> Result<C
         status.map(|s| (s, seconds))
     });
     let (status, seconds) = status.map_err(|e| e.to_string())?;
-    if !status.success() {
+    if limit.is_none() && !status.success() {
         return Err(format!("{program}: {status}"));
     }
-    Ok(Cost {
+    let cost = Cost {
         seconds,
         resident: children_peak(),
         private: private.load(Ordering::Relaxed),
         output: String::new(),
-    })
+    };
+    Ok((cost, status.code()))
 }
+
+/// Gives a command a process group of its own, so that all of it can be ended, and a limit of
+/// memory.
+#[cfg(unix)]
+fn on_trial(command: &mut Command) {
+    use nix::sys::resource::{Resource, setrlimit};
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+    // This process is small and ends with the command.
+    let _ = setrlimit(Resource::RLIMIT_AS, MOST_MEMORY, MOST_MEMORY);
+}
+
+#[cfg(not(unix))]
+fn on_trial(_: &mut Command) {}
+
+/// Ends the process group that the command leads.
+#[cfg(unix)]
+fn end(id: u32) {
+    use nix::sys::signal::{Signal, killpg};
+    if let Ok(id) = i32::try_from(id) {
+        let _ = killpg(nix::unistd::Pid::from_raw(id), Signal::SIGKILL);
+    }
+}
+
+#[cfg(not(unix))]
+fn end(_: u32) {}
 
 /// `RssAnon` of a process, in bytes.
 fn anonymous(status: &Path) -> Option<u64> {
@@ -185,11 +296,27 @@ mod tests {
                 "x=$(head -c 30000000 /dev/zero | tr '\\0' a); sleep 0.05".into(),
             ],
             file,
+            None,
+            None,
         )
-        .expect("sh runs");
+        .expect("sh runs")
+        .0;
         assert!(cost.resident > 20 << 20, "{cost:?}");
         assert!(cost.private > 20 << 20, "{cost:?}");
         assert!(cost.seconds > 0.04, "{cost:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_takes_too_long_is_ended_with_all_it_has_started() {
+        let sh = |script: &str| {
+            let limit = Some(Duration::from_millis(300));
+            spawn("sh", &["-c".into(), script.into()], tempfile(), None, limit).expect("sh runs")
+        };
+        let (cost, code) = sh("sleep 30 & sleep 30");
+        assert!(cost.seconds < 10.0, "{cost:?}");
+        assert_eq!(code, None);
+        assert_eq!(sh("exit 3").1, Some(3));
     }
 
     #[cfg(target_os = "linux")]

@@ -42,6 +42,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if let Some(dir) = repo::corpus() {
         c.env("WEIGHBRIDGE_CORPUS", dir);
     }
+    repo::run(c.env("WEIGHBRIDGE_PEERS_VENV", venv))?;
+    // The pickle machine against the unpicklers of that Python.
+    let mut c = repo::cargo();
+    c.args(["test", "--quiet", "--package", "weighbridge-fuzzing"])
+        .args(["--test", "oracle"]);
     repo::run(c.env("WEIGHBRIDGE_PEERS_VENV", venv))
 }
 
@@ -62,27 +67,38 @@ const STAMP: &str = "installed.txt";
 /// # Errors
 /// When there is no Python 3 with `venv`, or pip cannot install the peers.
 pub(crate) fn python() -> Result<PathBuf> {
-    if let Some(dir) = std::env::var_os("WEIGHBRIDGE_PEERS_VENV") {
+    environment("WEIGHBRIDGE_PEERS_VENV", "peers", "requirements.txt")
+}
+
+/// The Python of the other scanners' environment, made and filled when missing.
+///
+/// # Errors
+/// As [`python`].
+pub(crate) fn scanners() -> Result<PathBuf> {
+    let list = "requirements-scan.txt";
+    environment("WEIGHBRIDGE_SCANNERS_VENV", "peers-scan", list)
+}
+
+/// The environment that `variable` names, else the one in `target/NAME` with what `list` lists.
+fn environment(variable: &str, name: &str, list: &str) -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os(variable) {
         let python = bin(PathBuf::from(dir));
         return if python.is_file() {
             Ok(python)
         } else {
-            Err(format!(
-                "WEIGHBRIDGE_PEERS_VENV has no {}",
-                python.display()
-            ))
+            Err(format!("{variable} has no {}", python.display()))
         };
     }
-    let list = repo::root().join("peers/requirements.txt");
+    let list = repo::root().join("peers").join(list);
     let wanted = std::fs::read_to_string(&list)
         .map_err(|e| format!("cannot read {}: {e}", list.display()))?;
-    let dir = repo::target().join("peers");
+    let dir = repo::target().join(name);
     let stamp = dir.join(STAMP);
     let python = bin(dir.clone());
     if python.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
         return Ok(python);
     }
-    println!("making {} (torch is a large download)", dir.display());
+    println!("making {} (large downloads)", dir.display());
     let base = if cfg!(windows) { "python" } else { "python3" };
     repo::run(Command::new(base).args(["-m", "venv"]).arg(&dir))
         .map_err(|e| format!("{e}; the peers need Python 3 with its venv module"))?;

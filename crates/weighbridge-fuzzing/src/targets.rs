@@ -9,9 +9,14 @@ use weighbridge::scan::{ScanOptions, scan};
 use weighbridge::structure::{Form, from_json, from_str, to_json};
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{ByteSource, SliceSource};
-use weighbridge_core::wire::{npy, tar, zip};
+use weighbridge_core::wire::codec::{self, Caps, Codec};
+use weighbridge_core::wire::{marshal, npy, protobuf, sevenz, tar, zip};
 use weighbridge_core::{Limits, pickle};
-use weighbridge_scan::report::table;
+use weighbridge_scan::checks::templates::{Context, judge};
+use weighbridge_scan::jinja;
+use weighbridge_scan::policy::Date;
+use weighbridge_scan::report::{Basis, sarif, table};
+use weighbridge_scan::{Baseline, Policy};
 
 use crate::exercise::{self, Budget};
 
@@ -47,8 +52,28 @@ pub const TARGETS: &[Target] = &[
         run: tar_archive,
     },
     Target {
+        name: "zip_survey",
+        run: zip_survey,
+    },
+    Target {
+        name: "sevenz_archive",
+        run: sevenz_archive,
+    },
+    Target {
+        name: "codec_stream",
+        run: codec_stream,
+    },
+    Target {
         name: "pickle_machine",
         run: pickle_machine,
+    },
+    Target {
+        name: "protobuf_fields",
+        run: protobuf_fields,
+    },
+    Target {
+        name: "marshal_code",
+        run: marshal_code,
     },
     Target {
         name: "structure_json",
@@ -65,6 +90,22 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "scan_file",
         run: scan_file,
+    },
+    Target {
+        name: "scan_policy",
+        run: scan_policy,
+    },
+    Target {
+        name: "jinja_template",
+        run: jinja_template,
+    },
+    Target {
+        name: "python_source",
+        run: crate::code::python_source,
+    },
+    Target {
+        name: "hidden_constant",
+        run: crate::code::hidden_constant,
     },
 ];
 
@@ -173,6 +214,125 @@ pub fn tar_archive(data: &[u8]) {
     }
 }
 
+/// Caps that keep a run short whatever the input claims.
+fn caps() -> Caps {
+    let mut caps = Caps::new(exercise::READ_BUDGET, 2000);
+    caps.max_window = exercise::READ_BUDGET;
+    caps
+}
+
+/// A zip archive in every view: what is said of it, every reading of every member, and that its
+/// gaps are in order and in the file.
+pub fn zip_survey(data: &[u8]) {
+    let limits = Limits::default();
+    let source = source(data);
+    let Ok(survey) = zip::Survey::of(Arc::clone(&source), &limits) else {
+        return;
+    };
+    let mut at = 0;
+    for gap in survey.gaps() {
+        assert!(at <= gap.start && gap.start < gap.end, "gaps out of order");
+        at = gap.end;
+    }
+    assert!(at <= data.len() as u64, "a gap leaves the file");
+    let count = survey.entries().len();
+    for d in survey.differences() {
+        assert!(d.entry.is_none_or(|i| i < count), "{d:?}");
+    }
+    let budget = Budget::new();
+    for i in 0..count {
+        for r in survey.readings(i) {
+            assert!(r.at + r.stored <= data.len() as u64, "{r:?}");
+            let _ = survey.read(&r, &caps(), &mut |part| budget.take(part));
+        }
+    }
+    for part in zip::Survey::parts(&source, &limits).unwrap_or_default() {
+        assert!(part.end <= data.len() as u64);
+    }
+}
+
+/// A 7z archive, as it is and with its header's checksums put right: what lies behind them is
+/// reached by changed inputs too.
+pub fn sevenz_archive(data: &[u8]) {
+    sevenz_members(data);
+    if let Some(sealed) = resealed(data) {
+        sevenz_members(&sealed);
+    }
+}
+
+/// `data` with right checksums of its signature header and its header.
+fn resealed(data: &[u8]) -> Option<Vec<u8>> {
+    let number = |at: usize| {
+        let raw = data.get(at..at + 8)?.try_into().ok()?;
+        usize::try_from(u64::from_le_bytes(raw)).ok()
+    };
+    let start = number(12)?.checked_add(32)?;
+    let header = data.get(start..start.checked_add(number(20)?)?)?;
+    let mut out = data.to_vec();
+    out.get_mut(28..32)?
+        .copy_from_slice(&crc32fast::hash(header).to_le_bytes());
+    let crc = crc32fast::hash(out.get(12..32)?);
+    out.get_mut(8..12)?.copy_from_slice(&crc.to_le_bytes());
+    Some(out)
+}
+
+/// Its header, then all of its members; each begins and ends once.
+fn sevenz_members(data: &[u8]) {
+    let Ok(archive) = sevenz::Archive::open(source(data), &Limits::default()) else {
+        return;
+    };
+    let members = archive.members();
+    let mut sizes = vec![None; members.len()];
+    let done = archive.read(&caps(), &mut |i, event| {
+        match event {
+            sevenz::Event::Begin => {
+                assert!(sizes[i].replace(0u64).is_none(), "a member begins twice");
+            }
+            sevenz::Event::Bytes(part) => {
+                if let Some(n) = &mut sizes[i] {
+                    *n += part.len() as u64;
+                }
+            }
+            sevenz::Event::End(Ok(())) => assert_eq!(sizes[i], Some(members[i].size)),
+            sevenz::Event::End(Err(e)) => assert!(!e.rule().is_empty()),
+        }
+        Ok(())
+    });
+    if done.is_ok() {
+        assert!(sizes.iter().all(Option::is_some), "a member was left out");
+    }
+}
+
+/// A compressed stream: decoded as what it looks like, or as everything.
+pub fn codec_stream(data: &[u8]) {
+    const ALL: [Codec; 8] = [
+        Codec::Gzip,
+        Codec::Zlib,
+        Codec::JoblibZlib,
+        Codec::Bzip2,
+        Codec::Xz,
+        Codec::Lzma,
+        Codec::Lz4,
+        Codec::Zstd,
+    ];
+    let head = data.get(..data.len().min(codec::HEAD)).unwrap_or_default();
+    let found = Codec::detect(head);
+    let source = source(data);
+    for c in found.map_or(ALL.to_vec(), |c| vec![c]) {
+        let mut got = 0u64;
+        let done = codec::decode(c, source.as_ref(), &caps(), &mut |part| {
+            got += part.len() as u64;
+            Ok(())
+        });
+        assert!(got <= exercise::READ_BUDGET, "{got} bytes came out");
+        if let Ok(done) = done {
+            assert_eq!(done.produced, got);
+            assert!(done.consumed <= data.len() as u64);
+            assert!(got == 0 || codec::confirm(c, source.as_ref()));
+        }
+    }
+}
+
 /// A pickle: run by the abstract machine; every node and global of the trace is looked at.
 pub fn pickle_machine(data: &[u8]) {
     let trace = pickle::run(data, &Limits::default());
@@ -188,6 +348,58 @@ pub fn pickle_machine(data: &[u8]) {
     // Nodes name bytes of the stream: formatting follows every range.
     for node in trace.nodes.iter().take(10_000) {
         let _ = format!("{node:?}");
+    }
+}
+
+/// A protobuf message: every field, and every payload taken for a message again, as far as that
+/// goes.
+pub fn protobuf_fields(data: &[u8]) {
+    let source = SliceSource::new(data, "input");
+    let mut reader = protobuf::Reader::new(&source, 20_000);
+    let mut open = vec![(protobuf::Span::of(&source), 0)];
+    while let Some((span, depth)) = open.pop() {
+        let mut message = protobuf::Message::new(span);
+        let mut last = span.start;
+        while let Ok(Some(f)) = reader.next(&mut message) {
+            assert!(f.at >= last && f.at < span.end, "fields go backwards");
+            last = message.at();
+            assert!(
+                last > f.at && last <= span.end,
+                "a field passes its message"
+            );
+            let _ = reader.varints(&f, &mut |_| Ok(()));
+            let (protobuf::Value::Bytes(inner) | protobuf::Value::Group(inner)) = f.value else {
+                continue;
+            };
+            assert!(
+                inner.start > f.at && inner.start <= inner.end && inner.end <= last,
+                "a payload lies outside its field"
+            );
+            let _ = reader.text(inner, 64);
+            if depth < 8 {
+                open.push((inner, depth + 1));
+            }
+        }
+    }
+}
+
+/// A marshalled object: every reference in the tree leads to a node.
+pub fn marshal_code(data: &[u8]) {
+    let Ok(tree) = marshal::read(data) else {
+        return;
+    };
+    assert!(tree.end <= data.len(), "the reader ran past the stream");
+    let known = |i: usize| assert!(tree.node(i).is_some(), "{i} is no node");
+    known(tree.root);
+    for node in &tree.nodes {
+        if let marshal::Node::Items(items) = node {
+            items.iter().copied().for_each(known);
+        }
+    }
+    for code in tree.codes() {
+        [code.code, code.consts, code.names]
+            .into_iter()
+            .for_each(known);
     }
 }
 
@@ -299,8 +511,58 @@ pub fn scan_file(data: &[u8]) {
                 assert_eq!(report.files.len(), 1, "one file was scanned");
                 let _ = report.verdict();
                 let _ = table::lines(&report, true);
+                let run = sarif::Run {
+                    basis: &Basis::default(),
+                    exit_code: 0,
+                    root: std::path::Path::new("/"),
+                };
+                if let Err(e) = sarif::log(&report, &run) {
+                    panic!("a report that cannot be written: {e}");
+                }
             }
             Err(e) => panic!("what is wrong with a file is in its report: {e}"),
         }
     });
+}
+
+/// The files by which a user sets the scanner up, which may come with a repository.
+pub fn scan_policy(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let _ = Baseline::parse(text, "input");
+    let Some(day) = Date::new(2026, 1, 1) else {
+        return;
+    };
+    let policy = Policy::parse(text, "input", std::path::Path::new("/"), day);
+    if let Err(e) = policy {
+        assert!(e.advice().is_some(), "no word on what to do: {e}");
+    }
+}
+
+/// A template: parsed and judged as whatever it may stand for. Every expression and finding lies
+/// in the text, and no expression refers to a later one.
+pub fn jinja_template(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if text.len() > jinja::MOST_BYTES {
+        return;
+    }
+    let tree = jinja::parse(&text);
+    for e in &tree.exprs {
+        assert!(
+            text.get(e.span.clone()).is_some(),
+            "no span of the text: {e:?}"
+        );
+    }
+    assert!(tree.errors.iter().all(|e| e.at <= text.len()));
+    if tree.tags > 0 {
+        assert!(jinja::looks_like_template(&text), "tags in a text without");
+    }
+    for context in [Context::Chat, Context::Template, Context::Text] {
+        if let Ok(judged) = judge(&text, context) {
+            for f in judged.findings {
+                assert!(f.span.start <= text.len(), "a finding outside: {f:?}");
+            }
+        }
+    }
 }

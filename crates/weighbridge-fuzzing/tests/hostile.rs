@@ -13,7 +13,7 @@
 
 mod common;
 
-use common::{Case, Guard, directories, fixtures, seeds, text};
+use common::{Case, Guard, directories, fixtures, seeds, seeds_of, text};
 use weighbridge_fuzzing as targets;
 use weighbridge_fuzzing::{Members, Mutator, Rng, boundaries};
 
@@ -207,6 +207,35 @@ fn tar_archives_mutated() {
 }
 
 #[test]
+fn zip_archives_in_all_views_mutated() {
+    let mut all = small(fixtures("zip"));
+    all.extend(seeds_of("zip_survey"));
+    mutate("zip survey", &all, targets::zip_survey);
+}
+
+#[test]
+fn zip_archives_in_all_views_cut_short() {
+    let all = seeds_of("zip_survey");
+    cut("zip survey cut", &all, targets::zip_survey);
+}
+
+#[test]
+fn sevenz_archives_mutated() {
+    mutate("7z", &seeds_of("sevenz_archive"), targets::sevenz_archive);
+}
+
+#[test]
+fn streams_cut_short() {
+    let all = seeds_of("codec_stream");
+    cut("stream cut", &all, targets::codec_stream);
+}
+
+#[test]
+fn streams_mutated() {
+    mutate("stream", &seeds_of("codec_stream"), targets::codec_stream);
+}
+
+#[test]
 fn pickles_cut_short() {
     cut("pickle cut", &fixtures("pickle"), targets::pickle_machine);
 }
@@ -222,6 +251,13 @@ fn structures_mutated() {
 }
 
 #[test]
+fn templates_mutated() {
+    let all = fixtures("template");
+    cut("template cut", &all, targets::jinja_template);
+    mutate("template", &all, targets::jinja_template);
+}
+
+#[test]
 fn gguf_headers_mutated() {
     mutate("gguf header", &fixtures("gguf"), targets::gguf_header);
     cut("gguf header cut", &fixtures("gguf"), targets::gguf_header);
@@ -233,6 +269,20 @@ fn numpy_headers_mutated() {
 }
 
 #[test]
+fn python_source_cut_and_mutated() {
+    let all = seeds_of("python_source");
+    cut("Python cut", &all, targets::python_source);
+    mutate("Python", &all, targets::python_source);
+}
+
+#[test]
+fn constants_cut_and_mutated() {
+    let all = seeds_of("hidden_constant");
+    cut("constant cut", &all, targets::hidden_constant);
+    mutate("constant", &all, targets::hidden_constant);
+}
+
+#[test]
 fn scanned_files_mutated() {
     let mut all = small(fixtures("zip"));
     all.extend(fixtures("legacy"));
@@ -241,6 +291,41 @@ fn scanned_files_mutated() {
     all.extend(fixtures("gguf"));
     all.extend(fixtures("numpy"));
     mutate("scan", &all, targets::scan_file);
+}
+
+#[test]
+fn graphs_cut_short() {
+    let small: Vec<Case> = fixtures("graphs")
+        .into_iter()
+        .filter(|c| c.bytes.len() < 1 << 10)
+        .collect();
+    cut("graph cut", &small, targets::scan_file);
+}
+
+#[test]
+fn graphs_mutated() {
+    mutate("graph", &fixtures("graphs"), targets::scan_file);
+}
+
+#[test]
+fn protobuf_mutated() {
+    mutate("protobuf", &fixtures("graphs"), targets::protobuf_fields);
+}
+
+#[test]
+fn marshal_mutated() {
+    let code: Vec<Case> = seeds()
+        .into_iter()
+        .filter(|c| c.name.contains("code_"))
+        .collect();
+    assert!(!code.is_empty(), "there are no seeds of code");
+    cut("marshal cut", &code, targets::marshal_code);
+    mutate("marshal", &code, targets::marshal_code);
+}
+
+#[test]
+fn policies_mutated() {
+    mutate("policy", &fixtures("policy"), targets::scan_policy);
 }
 
 /// One file of a model that is a directory is cut or mutated, the rest stays.

@@ -57,6 +57,13 @@ pub struct Settings {
     pub known: Known,
 }
 
+impl Settings {
+    /// Whether the same bytes may be judged otherwise under another path.
+    pub fn depend_on_paths(&self) -> bool {
+        self.policy.is_some() || matches!(self.known, Known::Listed(_))
+    }
+}
+
 /// Which findings are known already.
 #[derive(Debug, Clone, Default)]
 pub enum Known {

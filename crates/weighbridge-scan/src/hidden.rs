@@ -7,7 +7,7 @@ use crate::encoded;
 use crate::globals::{Catalogue, Standing};
 use crate::inner::{self, Inner};
 use crate::subject::Use;
-use crate::{python, shell};
+use crate::{leaves, python, shell};
 
 /// Layers of encoding and pickles in pickles that are taken off.
 const LAYERS: usize = 5;
@@ -108,7 +108,7 @@ impl Looker {
         if let Some(what) = self.pickle(data, layers.is_empty())? {
             return hit(Found::Pickle(what.clone()), what.as_bytes(), layers);
         }
-        if !layers.is_empty()
+        if is_encoded(layers)
             && let Some(what) = head_of_pickle(data)?
         {
             return hit(Found::Pickle(what.clone()), what.as_bytes(), layers);
@@ -116,7 +116,7 @@ impl Looker {
         if let Some((name, why)) = self.code(data) {
             return hit(Found::Code { name, why }, data, layers);
         }
-        if (wanted.commands || !layers.is_empty())
+        if (wanted.commands || is_encoded(layers))
             && let Ok(text) = std::str::from_utf8(data)
             && let Some(what) = shell::harm(text)
         {
@@ -133,7 +133,36 @@ impl Looker {
                 return Ok(found);
             }
         }
+        if let Some(found) = self.json(data, wanted, layers)? {
+            return Ok(Some(found));
+        }
         self.constants(data, wanted, layers)
+    }
+
+    /// What hides in the strings of a JSON document that lies in a string.
+    fn json(
+        &mut self,
+        data: &[u8],
+        wanted: Wanted,
+        layers: &mut Vec<&'static str>,
+    ) -> Result<Option<Hidden>> {
+        let opens = matches!(data.trim_ascii_start().first(), Some(b'{' | b'['));
+        if !opens || data.len() > LONGEST_CODE || !self.spend(data.len()) {
+            return Ok(None);
+        }
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(data) else {
+            return Ok(None);
+        };
+        layers.push("JSON");
+        let mut result = Ok(None);
+        leaves::strings(&value, &mut |leaf| {
+            let bytes = leaf.text.as_bytes();
+            if matches!(result, Ok(None)) && may_hide(bytes, wanted) {
+                result = self.layer(bytes, wanted, layers);
+            }
+        });
+        layers.pop();
+        result
     }
 
     /// The first thing not allowed of a complete pickle.
@@ -288,7 +317,7 @@ pub(crate) fn layer_text(layers: &[&'static str]) -> String {
 
 /// The codec names that mean encoded, in contrast to a pickle in a pickle.
 pub(crate) fn is_encoded(layers: &[&'static str]) -> bool {
-    layers.iter().any(|l| *l != "pickle")
+    layers.iter().any(|l| !matches!(*l, "pickle" | "JSON"))
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ pub struct Policy {
     path: String,
     /// The folder that relative patterns start from.
     base: PathBuf,
+    /// The folder that the program runs in. Asked for once, and not while files are scanned: the
+    /// sandbox may have taken the question away by then.
+    here: PathBuf,
     file: PolicyFile,
     /// What no longer applies.
     expired: Vec<Expired>,
@@ -308,6 +311,7 @@ impl Policy {
         Ok(Self {
             path: name.to_owned(),
             base: base.to_owned(),
+            here: std::env::current_dir().unwrap_or_default(),
             file,
             expired,
         })
@@ -363,6 +367,12 @@ impl Policy {
         set(&mut limits.parts, l.parts);
     }
 
+    /// Whether what becomes of a finding depends on the path of its file.
+    pub fn depends_on_paths(&self) -> bool {
+        let allow = self.file.allow.iter().any(|a| a.paths.is_some());
+        allow || self.file.rule.iter().any(|r| r.paths.is_some())
+    }
+
     /// Whether it denies anything at all.
     pub(crate) fn denies_something(&self) -> bool {
         !self.file.deny.is_empty()
@@ -414,9 +424,10 @@ impl Policy {
         sha256: Option<&Vec<Digest>>,
         asked: &Asked<'_>,
     ) -> bool {
-        let here = paths.is_none_or(|p| p.iter().any(|p| p.matches(&self.base, asked.path)));
+        let path = self.here.join(asked.path);
+        let fits = paths.is_none_or(|p| p.iter().any(|p| p.matches(&self.base, &path)));
         // Last, because it may have to read the whole file.
-        here && sha256
+        fits && sha256
             .is_none_or(|list| (asked.sha256)().is_some_and(|h| list.iter().any(|d| d.0 == h)))
     }
 }

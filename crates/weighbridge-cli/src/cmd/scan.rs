@@ -43,7 +43,10 @@ pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
     args.confine.enter(listing.reads(), &writes, out)?;
 
     let progress = Files::of(out, "scanning", Some(listing.len() as u64));
-    let mut totals = Totals::default();
+    let mut totals = Totals {
+        ignored: listing.ignored(),
+        ..Totals::default()
+    };
     let mut baseline = BaselineWriter::default();
     let mut next = |path: &Path| progress.next(path);
     scan_listed(&listing, &options, &mut next, &mut |file| {

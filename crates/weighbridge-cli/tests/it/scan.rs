@@ -212,6 +212,10 @@ fn what_is_ignored_is_said() {
     let r = run(&["scan", folder]);
     assert_eq!(r.code, 0);
     assert!(r.stderr.contains("1 file is not scanned"), "{}", r.stderr);
+    assert!(r.stdout.contains("1 file ignored"), "{}", r.stdout);
+    let (code, d) = run_json("scan", &["scan", folder]);
+    assert_eq!((code, &d["ignored"]), (0, &json!(1)));
+    assert_eq!(run(&["scan", "--quiet", folder]).stdout, "1 file ignored\n");
     assert_eq!(run(&["scan", "--no-ignore", folder]).code, 1);
     assert_eq!(run(&["scan", &f.at("evil.pkl")]).code, 1);
     // Nothing is not clean.

@@ -141,6 +141,35 @@ fn exceptions_can_be_tied_to_a_path_and_to_the_bytes() {
     assert_eq!(run(&["scan", "--policy", &by_sha, &other]).code, 1);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_file_reached_by_two_paths_is_judged_by_each() {
+    let f = Folder::new();
+    for folder in ["new", "old"] {
+        std::fs::create_dir(f.path().join(folder)).unwrap();
+    }
+    f.write("new/a.pkl", NET);
+    std::fs::hard_link(f.at("new/a.pkl"), f.at("old/a.pkl")).unwrap();
+    let policy = |folder: &str| {
+        let text = format!(
+            "[[rule]]\nid = 'WB-PKL-003'\nseverity = 'off'\nreason = 'x'\npaths = ['{folder}/*']"
+        );
+        f.write("p.toml", text.as_bytes())
+    };
+    for folder in ["new", "old"] {
+        let policy = policy(folder);
+        let args = ["scan", "--policy", &policy, &f.at("new"), &f.at("old")];
+        let (code, d) = run_json("scan", &args);
+        assert_eq!(code, 1);
+        let verdicts = [&d["files"][0]["verdict"], &d["files"][1]["verdict"]];
+        let expected = match folder {
+            "new" => ["clean", "suspicious"],
+            _ => ["suspicious", "clean"],
+        };
+        assert_eq!(verdicts, expected);
+    }
+}
+
 #[test]
 fn a_policy_that_cannot_be_read_stops_the_scan() {
     let f = Folder::new();

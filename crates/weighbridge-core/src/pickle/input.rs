@@ -342,5 +342,10 @@ mod tests {
         assert_eq!(i.take(1).unwrap(), b"b");
         assert_eq!(i.take(1).unwrap(), b"c");
         assert!(i.skip(1).is_err());
+        let mut i = Input::new(b"aRRb", Reading::Plan(vec![]));
+        i.begin_frame(1).unwrap();
+        i.take(1).unwrap();
+        i.skip(2).unwrap();
+        assert_eq!(i.take(1).unwrap(), b"b");
     }
 }

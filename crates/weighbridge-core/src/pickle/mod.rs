@@ -6,16 +6,19 @@
 //! Reference: CPython `Modules/_pickle.c` and `Lib/pickletools.py`, protocols 0 to 5.
 
 mod compat;
+pub mod disasm;
 mod input;
 mod machine;
 mod number;
 mod opcode;
+mod program;
 mod raw;
 mod render;
 mod value;
 
 pub use machine::{run, run_with};
 pub use opcode::Op;
+pub use program::{Line, program};
 pub use raw::{Nested, NoArrays, Raw, RawArrays};
 pub use render::decimal;
-pub use value::{Blob, Build, Call, CallOp, Change, Global, Node, NodeId, Trace};
+pub use value::{Blob, Build, Call, CallOp, Change, Event, Global, Node, NodeId, Trace};

@@ -160,6 +160,23 @@ pub(super) fn float_line(line: &[u8]) -> Option<f64> {
     (v.is_finite() || v.is_nan() || spelled_out).then_some(v)
 }
 
+/// `float(line)`, which the unpickler written in Python uses: blanks around, single underscores
+/// between digits, and infinity for what overflows.
+pub(super) fn float_python(line: &[u8]) -> Option<f64> {
+    let text = trim(line);
+    let digit = |i: Option<usize>| i.and_then(|i| text.get(i)).is_some_and(u8::is_ascii_digit);
+    let mut clean = String::with_capacity(text.len());
+    for (i, &b) in text.iter().enumerate() {
+        match b {
+            b'_' if digit(i.checked_sub(1)) && digit(i.checked_add(1)) => {}
+            b'_' => return None,
+            _ if b.is_ascii() => clean.push(char::from(b)),
+            _ => return None,
+        }
+    }
+    clean.parse().ok()
+}
+
 /// The bytes of a `STRING` operand: quotes stripped, backslash escapes undone as
 /// `PyBytes_DecodeEscape` does.
 pub(super) fn unquote(line: &[u8]) -> Option<Vec<u8>> {
@@ -361,6 +378,11 @@ mod tests {
             assert_eq!(float_line(line), want, "{}", line.escape_ascii());
         }
         assert!(float_line(b"-nan").is_some_and(f64::is_nan));
+        assert_eq!(float_python(b" 1_0.5\t"), Some(10.5));
+        assert_eq!(float_python(b"1e400"), Some(f64::INFINITY));
+        assert_eq!(float_python(b"1__0"), None);
+        assert_eq!(float_python(b"1_.5"), None);
+        assert_eq!(float_python(b"1\0"), None);
     }
 
     #[test]

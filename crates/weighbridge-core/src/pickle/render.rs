@@ -1,6 +1,7 @@
 //! Values as Python-like text.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use super::value::{Call, Node, NodeId, Trace};
 
@@ -8,8 +9,53 @@ impl Trace<'_> {
     /// A short Python-like rendering of a node for messages and evidence, at most about `budget`
     /// characters.
     pub fn render(&self, id: NodeId, budget: usize) -> String {
+        Renderer::plain(self).value(id, budget)
+    }
+
+    /// The arguments of `call`, without the parentheses, as far as `budget` characters go.
+    pub fn render_args(&self, call: &Call, budget: usize) -> String {
+        Renderer::plain(self).args(call, budget)
+    }
+}
+
+/// Renders values, those that have a variable as its name.
+pub(super) struct Renderer<'r> {
+    trace: &'r Trace<'r>,
+    /// Nodes to the numbers of their variables.
+    names: Option<&'r HashMap<NodeId, u32>>,
+}
+
+/// How deep values in values are shown.
+const DEEPEST: u32 = 8;
+
+impl<'r> Renderer<'r> {
+    fn plain(trace: &'r Trace<'_>) -> Self {
+        Self { trace, names: None }
+    }
+
+    pub(super) fn named(trace: &'r Trace<'_>, names: &'r HashMap<NodeId, u32>) -> Self {
+        Self {
+            trace,
+            names: Some(names),
+        }
+    }
+
+    pub(super) fn value(&self, id: NodeId, budget: usize) -> String {
         let mut out = String::new();
         self.render_into(id, &mut out, budget, 0);
+        out
+    }
+
+    /// The value that made `id`, even where it has a name.
+    pub(super) fn origin(&self, id: NodeId, budget: usize) -> String {
+        let mut out = String::new();
+        self.write_node(id, &mut out, budget, 0);
+        out
+    }
+
+    pub(super) fn args(&self, call: &Call, budget: usize) -> String {
+        let mut out = String::new();
+        self.render_arguments(call, &mut out, budget, 0);
         out
     }
 
@@ -26,15 +72,8 @@ impl Trace<'_> {
         }
     }
 
-    /// The arguments of `call`, without the parentheses, as far as `budget` characters go.
-    pub fn render_args(&self, call: &Call, budget: usize) -> String {
-        let mut out = String::new();
-        self.render_arguments(call, &mut out, budget, 0);
-        out
-    }
-
     fn render_arguments(&self, call: &Call, out: &mut String, budget: usize, depth: u32) {
-        match self.items(call.args) {
+        match self.trace.items(call.args) {
             Some(items) => self.render_list(items, out, budget, depth),
             None => {
                 out.push('*');
@@ -42,7 +81,7 @@ impl Trace<'_> {
             }
         }
         if let Some(kwargs) = call.kwargs
-            && self.dict(kwargs).is_none_or(|d| !d.is_empty())
+            && self.trace.dict(kwargs).is_none_or(|d| !d.is_empty())
         {
             out.push_str(if out.ends_with('(') || out.is_empty() {
                 "**"
@@ -54,28 +93,39 @@ impl Trace<'_> {
     }
 
     fn render_into(&self, id: NodeId, out: &mut String, budget: usize, depth: u32) {
-        use std::fmt::Write as _;
-        if out.len() >= budget || depth > 8 {
+        if out.len() >= budget || depth > DEEPEST {
             out.push('…');
             return;
         }
+        match self.names.and_then(|names| names.get(&id)) {
+            Some(n) => {
+                out.push_str("_var");
+                out.push_str(&n.to_string());
+            }
+            None => self.write_node(id, out, budget, depth),
+        }
+    }
+
+    fn write_node(&self, id: NodeId, out: &mut String, budget: usize, depth: u32) {
+        use std::fmt::Write as _;
+        let trace = self.trace;
         let room = budget.saturating_sub(out.len()).max(8);
-        let _ = match self.node(id) {
+        let _ = match trace.node(id) {
             Node::None => write!(out, "None"),
             Node::Bool(b) => write!(out, "{}", if *b { "True" } else { "False" }),
             Node::Int(i) => write!(out, "{i}"),
-            Node::BigInt(b) => write!(out, "{}", cut(&self.decimal(b), room)),
+            Node::BigInt(b) => write!(out, "{}", cut(&trace.decimal(b), room)),
             Node::BigText(t) => write!(out, "{}", cut(t, room)),
             Node::Float(f) => write!(out, "{f:?}"),
             Node::Str(b) | Node::ByteStr(b) => {
                 // As many characters as there is room for lie in four times as many bytes.
-                let bytes = self.blob(b);
+                let bytes = trace.blob(b);
                 let enough = bytes.len().min(room.saturating_mul(4));
                 let s = String::from_utf8_lossy(bytes.get(..enough).unwrap_or_default());
                 write!(out, "{:?}", s.chars().take(room).collect::<String>())
             }
             Node::Bytes(b) | Node::ByteArray(b) => {
-                let b = self.blob(b);
+                let b = trace.blob(b);
                 write!(
                     out,
                     "b\"{}\"",
@@ -94,6 +144,7 @@ impl Trace<'_> {
                 self.render_list(l, out, budget, depth);
                 write!(out, "]")
             }
+            Node::Set(l) if l.is_empty() => write!(out, "set()"),
             Node::Set(l) => {
                 out.push('{');
                 self.render_list(l, out, budget, depth);
@@ -120,7 +171,7 @@ impl Trace<'_> {
                 }
                 write!(out, "}}")
             }
-            Node::Global(_) => write!(out, "{}", self.global_name(id).unwrap_or_default()),
+            Node::Global(_) => write!(out, "{}", trace.global_name(id).unwrap_or_default()),
             Node::DynamicGlobal(m, n) => {
                 out.push_str("import(");
                 self.render_into(*m, out, budget, depth + 1);

@@ -112,6 +112,21 @@ pub struct Change {
     pub offset: usize,
 }
 
+/// What a real unpickler does beside making plain values, in the order it does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A global is imported, or an extension code looked up: the node.
+    Import(NodeId),
+    /// Something is called: the [`Node::Call`].
+    Call(NodeId),
+    /// The loader is asked for a persistent id: the [`Node::Persistent`].
+    Persistent(NodeId),
+    /// State is set: an index into [`Trace::builds`].
+    Build(u32),
+    /// Items are set, added or appended: an index into [`Trace::changes`].
+    Change(u32),
+}
+
 /// One value of the abstract machine.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -169,6 +184,8 @@ pub struct Trace<'a> {
     pub nodes: Vec<Node>,
     /// Every global named, in order.
     pub globals: Vec<Global>,
+    /// All that is imported, called or changed, in order, each with the offset of its opcode.
+    pub events: Vec<(usize, Event)>,
     /// Every `BUILD`, in order.
     pub builds: Vec<Build>,
     /// Every change of what is no plain list, dict or set, in order.
@@ -217,6 +234,7 @@ impl<'a> Trace<'a> {
             data,
             nodes,
             globals: Vec::new(),
+            events: Vec::new(),
             builds: Vec::new(),
             changes: Vec::new(),
             raw: Vec::new(),

@@ -7,7 +7,8 @@ use crate::error::Result;
 /// Bytes that already lie in memory.
 #[derive(Clone)]
 pub struct SliceSource {
-    bytes: Arc<[u8]>,
+    // A boxed slice would copy what a vector already holds.
+    bytes: Arc<Vec<u8>>,
     name: String,
 }
 
@@ -24,9 +25,9 @@ impl std::fmt::Debug for SliceSource {
 
 impl SliceSource {
     /// A source over `bytes`, shown to the user as `name`.
-    pub fn new(bytes: impl Into<Arc<[u8]>>, name: impl Into<String>) -> Self {
+    pub fn new(bytes: impl Into<Vec<u8>>, name: impl Into<String>) -> Self {
         Self {
-            bytes: bytes.into(),
+            bytes: Arc::new(bytes.into()),
             name: name.into(),
         }
     }

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// Deepest nesting that is followed; the compiler's own limits keep code far below.
 const MOST_DEEP: u32 = 200;
 
+/// Most objects: real code has thousands, and one takes a byte of the stream and many of memory.
+const MOST_NODES: usize = 1 << 20;
+
 /// The type byte's flag for objects that are referred to later.
 const REF: u8 = 0x80;
 
@@ -130,6 +133,11 @@ impl Reader<'_> {
         }
         // A container's number is taken before what it holds.
         let index = self.tree.nodes.len();
+        if index >= MOST_NODES {
+            return Err(
+                Error::limit("marshal.objects", "there are too many objects").at(at as u64),
+            );
+        }
         self.tree.nodes.push(Node::Nothing);
         if byte & REF != 0 {
             self.refs.push(index);
@@ -387,6 +395,8 @@ mod tests {
             read(&b")\x01".repeat(300)).unwrap_err().rule(),
             "marshal.depth"
         );
+        let many = [&b"("[..], &u32::MAX.to_le_bytes(), &b"N".repeat(MOST_NODES)].concat();
+        assert_eq!(read(&many).unwrap_err().rule(), "marshal.objects");
         // A tuple that holds itself ends.
         let tree = read(b"\xa9\x01r\0\0\0\0").unwrap();
         assert_eq!(tree.items(tree.root), [tree.root]);

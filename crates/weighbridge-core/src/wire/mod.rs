@@ -3,6 +3,8 @@
 pub mod codec;
 pub mod marshal;
 pub mod npy;
+pub mod path;
 pub mod protobuf;
+pub mod sevenz;
 pub mod tar;
 pub mod zip;

@@ -212,7 +212,30 @@ fn files(dir: &Path) -> Vec<Case> {
     all
 }
 
-/// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle` or `structure`.
+/// Graphs: the fixtures of their rules, and the corpus' models.
+fn graphs() -> Vec<Case> {
+    let rules = root().join("crates/weighbridge/tests/fixtures/scan");
+    let entries = std::fs::read_dir(&rules).unwrap_or_else(|e| panic!("{}: {e}", rules.display()));
+    let mut dirs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    dirs.retain(|p| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        ["WB-ONX", "WB-TFG", "WB-KER"]
+            .iter()
+            .any(|f| name.starts_with(f))
+    });
+    dirs.sort();
+    let mut out: Vec<Case> = dirs.iter().flat_map(|d| files(d)).collect();
+    if let Some(corpus) = corpus() {
+        for dir in ["onnx/malformed", "onnx/clean_control", "keras_tf"] {
+            out.extend(files(&corpus.join(dir)));
+        }
+    }
+    out.retain(|c| c.bytes.len() < 256 << 10);
+    out
+}
+
+/// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle`, `structure`,
+/// `graphs` or `template`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let (mut torch, mut st) = (seeds(), seeds());
     torch.push(example());
@@ -224,13 +247,22 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
         }
         None => println!("skipped: the corpus, WEIGHBRIDGE_CORPUS is not set; seeds only"),
     }
-    let is_text = |c: &Case| [".json", ".tsv", ".md"].iter().any(|e| c.name.ends_with(e));
+    if kind == "graphs" {
+        return graphs();
+    }
+    let is_text = |c: &Case| {
+        [".json", ".tsv", ".md", ".toml", ".jinja"]
+            .iter()
+            .any(|e| c.name.ends_with(e))
+    };
     let is_st = |c: &Case| c.name.ends_with(".safetensors");
     let zip = |c: &Case| c.bytes.starts_with(b"PK");
     let is_tar = |c: &Case| weighbridge_core::wire::tar::is_tar(&c.bytes);
+    let is_template = |c: &Case| c.name.ends_with(".jinja");
     let gguf = |c: &Case| c.bytes.starts_with(b"GGUF");
     let numpy = |c: &Case| c.bytes.starts_with(b"\x93NUMPY") || c.bytes.starts_with(b"{'");
     match kind {
+        "template" => st.into_iter().filter(is_template).collect(),
         "gguf" | "numpy" => {
             let mut all = seeds();
             if let Some(corpus) = corpus() {
@@ -257,6 +289,7 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
             .filter(|c| !gguf(c) && !numpy(c))
             .collect(),
         "pickle" => pickles(&torch),
+        "policy" => files(&root().join("fuzz/seeds/scan_policy")),
         "structure" => structures(torch),
         other => panic!("no fixtures are called {other}"),
     }
@@ -388,4 +421,9 @@ pub(crate) fn seeds() -> Vec<Case> {
     dirs.retain(|p| p.is_dir());
     dirs.sort();
     dirs.iter().flat_map(|d| files(d)).collect()
+}
+
+/// Those of one target.
+pub(crate) fn seeds_of(target: &str) -> Vec<Case> {
+    files(&root().join("fuzz/seeds").join(target))
 }

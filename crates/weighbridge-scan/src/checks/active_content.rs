@@ -136,7 +136,7 @@ fn judge(name: &str, attributes: &str, body: &str) -> Option<&'static str> {
     if addresses.iter().any(|a| plain.contains(a)) {
         return Some("a script address");
     }
-    if name == "meta" && plain.contains("http-equiv") && plain.contains("refresh") {
+    if name == "meta" && plain.contains("http-equiv=\"refresh") && plain.contains("//") {
         return Some("a redirection");
     }
     (matches!(name, "object" | "embed" | "applet")

@@ -120,7 +120,7 @@ impl Judge {
                     ),
                     _ => false,
                 };
-                if on {
+                if on && !is_training(&c.value) {
                     let message = format!("`{path}` asks for code of the repository to be run");
                     out.add(
                         "WB-CFG-003",
@@ -286,6 +286,23 @@ impl Judge {
     }
 }
 
+/// Whether a tree is the recipe of a training run, which says how its author loaded the base
+/// model; no loader of the result reads it.
+fn is_training(value: &Value) -> bool {
+    let has = |k: &str| value.get(k).is_some();
+    (has("base_model") || has("model_name_or_path"))
+        && [
+            "learning_rate",
+            "num_epochs",
+            "num_train_epochs",
+            "micro_batch_size",
+            "lora_r",
+            "datasets",
+        ]
+        .iter()
+        .any(|k| has(k))
+}
+
 /// Whether text is a dotted name and nothing else.
 fn is_dotted(name: &str) -> bool {
     name.len() < 256
@@ -375,6 +392,10 @@ mod tests {
             ["WB-CFG-003"]
         );
         assert!(config(json!({"trust_remote_code": false})).is_empty());
+        assert!(
+            config(json!({"base_model": "a/b", "learning_rate": 0.1, "trust_remote_code": true}))
+                .is_empty()
+        );
     }
 
     #[test]

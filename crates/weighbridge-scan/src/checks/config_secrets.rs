@@ -203,22 +203,33 @@ const NAMES: [&str; 20] = [
 
 /// A value that its key calls a secret.
 fn named_secret(key: &str, value: &str) -> Option<&'static str> {
-    let last = key.rsplit('.').next().unwrap_or(key);
-    let lower = last.to_ascii_lowercase().replace('-', "_");
-    if !NAMES.iter().any(|n| lower.contains(n)) {
-        return None;
-    }
-    // Where it comes from, or what it is about, is not the secret itself.
-    let about = [
-        "_env", "_file", "_path", "_name", "_type", "_url", "_id", "_length", "_prompt", "_field",
-        "_arn", "_hash",
-    ];
-    if about.iter().any(|a| lower.ends_with(a)) {
+    let last = snake(key.rsplit('.').next().unwrap_or(key));
+    let last = last.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_');
+    if !NAMES.iter().any(|n| last.ends_with(n)) {
         return None;
     }
     let value = value.trim();
-    let plain = value.len() >= 6 && value.len() <= 4096 && !value.contains(char::is_whitespace);
-    (plain && !is_placeholder(value)).then_some("a secret by its name")
+    // A word is the name of something: only a key that says nothing else makes it a secret.
+    let random = value.bytes().any(|b| b.is_ascii_digit()) || NAMES.contains(&last);
+    let plain = (6..=4096).contains(&value.len())
+        && !value.contains(char::is_whitespace)
+        && !value.contains("://")
+        && !value.starts_with("arn:");
+    (plain && random && !is_placeholder(value)).then_some("a secret by its name")
+}
+
+/// `apiKey`, `API-KEY` and `api_key` are one name.
+fn snake(key: &str) -> String {
+    let mut out = String::with_capacity(key.len() + 4);
+    let mut lower = false;
+    for c in key.chars().take(100) {
+        if c.is_uppercase() && lower {
+            out.push('_');
+        }
+        lower = c.is_lowercase();
+        out.extend(if matches!(c, '-' | ' ' | '.') { '_' } else { c }.to_lowercase());
+    }
+    out
 }
 
 fn is_placeholder(value: &str) -> bool {
@@ -304,6 +315,7 @@ mod tests {
             ("aws_secret_access_key", "wJalrXUtnFEMI/K7MDENG/bPxRfiCY"),
             ("exfil_key", "SECRET_API_KEY_12345"),
             ("openai_api_key", "abcdef123456"),
+            ("apiKey", "abcdef123456"),
         ] {
             assert!(named_secret(k, v).is_some(), "{k}");
         }
@@ -322,6 +334,9 @@ mod tests {
             ("access_token", "<ACCESS_TOKEN>"),
             ("tokenizer_class", "LlamaTokenizer"),
             ("key", "value-of-key"),
+            ("MasterUserPassword", "MasterUsername"),
+            ("SecretsManagerReadWrite", "arn:aws:iam::1"),
+            ("password_file", "/run/secrets/db1"),
             ("token", "abcdefgh"),
         ] {
             assert_eq!(named_secret(k, v), None, "{k}={v}");

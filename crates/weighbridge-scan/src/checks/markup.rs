@@ -28,7 +28,7 @@ impl Check for Markup {
     }
 
     fn run(&self, subject: &Subject<'_>, out: &mut Findings) -> Result<()> {
-        let catalogue = Catalogue::builtin()?;
+        let catalogue = out.catalogue()?;
         for c in &subject.configs {
             for (tag, at) in &c.tags {
                 if let Some((rule, message)) = judge(catalogue, tag) {

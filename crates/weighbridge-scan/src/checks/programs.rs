@@ -36,7 +36,7 @@ impl Check for Programs {
             let text = p.text.as_deref().unwrap_or_default();
             match p.kind {
                 ProgramKind::Native(kind) => native(p, kind, out)?,
-                ProgramKind::Python => source(dangers, p, text, out)?,
+                ProgramKind::Python => source(dangers, &subject.path, p, text, out)?,
                 ProgramKind::Notebook => notebook(dangers, p, text, out)?,
                 ProgramKind::Script(by) => {
                     if !script(p, text, out)? {
@@ -60,7 +60,19 @@ fn native(p: &Program, kind: &str, out: &mut Findings) -> Result<()> {
     out.add(rule, &p.place, p.base, format!("a program ({kind})"), kind)
 }
 
-fn source(dangers: &Dangers, p: &Program, text: &str, out: &mut Findings) -> Result<()> {
+/// Whether a program is the `setup.py` of a package.
+fn is_setup(path: &str, p: &Program) -> bool {
+    let name = if p.place.is_empty() { path } else { &p.place };
+    matches!(name.rsplit(['/', '\\', ' ']).next(), Some("setup.py"))
+}
+
+fn source(
+    dangers: &Dangers,
+    subject_path: &str,
+    p: &Program,
+    text: &str,
+    out: &mut Findings,
+) -> Result<()> {
     let program = match python::read(text) {
         Ok(program) => program,
         Err(e) => {
@@ -86,6 +98,10 @@ fn source(dangers: &Dangers, p: &Program, text: &str, out: &mut Findings) -> Res
             continue;
         }
         let (rule, when) = match &call.when {
+            // Nothing imports it to load a model, and building packages takes commands.
+            When::Import if is_setup(subject_path, p) && !hides(call) => {
+                ("WB-COD-011", "when the package is installed".to_owned())
+            }
             When::Import => ("WB-COD-007", "when it is imported".to_owned()),
             When::Called(name) if runs_with_model(name) && harm.why == "runs commands" => {
                 ("WB-COD-013", format!("in {name}"))

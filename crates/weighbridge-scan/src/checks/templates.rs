@@ -4,13 +4,16 @@
 //! that are built from constants are worked out, and what the conversation or the clock decides
 //! is followed into conditions. Nothing is rendered and nothing is called.
 
+mod calls;
 mod eval;
 mod exec;
+mod filters;
 mod fold;
 mod judge;
 mod prose;
 #[cfg(test)]
 mod tests;
+mod trigger;
 mod value;
 
 use std::collections::HashSet;
@@ -30,11 +33,18 @@ use crate::subject::{Subject, Template};
 /// The data file: rules and the lists behind them.
 pub(crate) const DATA: (&str, &str) = ("template.toml", include_str!("../../rules/template.toml"));
 
-/// Longest template in use: the largest of some 700 that public repositories hold has 20 KB.
+/// Longest template in use: the largest of some 900 that public repositories hold has 20 KB.
 const LONG: usize = 48 << 10;
 
 /// A run of one character that no layout needs.
 const PADDED: usize = 1000;
+
+/// How much of a long text is judged at once, and how much of it again with the next piece.
+const PIECE: usize = 256 << 10;
+const OVERLAP: usize = 8 << 10;
+
+/// Most findings of a long text.
+const MOST_OF_TEXT: usize = 100;
 
 /// Longest evidence, in bytes.
 const EVIDENCE: usize = 300;
@@ -116,17 +126,24 @@ pub struct Judged {
 ///
 /// # Errors
 /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out;
-/// `Limit` when the text is longer than [`jinja::MOST_BYTES`].
+/// `Limit` when a template is longer than [`jinja::MOST_BYTES`]; any other text may be longer.
 pub fn judge(text: &str, context: Context) -> Result<Judged> {
     let lists = lists()?;
     if text.len() > jinja::MOST_BYTES {
+        if context == Context::Text {
+            return Ok(in_pieces(lists, text));
+        }
         let message = format!(
-            "a text with template tags has {} bytes, more than the {} that are parsed",
+            "a template has {} bytes, more than the {} that are parsed",
             text.len(),
             jinja::MOST_BYTES
         );
         return Err(Error::limit("jinja.too-long", message));
     }
+    Ok(whole(lists, text, context))
+}
+
+fn whole(lists: &'static Lists, text: &str, context: Context) -> Judged {
     let tree = jinja::parse(text);
     let mut machine = judge::Machine::new(text, &tree, context, lists);
     machine.run();
@@ -138,10 +155,43 @@ pub fn judge(text: &str, context: Context) -> Result<Judged> {
         findings.clear();
     }
     findings.sort_by_key(|f| f.span.start);
-    Ok(Judged {
+    Judged {
         findings,
         errors: tree.errors,
-    })
+    }
+}
+
+/// Judges a long text that is no template piece by piece. The pieces overlap, so that what is
+/// written in one tag is seen as one.
+fn in_pieces(lists: &'static Lists, text: &str) -> Judged {
+    let mut out = Judged::default();
+    let mut start = 0;
+    while start < text.len() && out.findings.len() < MOST_OF_TEXT {
+        let end = boundary(text, start.saturating_add(PIECE));
+        let piece = text.get(start..end).unwrap_or_default();
+        if jinja::looks_like_template(piece) {
+            for mut f in whole(lists, piece, Context::Text).findings {
+                f.span = f.span.start + start..f.span.end + start;
+                if !out.findings.contains(&f) {
+                    out.findings.push(f);
+                }
+            }
+        }
+        if end == text.len() {
+            break;
+        }
+        start = boundary(text, end - OVERLAP);
+    }
+    out
+}
+
+/// The start of the character at `at`, or the end of the text.
+fn boundary(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
 }
 
 /// What the text shows without being run.
@@ -212,11 +262,6 @@ impl Check for Templates {
             let context = Context::of(t, &subject.path);
             let fault = match judge(&t.text, context) {
                 Ok(judged) => add(t, context, &judged, out)?,
-                Err(e) if context == Context::Text => {
-                    // Whoever renders this much text is not known to us.
-                    drop(e);
-                    None
-                }
                 Err(e) => Some(e),
             };
             first = first.or(fault);
@@ -280,13 +325,7 @@ fn add(
 
 /// The part of `text` that `span` says, cut to a readable length.
 fn excerpt<'t>(text: &'t str, span: &std::ops::Range<usize>) -> &'t str {
-    let mut start = span.start.min(text.len());
-    while !text.is_char_boundary(start) {
-        start -= 1;
-    }
-    let mut end = span.end.clamp(start, text.len()).min(start + EVIDENCE);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
+    let start = boundary(text, span.start);
+    let end = boundary(text, span.end.max(start).min(start + EVIDENCE));
     text.get(start..end).unwrap_or_default().trim()
 }

@@ -18,12 +18,12 @@ const POW: u8 = 8;
 
 impl<'s> Parser<'s> {
     /// `a, b`, or a single expression without a comma.
-    pub(super) fn tuple(&mut self, conditional: bool, end: &[&str]) -> Parsed<ExprId> {
+    pub(super) fn tuple(&mut self, conditional: bool) -> Parsed<ExprId> {
         let start = self.here();
         let mut items = Vec::new();
         let mut comma = false;
         loop {
-            if self.tuple_ends(end) {
+            if self.tuple_ends() {
                 break;
             }
             items.push(self.expression(conditional)?);
@@ -39,12 +39,8 @@ impl<'s> Parser<'s> {
         }
     }
 
-    fn tuple_ends(&self, end: &[&str]) -> bool {
-        match self.peek() {
-            None | Some(TokenKind::Op(")")) => true,
-            Some(TokenKind::Name(n)) => end.contains(n),
-            _ => false,
-        }
+    fn tuple_ends(&self) -> bool {
+        matches!(self.peek(), None | Some(TokenKind::Op(")")))
     }
 
     /// One expression; `conditional` allows `a if b else c` at its top.
@@ -242,7 +238,7 @@ impl<'s> Parser<'s> {
         if self.skip_op(")") {
             return Ok(self.add(start, ExprKind::Tuple(Vec::new())));
         }
-        let inner = self.tuple(true, &[])?;
+        let inner = self.tuple(true)?;
         self.expect_op(")")?;
         Ok(inner)
     }
@@ -342,13 +338,10 @@ impl<'s> Parser<'s> {
                     colons += 1;
                 }
                 Some(TokenKind::Op("]" | ",")) | None => break,
+                _ if bounds.get(colons).is_some_and(Option::is_some) => {
+                    return Err(self.fail("unexpected expression in a slice"));
+                }
                 _ => {
-                    let slot = bounds.get_mut(colons).filter(|s| s.is_none());
-                    let Some(slot) = slot else {
-                        return Err(self.fail("unexpected expression in a slice"));
-                    };
-                    // The borrow of `bounds` ends before the parser goes on.
-                    *slot = Some(ExprId(0));
                     let value = self.expression(true)?;
                     if let Some(slot) = bounds.get_mut(colons) {
                         *slot = Some(value);

@@ -6,6 +6,7 @@ use memchr::memmem;
 
 use super::ast::{SyntaxError, SyntaxFault};
 use super::escape::unescape;
+use super::parser::MOST_ERRORS;
 
 /// A token of a tag and where it is written.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +54,10 @@ pub(super) struct Lexer<'s> {
     /// What is known not to come any more: `#}`, `%}`, `}}`, `'`, `"`. It is not searched again,
     /// which keeps a text of unclosed tags linear.
     gone: Vec<&'static str>,
+    /// The first errors.
     pub(super) errors: Vec<SyntaxError>,
+    /// How many errors there were.
+    pub(super) failures: usize,
 }
 
 impl<'s> Lexer<'s> {
@@ -64,15 +68,19 @@ impl<'s> Lexer<'s> {
             raw: None,
             gone: Vec::new(),
             errors: Vec::new(),
+            failures: 0,
         }
     }
 
     fn fail(&mut self, at: usize, message: impl Into<String>) {
-        self.errors.push(SyntaxError {
-            at,
-            message: message.into(),
-            fault: SyntaxFault::Syntax,
-        });
+        self.failures += 1;
+        if self.errors.len() < MOST_ERRORS {
+            self.errors.push(SyntaxError {
+                at,
+                message: message.into(),
+                fault: SyntaxFault::Syntax,
+            });
+        }
     }
 
     fn from(&self, at: usize) -> &'s str {

@@ -10,7 +10,7 @@ use super::lexer::{Chunk, Lexer, TagKind, Token, TokenKind};
 pub(super) const MOST_DEPTH: usize = 100;
 
 /// Most errors kept: the first says why the template does not compile.
-const MOST_ERRORS: usize = 20;
+pub(super) const MOST_ERRORS: usize = 20;
 
 /// Names that are constants.
 const CONSTANTS: [&str; 6] = ["true", "false", "none", "True", "False", "None"];
@@ -22,11 +22,14 @@ pub(super) struct Failed;
 type Parsed<T> = Result<T, Failed>;
 
 pub(super) struct Parser<'s> {
+    len: usize,
     lexer: Lexer<'s>,
     tokens: Vec<Token<'s>>,
     pos: usize,
     /// The tag the tokens belong to.
     tag: std::ops::Range<usize>,
+    /// The loaded tag broke before it was parsed: what follows from that is not reported.
+    mute: bool,
     /// The loaded tag is to be looked at again, by an enclosing body.
     replay: bool,
     /// The end tags that enclosing bodies wait for.
@@ -37,10 +40,12 @@ pub(super) struct Parser<'s> {
 
 pub(super) fn parse(text: &str) -> Tree {
     let mut p = Parser {
+        len: text.len(),
         lexer: Lexer::new(text),
         tokens: Vec::new(),
         pos: 0,
         tag: 0..0,
+        mute: false,
         replay: false,
         open: Vec::new(),
         depth: 0,
@@ -138,7 +143,7 @@ impl<'s> Parser<'s> {
 
     pub(super) fn refuse(&mut self, message: impl Into<String>, fault: SyntaxFault) -> Failed {
         let at = self.here();
-        if self.tree.errors.len() < MOST_ERRORS {
+        if !self.mute && self.tree.errors.len() < MOST_ERRORS {
             self.tree.errors.push(SyntaxError {
                 at,
                 message: message.into(),
@@ -165,10 +170,15 @@ impl<'s> Parser<'s> {
         let mut body = Vec::new();
         loop {
             if !std::mem::take(&mut self.replay) {
-                match self.lexer.next(&mut self.tokens) {
+                let known = self.lexer.failures;
+                let chunk = self.lexer.next(&mut self.tokens);
+                self.mute = self.lexer.failures > known;
+                match chunk {
                     None => {
+                        self.mute = false;
                         if let Some(first) = ends.last() {
                             self.tokens.clear();
+                            self.tag = self.len..self.len;
                             self.fail(format!("the template ends before '{first}'"));
                         }
                         return (body, None);
@@ -206,25 +216,43 @@ impl<'s> Parser<'s> {
                 return (body, None);
             }
             let span = self.tag.clone();
-            if let Ok(kind) = self.statement(name) {
-                body.push(Stmt { span, kind });
+            match self.statement(name) {
+                Ok(kind) => body.push(Stmt { span, kind }),
+                Err(Failed) => self.salvage(),
             }
         }
     }
 
     fn output(&mut self, body: &mut Vec<Stmt>) {
         let span = self.tag.clone();
-        if let Ok(value) = self.tuple(true, &[]) {
-            self.tag_ends();
-            let kind = StmtKind::Output(vec![value]);
-            body.push(Stmt { span, kind });
+        match self.tuple(true) {
+            Ok(value) => {
+                self.tag_ends();
+                let kind = StmtKind::Output(vec![value]);
+                body.push(Stmt { span, kind });
+            }
+            Err(Failed) => self.salvage(),
         }
+    }
+
+    /// Takes the expressions out of the rest of a tag that does not parse.
+    fn salvage(&mut self) {
+        let known = self.tree.errors.len();
+        while self.pos < self.tokens.len() {
+            let before = self.pos;
+            let depth = self.depth;
+            let _ = self.expression(true);
+            self.depth = depth;
+            self.pos = self.pos.max(before + 1);
+        }
+        self.tree.errors.truncate(known);
     }
 
     /// Records what follows where the tag should end.
     fn tag_ends(&mut self) {
         if self.pos < self.tokens.len() {
             self.fail("the tag should end here");
+            self.salvage();
         }
     }
 
@@ -260,10 +288,13 @@ impl<'s> Parser<'s> {
                 }
                 StmtKind::Output(values)
             }
-            "do" => StmtKind::Do(self.tuple(true, &[])?),
+            "do" => StmtKind::Do(self.tuple(true)?),
             "break" | "continue" | "debug" => StmtKind::Jump,
             _ => {
                 self.back();
+                if name.starts_with("end") || matches!(name, "else" | "elif" | "pluralize") {
+                    return Err(self.fail(format!("'{name}' has nothing to end")));
+                }
                 let message = format!("'{name}' is no tag of Jinja");
                 return Err(self.refuse(message, SyntaxFault::UnknownTag));
             }
@@ -310,7 +341,7 @@ impl<'s> Parser<'s> {
         let mut arms = Vec::new();
         let mut otherwise = Vec::new();
         loop {
-            let test = self.tuple(false, &[]).ok();
+            let test = self.tuple(false).ok();
             if test.is_none() {
                 self.pos = self.tokens.len();
             }
@@ -365,7 +396,7 @@ impl<'s> Parser<'s> {
         if !self.skip_name("in") {
             return Err(self.fail("expected 'in'"));
         }
-        let iter = self.tuple(false, &["recursive"])?;
+        let iter = self.tuple(false)?;
         let test = if self.skip_name("if") {
             Some(self.expression(true)?)
         } else {
@@ -380,7 +411,7 @@ impl<'s> Parser<'s> {
             return Err(Failed);
         };
         if self.skip_op("=") {
-            let value = self.tuple(true, &[])?;
+            let value = self.tuple(true)?;
             self.tag_ends();
             return Ok(StmtKind::Set(target, value));
         }
@@ -403,7 +434,7 @@ impl<'s> Parser<'s> {
         let mut items = Vec::new();
         let mut comma = false;
         loop {
-            if self.peek().is_none() || self.peek_is_name(0, "in") || self.peek_is_op(0, ")") {
+            if self.peek().is_none() || self.peek_is_op(0, ")") {
                 break;
             }
             items.push(self.one_target(namespace)?);
@@ -426,6 +457,7 @@ impl<'s> Parser<'s> {
     fn variable(&mut self) -> Parsed<&'s str> {
         let name = self.expect_any_name()?;
         if CONSTANTS.contains(&name) {
+            self.back();
             return Err(self.fail("nothing can be assigned to a constant"));
         }
         Ok(name)
@@ -445,7 +477,7 @@ impl<'s> Parser<'s> {
             if self.skip_name("as") {
                 self.variable()?;
             }
-            if !self.skip_op(",") || self.peek().is_none() {
+            if !self.skip_op(",") {
                 return Ok(());
             }
         }
@@ -543,7 +575,7 @@ impl<'s> Parser<'s> {
 
     fn with_head(&mut self) -> Parsed<Vec<(Target, ExprId)>> {
         let mut pairs = Vec::new();
-        while self.peek().is_some() && !(self.peek_is_op(0, ":") && !pairs.is_empty()) {
+        while self.peek().is_some() && (pairs.is_empty() || !self.peek_is_op(0, ":")) {
             if !pairs.is_empty() {
                 self.expect_op(",")?;
             }

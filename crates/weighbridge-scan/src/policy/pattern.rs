@@ -1,6 +1,6 @@
 //! Patterns of a policy: which files and which globals an entry speaks of.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -121,7 +121,7 @@ impl PathPattern {
         })
     }
 
-    /// Whether it means the file at `path`; `base` is the folder of the policy file.
+    /// Whether it means the file at the absolute `path`; `base` is the folder of the policy file.
     pub fn matches(&self, base: &Path, path: &Path) -> bool {
         let names = steps_of(path);
         let steps = if self.relative {
@@ -151,9 +151,8 @@ impl PathPattern {
 
 /// The names along an absolute path, `.` and `..` resolved as text: links are not followed.
 fn steps_of(path: &Path) -> Vec<String> {
-    let absolute: PathBuf = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut out = Vec::new();
-    for part in absolute.components() {
+    for part in path.components() {
         match part {
             std::path::Component::ParentDir => {
                 out.pop();

@@ -11,6 +11,7 @@ mod lex;
 mod names;
 mod parse;
 mod resolve;
+mod simple;
 mod text;
 
 use std::collections::{HashMap, HashSet};

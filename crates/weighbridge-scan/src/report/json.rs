@@ -16,6 +16,7 @@ pub struct Document<'a> {
     verdict: Verdict,
     #[serde(flatten)]
     basis: &'a Basis,
+    ignored: u64,
     files: &'a [FileReport],
 }
 
@@ -26,8 +27,16 @@ impl<'a> Document<'a> {
             schema_version: SCHEMA_VERSION,
             verdict: report.verdict(),
             basis,
+            ignored: 0,
             files: &report.files,
         }
+    }
+
+    /// The same where so many files were not scanned because the user's ignore files hide them.
+    #[must_use]
+    pub fn ignoring(mut self, files: u64) -> Self {
+        self.ignored = files;
+        self
     }
 }
 
@@ -170,8 +179,11 @@ mod tests {
         let bare = Basis::default();
         assert_eq!(
             serde_json::to_value(Document::new(&report, &bare)).unwrap(),
-            serde_json::json!({"schema_version": 1, "verdict": "malicious", "files": expected})
+            serde_json::json!({"schema_version": 1, "verdict": "malicious", "ignored": 0,
+                "files": expected})
         );
+        let ignoring = Document::new(&report, &bare).ignoring(3);
+        assert_eq!(serde_json::to_value(ignoring).unwrap()["ignored"], 3);
         let basis = Basis {
             policy: Some(PolicyNote {
                 path: "p.toml".into(),

@@ -47,6 +47,8 @@ pub struct Totals {
     pub incomplete: bool,
     /// How many findings a policy or a baseline accepts.
     pub suppressed: u64,
+    /// How many files were not scanned because the user's ignore files hide them.
+    pub ignored: u64,
 }
 
 impl Default for Totals {
@@ -57,6 +59,7 @@ impl Default for Totals {
             malformed: false,
             incomplete: false,
             suppressed: 0,
+            ignored: 0,
         }
     }
 }

@@ -124,10 +124,22 @@ pub fn summary(totals: &Totals) -> Vec<Line> {
         let findings = plural(totals.suppressed, "finding");
         text.push_str(&format!(", {findings} suppressed"));
     }
+    if totals.ignored > 0 {
+        let files = plural(totals.ignored, "file");
+        text.push_str(&format!(", {files} ignored"));
+    }
     text.push(')');
     let mut out = Vec::new();
     push(&mut out, tone(totals.verdict), text);
     out
+}
+
+/// What a report of unclean files only still has to say: what nobody looked at is not clean.
+pub fn brief_summary(totals: &Totals) -> Option<Line> {
+    (totals.ignored > 0).then(|| Line {
+        tone: Tone::Warn,
+        text: format!("{} ignored", plural(totals.ignored, "file")),
+    })
 }
 
 /// The file in one line, unless it is clean: for logs.

@@ -13,8 +13,8 @@ use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
 use super::{
-    HEAD, compressed, gate, gguf, hdf5, media, npy, onnx, pickles, promise, tar, tensorflow, text,
-    zip,
+    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise, sevenz,
+    strings, tar, tensorflow, text, zip,
 };
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
@@ -252,6 +252,8 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.safetensors(item)?;
         } else if is_zip || weighbridge_core::wire::tar::is_tar(&item.head) {
             self.container(item, format, is_zip)?;
+        } else if weighbridge_core::wire::sevenz::is_7z(&item.head) {
+            sevenz::take(self, item)?;
         } else if gguf::is_gguf(&item.head) {
             gguf::take(self, item)?;
         } else if npy::is_npy(&item.head) {
@@ -261,8 +263,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
         } else if !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
             && !hdf5::take(self, item)?
+            && !keras::take(self, item)?
             && !text::take(self, item)?
             && !media::take(self, item)?
+            && !natives::take(self, item)
             && !compressed::take(self, item)?
         {
             self.unknown(item, detected);
@@ -294,6 +298,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
     }
 
     fn safetensors(&mut self, item: &Item) -> Result<()> {
+        strings::safetensors(self, item)?;
         for v in Safetensors.verify(Arc::clone(&item.source), &self.options())? {
             self.subject.faults.push(Fault {
                 rule: v.rule.into(),

@@ -34,7 +34,7 @@ const SEARCHED: u64 = 32 << 20;
 const MOST_PARSED: usize = 128 << 20;
 
 /// Longest configuration.
-const MOST_CONFIG: usize = 32 << 20;
+const MOST_CONFIG: usize = 16 << 20;
 
 /// Takes an HDF5 file; says whether it is one.
 ///
@@ -119,6 +119,15 @@ fn walk(
                     left = left.saturating_sub(bytes.len());
                     if left > 0 {
                         attribute(cx, item, &path, name, bytes, at, configs);
+                    }
+                }
+                // Unwritten chunks cost nothing in the file and their whole size in memory.
+                Found::Extent(bytes, at) => {
+                    let cap = cx.limits.expand_cap(source.len());
+                    if bytes.is_none_or(|b| b > cap) {
+                        let message = format!("the dataset {path} is far larger than the file");
+                        let e = Error::limit("hdf5.expand", message).at(at);
+                        cx.failed(&item.place, e);
                     }
                 }
                 Found::Missed(what) => {

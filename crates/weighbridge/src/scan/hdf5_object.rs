@@ -28,6 +28,8 @@ pub(super) enum Found {
     Outside(&'static str, String, u64),
     /// An attribute: the name, the bytes of its value, and where it is said.
     Attribute(String, Vec<u8>, u64),
+    /// A dataset: how many bytes its elements are in all; `None` when they overflow.
+    Extent(Option<u64>, u64),
     /// Something that is there and was not looked into.
     Missed(&'static str),
 }
@@ -157,8 +159,15 @@ pub(super) fn object(source: &dyn ByteSource, sizes: Sizes, address: u64) -> Res
         blocks: vec![first],
         v2,
         ordered,
+        elements: None,
+        width: None,
     };
     object.messages()?;
+    // A group has neither, an attribute's own are inside its message.
+    if let (Some(elements), Some(width)) = (object.elements, object.width) {
+        let all = elements.and_then(|n| n.checked_mul(width));
+        object.out.push(Found::Extent(all, at));
+    }
     Ok(object.out)
 }
 
@@ -169,6 +178,10 @@ struct Object<'s> {
     blocks: Vec<Range<u64>>,
     v2: bool,
     ordered: bool,
+    /// The number of elements, when a dataspace says one; overflowing ones are `None` inside.
+    elements: Option<Option<u64>>,
+    /// Bytes of an element.
+    width: Option<u64>,
 }
 
 impl Object<'_> {
@@ -218,7 +231,13 @@ impl Object<'_> {
     /// One header message (IV.A.2).
     fn message(&mut self, kind: u16, body: &[u8], at: u64) -> Result<()> {
         match kind {
+            0x01 => self.dataspace(body),
             0x02 => self.link_info(body),
+            0x03 => {
+                let size = body.get(4..8).and_then(|b| b.first_chunk::<4>());
+                self.width = size.map(|b| u64::from(u32::from_le_bytes(*b)));
+                Ok(())
+            }
             0x06 => self.link(body, at),
             0x07 => self.external_files(body, at),
             0x08 => self.layout(body, at),
@@ -238,6 +257,25 @@ impl Object<'_> {
             0x15 => self.dense_attributes(body),
             _ => Ok(()),
         }
+    }
+
+    /// The dimensions of a dataset (IV.A.2.b).
+    fn dataspace(&mut self, body: &[u8]) -> Result<()> {
+        let mut c = Cursor::new(body);
+        let (version, rank) = (c.u8()?, c.u8()?);
+        // Flags, then five reserved bytes in version 1 and the kind in version 2.
+        c.take(if version == 1 { 6 } else { 2 })?;
+        let mut elements = Some(1u64);
+        for _ in 0..rank {
+            let n = self.sizes.length(&mut c)?;
+            elements = match (elements, n) {
+                (_, 0) | (Some(0), _) => Some(0),
+                (Some(e), n) => e.checked_mul(n),
+                (None, _) => None,
+            };
+        }
+        self.elements = Some(elements);
+        Ok(())
     }
 
     /// Links in a fractal heap, where a group has many.

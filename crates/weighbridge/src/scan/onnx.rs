@@ -66,16 +66,8 @@ fn is_model(item: &Item, named: bool) -> Result<bool> {
         match reader.next(&mut message) {
             Ok(Some(f)) => match (f.number, f.bytes()) {
                 (1, None) => version = f.varint().is_some_and(|v| (1..1000).contains(&v)),
-                (7, Some(graph)) if graph.is_empty() => {
-                    if named {
-                        return Ok(true);
-                    }
-                }
-                (7, Some(graph)) => {
-                    if is_graph(item, graph)? {
-                        return Ok(true);
-                    }
-                }
+                (7, Some(graph)) if named && graph.is_empty() => return Ok(true),
+                (7, Some(graph)) if is_graph(item, graph)? => return Ok(true),
                 _ => {}
             },
             Ok(None) => return Ok(false),
@@ -151,7 +143,7 @@ impl Walk<'_, '_, '_> {
                 continue;
             };
             match f.number {
-                2 | 3 | 4 => self.text(&f, field_name(f.number))?,
+                2..=4 => self.text(&f, field_name(f.number))?,
                 6 => self.text(&f, "doc_string")?,
                 7 => self.graph(span, "", 0)?,
                 14 => self.property(span)?,

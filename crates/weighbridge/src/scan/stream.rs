@@ -5,7 +5,6 @@ use std::sync::Arc;
 use weighbridge_core::pickle::{self, Blob, Node, NodeId, Trace};
 use weighbridge_core::source::{ByteSource, Window};
 use weighbridge_core::{Error, ErrorKind, Result};
-use weighbridge_scan::checks::hidden_pickle;
 use weighbridge_scan::{Catalogue, Loads, PickleTrace, Reference, Use};
 
 use super::examine::{Examiner, Item, Place};
@@ -69,12 +68,24 @@ pub(super) fn take_at(
 ) -> Result<Option<u64>> {
     let left = item.source.len().saturating_sub(at);
     let (mut data, mut holes) = (Vec::new(), Holes::default());
+    if let Some(data) = item.source.slice(at..item.source.len())
+        && left <= cx.limits.pickle_bytes
+    {
+        // It lies in memory already: another copy of a bomb is one too many.
+        super::gate::spend(left);
+        let mut loader = Loader::new(&holes);
+        let trace = pickle::run_with(data, cx.limits, &mut loader);
+        let files = loader.files;
+        return finish(cx, item, name, at, trace, &holes, files, None);
+    }
     let mut want = FIRST_READ;
     loop {
         // What lies behind the bytes at hand.
         let next = (data.len() as u64).saturating_add(holes.total());
         let room = cx.limits.pickle_bytes.saturating_sub(data.len() as u64);
         let n = want.min(left.saturating_sub(next)).min(room);
+        // The bytes and about as much again for their values.
+        super::gate::spend(n.saturating_mul(2));
         let from = at.saturating_add(next);
         data.extend(item.source.read_vec(from..from.saturating_add(n))?);
         let whole = next.saturating_add(n) >= left;
@@ -272,7 +283,7 @@ impl Stream<'_> {
         self.loads(cx, trace, start, &mut read)?;
         cx.subject.pickles.push(read);
         // The constants that hide something; their offsets count from the trace's first byte.
-        for mut text in hidden_pickle::constants(&self.place.text(), Some(0), trace)? {
+        for mut text in weighbridge_scan::constants(&self.place.text(), Some(0), trace)? {
             let at = self.place.base.zip(text.base);
             text.base = at.map(|(base, at)| base.saturating_add(real(at)));
             cx.subject.texts.push(text);
@@ -328,6 +339,7 @@ impl Stream<'_> {
             let (Some(module), Some(name)) = (&g.module, &g.name) else {
                 return true;
             };
+            // The loaders of plain pickles are no part of a model, whatever they are handed.
             g.how != Use::Call
                 || catalogue.loads(module, name) != Some(Loads::Torch)
                 || opaque.contains(&(module.as_str(), name.as_str()))

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use weighbridge_core::pickle;
-use weighbridge_core::source::ByteSource;
+use weighbridge_core::source::{ByteSource, Window};
 use weighbridge_core::wire::tar::{Archive, Kind};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
+use weighbridge_scan::Link;
 
 use super::examine::{Examiner, Item};
 use super::pickles;
@@ -22,13 +23,33 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
         .by_name("pickle")
         .or_else(|| archive.by_name("./pickle"))
         .is_some();
+    let programs = cx.subject.programs.len();
+    let model = torch
+        || archive
+            .members()
+            .iter()
+            .any(|m| super::zip::is_model(&m.name));
     for m in archive.members() {
         cx.subject.members.push(m.name.clone());
-        if m.kind != Kind::File || m.size == 0 {
+        cx.subject.members.extend(m.header_name.clone());
+        if let (Kind::SymLink | Kind::HardLink, Some(target)) = (m.kind, &m.link) {
+            cx.subject.links.push(Link {
+                member: m.name.clone(),
+                target: target.clone(),
+                hard: m.kind == Kind::HardLink,
+            });
+        }
+        if matches!(m.kind, Kind::Device | Kind::Fifo) {
+            super::sevenz::special(cx, item, &m.name);
+        }
+        // Whatever its kind says, what is stored is what some reader unpacks.
+        let stored = archive.stored(m);
+        if stored.is_empty() || matches!(m.kind, Kind::Dir) {
             continue;
         }
+        let window = Window::new(Arc::clone(&item.source), stored, m.name.clone())?;
         let place = item.place.inside(m.name.as_str(), Some(m.offset));
-        let member = Item::new(Arc::new(archive.window(m)?), place, m.name.clone())?;
+        let member = Item::new(Arc::new(window), place, m.name.clone())?;
         let name = m.name.strip_prefix("./").unwrap_or(&m.name);
         let done = match name {
             "storages" if torch => records(cx, &member, skip_storage),
@@ -41,6 +62,9 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
             Err(e) => cx.failed(&member.place, e),
             Ok(()) => {}
         }
+    }
+    for p in cx.subject.programs.iter_mut().skip(programs) {
+        p.beside_model |= model;
     }
     Ok(())
 }

@@ -14,13 +14,13 @@ use weighbridge_scan::{Function, GraphKind, Reference};
 use super::examine::{Examiner, Item};
 use super::onnx::{NAME, has_name};
 use super::tensorflow_graph::{Graph, MOST_BYTES};
-use super::{json, text};
+use super::{json, proto_text, text};
 
 /// Most fields looked at to tell what a file is.
 const GLANCE: u64 = 20_000;
 
 /// Longest configuration of Keras taken out of a model.
-const CONFIG: u64 = 64 << 20;
+const CONFIG: u64 = 16 << 20;
 
 /// What a file can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ enum Kind {
 /// What reading gives; what was seen before counts.
 pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     let Some(kind) = kind(item)? else {
-        return Ok(unread(cx, item) || checkpoint(cx, item)?);
+        return Ok(unread(cx, item) || checkpoint(cx, item)? || proto_text::take(cx, item)?);
     };
     cx.named(
         item,

@@ -44,14 +44,38 @@ const PASS: [&str; 8] = [
 
 /// A node as far as it is kept.
 #[derive(Default)]
-struct Node {
-    name: String,
-    operator: String,
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) operator: String,
     inputs: Vec<String>,
     /// Strings among its attributes that may be paths.
     paths: Vec<String>,
     /// The strings of a constant.
     strings: Vec<String>,
+}
+
+impl Node {
+    pub(super) fn input(&mut self, name: String) {
+        if self.inputs.len() < MOST_INPUTS && !name.starts_with('^') {
+            self.inputs.push(name);
+        }
+    }
+
+    /// Keeps a string of the attribute `key` if it may be a path. Names of devices, of colocated
+    /// nodes and of shared resources are none.
+    pub(super) fn path(&mut self, key: &str, text: String) {
+        let like = text.contains(['/', '\\', ':']);
+        let named = key.starts_with('_') || matches!(key, "container" | "shared_name");
+        if like && !named && self.paths.len() < MOST_STRINGS {
+            self.paths.push(text);
+        }
+    }
+
+    pub(super) fn string(&mut self, text: String) {
+        if self.strings.len() < MOST_STRINGS && !text.is_empty() {
+            self.strings.push(text);
+        }
+    }
 }
 
 /// The scope in which nodes name each other.
@@ -108,10 +132,28 @@ impl<'g, 's, 'a> Graph<'g, 's, 'a> {
         while let Some(f) = reader.next(&mut message)? {
             if let (true, Some(inner)) = (f.number == number, f.bytes()) {
                 let node = read(reader, inner, 0)?;
-                self.list(node, inner)?;
+                self.list(node, inner.start)?;
             }
         }
         Ok(())
+    }
+
+    /// Takes nodes that were read already, each with the place it stands at.
+    ///
+    /// # Errors
+    /// `Limit` when there are too many.
+    pub(super) fn nodes(mut self, nodes: Vec<(Node, u64)>) -> Result<()> {
+        for (node, _) in &nodes {
+            let kept = Node {
+                name: node.name.clone(),
+                operator: node.operator.clone(),
+                inputs: node.inputs.clone(),
+                strings: node.strings.clone(),
+                ..Node::default()
+            };
+            self.remember(kept, &HashMap::new());
+        }
+        nodes.into_iter().try_for_each(|(n, at)| self.list(n, at))
     }
 
     fn remember(&mut self, node: Node, assets: &HashMap<String, String>) {
@@ -151,7 +193,7 @@ impl<'g, 's, 'a> Graph<'g, 's, 'a> {
         }
     }
 
-    fn list(&mut self, node: Node, span: Span) -> Result<()> {
+    fn list(&mut self, node: Node, at: u64) -> Result<()> {
         let mut strings = node.paths;
         let passes = PASS.contains(&node.operator.as_str());
         if !passes {
@@ -174,12 +216,12 @@ impl<'g, 's, 'a> Graph<'g, 's, 'a> {
                 "tensorflow.operators",
                 "the graphs use too many kinds of operators",
             );
-            return Err(e.at(span.start));
+            return Err(e.at(at));
         }
         self.cx.subject.operators.push(Operator {
             graph: GraphKind::TensorFlow,
             place: self.place.clone(),
-            offset: self.item.place.base.map(|b| b.saturating_add(span.start)),
+            offset: self.item.place.base.map(|b| b.saturating_add(at)),
             domain: String::new(),
             name: key.0.clone(),
             node: node.name,
@@ -201,12 +243,7 @@ fn read(reader: &mut Reader<'_>, span: Span, depth: u32) -> Result<Node> {
         match f.number {
             1 => node.name = reader.text(inner, NAME)?,
             2 => node.operator = reader.text(inner, NAME)?,
-            3 if node.inputs.len() < MOST_INPUTS => {
-                let input = reader.text(inner, NAME)?;
-                if !input.starts_with('^') {
-                    node.inputs.push(input);
-                }
-            }
+            3 if node.inputs.len() < MOST_INPUTS => node.input(reader.text(inner, NAME)?),
             5 => attribute(reader, inner, &mut node, depth)?,
             _ => {}
         }
@@ -251,13 +288,9 @@ fn value(
         };
         match f.number {
             1 => value(reader, inner, key, node, depth + 1)?,
-            // Names of devices, of colocated nodes and of shared resources are no paths.
-            2 if !key.starts_with('_') && !matches!(key, "container" | "shared_name") => {
-                let path = reader.text(inner, NAME)?;
-                let like = path.contains(['/', '\\']) || path.contains(':');
-                if like && node.paths.len() < MOST_STRINGS {
-                    node.paths.push(path);
-                }
+            2 if node.paths.len() < MOST_STRINGS => {
+                let text = reader.text(inner, NAME)?;
+                node.path(key, text);
             }
             8 if key == "value" => strings(reader, inner, node)?,
             10 => function(reader, inner, node, depth)?,
@@ -271,9 +304,8 @@ fn value(
 fn function(reader: &mut Reader<'_>, span: Span, node: &mut Node, depth: u32) -> Result<()> {
     let mut message = Message::new(span);
     while let Some(f) = reader.next(&mut message)? {
-        match (f.number, f.bytes()) {
-            (2, Some(s)) => attribute(reader, s, node, depth + 1)?,
-            _ => {}
+        if let (2, Some(s)) = (f.number, f.bytes()) {
+            attribute(reader, s, node, depth + 1)?;
         }
     }
     Ok(())
@@ -285,8 +317,8 @@ fn strings(reader: &mut Reader<'_>, span: Span, node: &mut Node) -> Result<()> {
     while let Some(f) = reader.next(&mut message)? {
         match (f.number, f.bytes()) {
             (1, None) if f.varint() != Some(7) => return Ok(()),
-            (8, Some(s)) if node.strings.len() < MOST_STRINGS && !s.is_empty() => {
-                node.strings.push(reader.text(s, NAME)?);
+            (8, Some(s)) if node.strings.len() < MOST_STRINGS => {
+                node.string(reader.text(s, NAME)?);
             }
             _ => {}
         }

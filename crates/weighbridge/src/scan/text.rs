@@ -3,6 +3,8 @@
 use weighbridge_core::{Error, Result};
 use weighbridge_scan::{Config, Program, ProgramKind, Template};
 
+use weighbridge_scan::jinja::looks_like_template;
+
 use super::examine::{Examiner, Item};
 use super::{json, xml, yaml};
 
@@ -159,11 +161,6 @@ fn program_kind(text: &str, extension: &str) -> Option<ProgramKind> {
     } else {
         ProgramKind::Script("shell")
     })
-}
-
-/// Whether Jinja has anything to do in `text`.
-fn looks_like_template(text: &str) -> bool {
-    text.contains("{{") || text.contains("{%")
 }
 
 /// Whether the first bytes are text: UTF-8 as far as they go, no control characters but white

@@ -81,6 +81,7 @@ pub fn list(
     let mut walk = Walk {
         listing: Listing::default(),
         known: HashMap::new(),
+        share: !options.settings.depend_on_paths(),
         seen,
     };
     for path in paths {
@@ -109,6 +110,8 @@ type Identity = (u64, u64, OsString);
 struct Walk<'a> {
     listing: Listing,
     known: HashMap<Identity, usize>,
+    /// Whether a file's report holds for its other paths.
+    share: bool,
     seen: &'a mut dyn FnMut(&Path),
 }
 
@@ -167,7 +170,8 @@ impl Walk<'_> {
             return self.skipped(path, "neither a file nor a folder".into());
         }
         let next = self.listing.entries.len();
-        let what = match identity(&path, meta) {
+        let id = self.share.then(|| identity(&path, meta)).flatten();
+        let what = match id {
             Some(id) => match *self.known.entry(id).or_insert(next) {
                 first if first == next => What::File,
                 first => What::Same(first),

@@ -116,9 +116,13 @@ struct Holder<'p> {
     torchscript: bool,
 }
 
+/// About what an entry of an archive takes in memory, in bytes.
+const ENTRY: u64 = 400;
+
 /// One archive.
 fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -> Result<()> {
     let survey = Survey::of(Arc::clone(source), cx.limits)?;
+    super::gate::spend((survey.entries().len() as u64).saturating_mul(ENTRY));
     // Looked up once: an archive may have a hundred thousand members.
     let strict = Archive::open(Arc::clone(source), cx.limits).ok();
     let holder = Holder {
@@ -177,7 +181,8 @@ fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -
         p.beside_model |= model;
     }
     if begins {
-        gaps(cx, source, &holder)?;
+        let whole = Item::new(Arc::clone(source), place.clone(), "")?;
+        outside(cx, &whole, holder.survey.gaps())?;
     }
     Ok(())
 }
@@ -214,18 +219,25 @@ fn difference(
     }
 }
 
-/// Bytes that belong to no member: some reader may take them for something.
-fn gaps(
+/// Looks into the bytes of an archive that belong to no member: some reader may take them for
+/// something.
+///
+/// # Errors
+/// As [`Examiner::inner`].
+pub(super) fn outside(
     cx: &mut Examiner<'_, '_>,
-    source: &Arc<dyn ByteSource>,
-    holder: &Holder<'_>,
+    item: &Item,
+    gaps: &[std::ops::Range<u64>],
 ) -> Result<()> {
-    for gap in holder.survey.gaps().iter().take(MOST_GAPS) {
-        let window = Window::new(Arc::clone(source), gap.clone(), source.name().to_owned())?;
-        let place = holder
-            .place
-            .inside("outside of the members", Some(gap.start));
+    for gap in gaps.iter().take(MOST_GAPS) {
+        let name = item.source.name().to_owned();
+        let window = Window::new(Arc::clone(&item.source), gap.clone(), name)?;
+        let place = item.place.inside("outside of the members", Some(gap.start));
         cx.inner(&Item::new(Arc::new(window), place, "")?)?;
+    }
+    if let Some(gap) = gaps.get(MOST_GAPS) {
+        let reason = "more bytes outside of the members than are looked into";
+        cx.gap(&item.place, Some(gap.start), reason);
     }
     Ok(())
 }
@@ -263,7 +275,7 @@ fn link(cx: &mut Examiner<'_, '_>, holder: &Holder<'_>, entry: usize, e: &Entry)
 }
 
 /// Whether a member's name says that it is a model.
-fn is_model(name: &str) -> bool {
+pub(super) fn is_model(name: &str) -> bool {
     let extension = name.rsplit_once('.').map_or("", |(_, e)| e);
     super::text::MODELS.contains(&extension.to_ascii_lowercase().as_str())
 }

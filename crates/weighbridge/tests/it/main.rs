@@ -14,10 +14,12 @@
 
 mod convert;
 mod directories;
+mod graphs;
 mod hostile_cases;
 mod models;
 mod pytorch;
 mod rule_fixtures;
 mod safetensors;
 mod scan;
+mod scan_corpus;
 mod trainers;

@@ -99,8 +99,15 @@ impl Printer {
                 self.print(&table::summary(totals), out)?;
                 None
             }
-            Shape::Brief => None,
-            Shape::Json(r) => Some(Output::rendered(&json::Document::new(r, basis))?),
+            Shape::Brief => {
+                let line = table::brief_summary(totals);
+                self.print(line.as_slice(), out)?;
+                None
+            }
+            Shape::Json(r) => {
+                let document = json::Document::new(r, basis).ignoring(totals.ignored);
+                Some(Output::rendered(&document)?)
+            }
             Shape::Sarif(r) => {
                 let run = sarif::Run {
                     basis,

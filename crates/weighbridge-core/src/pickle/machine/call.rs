@@ -1,7 +1,7 @@
 //! Globals, calls and states.
 
 use super::super::opcode::Op;
-use super::super::value::{Build, Call, CallOp, Global, Node, NodeId};
+use super::super::value::{Build, Call, CallOp, Event, Global, Node, NodeId};
 use super::{Machine, NONE, bad, is_plain};
 use crate::error::{Error, Result};
 
@@ -10,7 +10,8 @@ impl Machine<'_> {
         let code = match op {
             Op::GLOBAL => {
                 let (module, name) = self.global_lines()?;
-                return self.push_global(module, name);
+                self.push_global(module, name);
+                return Ok(());
             }
             Op::STACK_GLOBAL => return self.stack_global(),
             Op::EXT1 => u32::from(self.input.u8()?),
@@ -20,7 +21,8 @@ impl Machine<'_> {
         if code == 0 || code > i32::MAX as u32 {
             return bad("pickle.extension", "an extension code is not positive");
         }
-        self.push(Node::Extension(code));
+        let id = self.push(Node::Extension(code));
+        self.event(Event::Import(id));
         Ok(())
     }
 
@@ -47,7 +49,10 @@ impl Machine<'_> {
             )
         })?;
         match (self.owned_text(module), self.owned_text(name)) {
-            (Some(m), Some(n)) => return self.push_global(m, n),
+            (Some(m), Some(n)) => {
+                self.push_global(m, n);
+                return Ok(());
+            }
             (m, n) => {
                 let plain =
                     |text: &Option<String>, id| text.is_none() && is_plain(self.trace.node(id));
@@ -56,7 +61,8 @@ impl Machine<'_> {
                 }
             }
         }
-        self.push(Node::DynamicGlobal(module, name));
+        let id = self.push(Node::DynamicGlobal(module, name));
+        self.event(Event::Import(id));
         Ok(())
     }
 
@@ -83,11 +89,15 @@ impl Machine<'_> {
         }
     }
 
-    fn push_global(&mut self, module: String, name: String) -> Result<()> {
-        if module.is_empty() {
-            return bad("pickle.no-name", "the module of a global has no name");
+    fn push_global(&mut self, module: String, name: String) {
+        if module.is_empty() || name.is_empty() {
+            // Python itself finds nothing under it, but a loader with a `find_class` of its own
+            // may; and a module is imported before a name is missed in it.
+            self.soften(Error::malformed(
+                "pickle.no-name",
+                "a global without a name",
+            ));
         }
-        let nameless = name.is_empty();
         self.took(1, size_of::<Global>() + module.len() + name.len());
         let index = self.trace.globals.len() as u32;
         self.trace.globals.push(Global {
@@ -96,12 +106,8 @@ impl Machine<'_> {
             offset: self.at,
             protocol: self.protocol,
         });
-        self.push(Node::Global(index));
-        if nameless {
-            // The module has been imported by then.
-            return bad("pickle.no-name", "a global has no name");
-        }
-        Ok(())
+        let id = self.push(Node::Global(index));
+        self.event(Event::Import(id));
     }
 
     pub(super) fn call(&mut self, op: Op) -> Result<()> {
@@ -121,10 +127,11 @@ impl Machine<'_> {
             }
             Op::INST => {
                 let (module, name) = self.inst_lines()?;
-                let items = self.pop_mark()?;
-                self.push_global(module, name)?;
+                // The unpickler written in Python imports the class before it misses the mark.
+                let items = self.pop_mark();
+                self.push_global(module, name);
                 let callee = self.pop()?;
-                (CallOp::Inst, callee, self.args(items), None)
+                (CallOp::Inst, callee, self.args(items?), None)
             }
             _ => {
                 let mut items = self.pop_mark()?;
@@ -138,7 +145,7 @@ impl Machine<'_> {
         };
         self.check_call(callee, args, kwargs)?;
         self.took(1, size_of::<Call>());
-        self.push(Node::Call(Box::new(Call {
+        let id = self.push(Node::Call(Box::new(Call {
             op: kind,
             offset: self.at,
             callee,
@@ -148,13 +155,11 @@ impl Machine<'_> {
             items: Vec::new(),
             pairs: Vec::new(),
         })));
+        self.event(Event::Call(id));
         Ok(())
     }
 
     fn inst_lines(&mut self) -> Result<(String, String)> {
-        if self.marks.is_empty() {
-            return bad("pickle.no-mark", "a MARK is needed, there is none");
-        }
         let (module, name) = self.global_lines()?;
         if module.is_ascii() && name.is_ascii() {
             Ok((module, name))
@@ -215,6 +220,7 @@ impl Machine<'_> {
             ));
         }
         self.took(1, size_of::<Build>());
+        self.event(Event::Build(self.trace.builds.len() as u32));
         self.trace.builds.push(Build {
             target,
             state,

@@ -1,9 +1,9 @@
 //! Tuples, lists, dicts and sets: making and changing them.
 
 use super::super::opcode::Op;
-use super::super::value::{Change, Node, NodeId};
+use super::super::value::{Change, Event, Node, NodeId};
 use super::{EMPTY, Machine, NONE, bad, is_plain};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How deep a tuple is searched for what cannot be hashed, and how many of its items.
 const HASH_DEPTH: u32 = 4;
@@ -15,9 +15,15 @@ impl Machine<'_> {
             Op::TUPLE1 => self.tuple(1)?,
             Op::TUPLE2 => self.tuple(2)?,
             Op::TUPLE3 => self.tuple(3)?,
-            Op::EMPTY_LIST => self.push(Node::List(Vec::new())),
-            Op::EMPTY_DICT => self.push(Node::Dict(Vec::new())),
-            Op::EMPTY_SET => self.push(Node::Set(Vec::new())),
+            Op::EMPTY_LIST => {
+                self.push(Node::List(Vec::new()));
+            }
+            Op::EMPTY_DICT => {
+                self.push(Node::Dict(Vec::new()));
+            }
+            Op::EMPTY_SET => {
+                self.push(Node::Set(Vec::new()));
+            }
             _ => {
                 let items = self.pop_mark()?;
                 self.took(items.len(), size_of::<NodeId>());
@@ -29,7 +35,8 @@ impl Machine<'_> {
                         Node::FrozenSet(items.into())
                     }
                     _ => {
-                        let pairs = pairs(&items)?;
+                        check_even(&items)?;
+                        let pairs = pairs(&items);
                         self.check_keys(pairs.iter().map(|p| p.0))?;
                         Node::Dict(pairs)
                     }
@@ -78,7 +85,7 @@ impl Machine<'_> {
                 return Ok(());
             }
             Some(Node::Call(c)) => c.items.extend_from_slice(items),
-            Some(Node::ByteArray(_)) => {}
+            Some(Node::ByteArray(_)) => self.check_bytes(items),
             Some(n) if is_plain(n) => {
                 return bad(
                     "pickle.not-a-list",
@@ -93,13 +100,13 @@ impl Machine<'_> {
 
     fn add_items(&mut self, op: Op, target: NodeId, items: &[NodeId]) -> Result<()> {
         if let Node::Set(_) = self.trace.node(target) {
-            self.check_keys(items.iter().copied())?;
+            let good = self.good_keys(items.iter().copied());
+            if let Some(Node::Set(l)) = self.trace.nodes.get_mut(target as usize) {
+                l.extend_from_slice(items.get(..good).unwrap_or_default());
+            }
+            return unhashable(good < items.len());
         }
         match self.trace.nodes.get_mut(target as usize) {
-            Some(Node::Set(l)) => {
-                l.extend_from_slice(items);
-                return Ok(());
-            }
             Some(Node::Call(c)) => c.items.extend_from_slice(items),
             Some(n) if is_plain(n) => {
                 return bad(
@@ -114,19 +121,35 @@ impl Machine<'_> {
     }
 
     fn set_items(&mut self, op: Op, target: NodeId, items: &[NodeId]) -> Result<()> {
-        let pairs = pairs(items)?;
+        // The C unpickler refuses an odd number of items at once; the one in Python sets all pairs
+        // and then misses the last value.
+        let pairs = pairs(items);
         match self.trace.node(target) {
-            Node::Dict(_) => self.check_keys(pairs.iter().map(|p| p.0))?,
-            Node::List(_) => return self.set_in_list(target, &pairs),
+            Node::Dict(_) => {
+                let good = self.good_keys(pairs.iter().map(|p| p.0));
+                if let Some(Node::Dict(d)) = self.trace.nodes.get_mut(target as usize) {
+                    d.extend_from_slice(pairs.get(..good).unwrap_or_default());
+                }
+                unhashable(good < pairs.len())?;
+                return check_even(items);
+            }
+            Node::List(_) => {
+                self.set_in_list(target, &pairs);
+                return check_even(items);
+            }
             _ => {}
         }
         match self.trace.nodes.get_mut(target as usize) {
-            Some(Node::Dict(d)) => {
-                d.extend_from_slice(&pairs);
-                return Ok(());
-            }
             Some(Node::Call(c)) => c.pairs.extend_from_slice(&pairs),
-            Some(Node::ByteArray(_)) => {}
+            Some(Node::ByteArray(_)) => {
+                let known = |id| is_plain(self.trace.node(id)) && self.trace.int(id).is_none();
+                if pairs.iter().any(|p| known(p.0)) {
+                    self.soften(Error::malformed(
+                        "pickle.no-index",
+                        "a bytearray has no such place",
+                    ));
+                }
+            }
             Some(n) if is_plain(n) => {
                 return bad(
                     "pickle.not-a-dict",
@@ -136,16 +159,16 @@ impl Machine<'_> {
             _ => {}
         }
         self.changed(op, target, items);
-        Ok(())
+        check_even(items)
     }
 
     /// `list[index] = value`, which a list takes for an index it has.
-    fn set_in_list(&mut self, target: NodeId, pairs: &[(NodeId, NodeId)]) -> Result<()> {
+    fn set_in_list(&mut self, target: NodeId, pairs: &[(NodeId, NodeId)]) {
         for &(key, value) in pairs {
             let known = is_plain(self.trace.node(key));
             let index = self.trace.int(key);
             let Some(Node::List(l)) = self.trace.nodes.get_mut(target as usize) else {
-                return Ok(());
+                return;
             };
             let len = i64::try_from(l.len()).unwrap_or(i64::MAX);
             let slot = index
@@ -154,17 +177,39 @@ impl Machine<'_> {
                 .and_then(|i| l.get_mut(i));
             match slot {
                 Some(slot) => *slot = value,
-                // A slice or an object with `__index__` made by a call: what it sets is in the
-                // list as far as anybody who looks for it cares.
-                None if !known => l.push(value),
-                None => return bad("pickle.no-index", "a list has no such place"),
+                // A slice or an object with `__index__` made by a call, or a list that a call has
+                // made longer: what is set is in the list as far as anybody who looks for it
+                // cares.
+                None => {
+                    l.push(value);
+                    if known {
+                        self.soften(Error::malformed(
+                            "pickle.no-index",
+                            "a list has no such place",
+                        ));
+                    }
+                }
             }
         }
-        Ok(())
+    }
+
+    /// A bytearray takes small numbers only.
+    fn check_bytes(&mut self, items: &[NodeId]) {
+        let is_byte = |id: &NodeId| {
+            let known = is_plain(self.trace.node(*id));
+            !known || self.trace.int(*id).is_some_and(|v| (0..256).contains(&v))
+        };
+        if !items.iter().all(is_byte) {
+            self.soften(Error::malformed(
+                "pickle.not-a-byte",
+                "what is appended to a bytearray is no byte",
+            ));
+        }
     }
 
     fn changed(&mut self, op: Op, target: NodeId, items: &[NodeId]) {
         self.took(1, size_of::<Change>());
+        self.event(Event::Change(self.trace.changes.len() as u32));
         self.trace.changes.push(Change {
             target,
             op,
@@ -174,10 +219,19 @@ impl Machine<'_> {
     }
 
     fn check_keys(&mut self, mut keys: impl Iterator<Item = NodeId>) -> Result<()> {
-        if keys.any(|k| !self.is_hashable(k, HASH_DEPTH)) {
-            return bad("pickle.unhashable", "a key is a list, a dict or a set");
+        unhashable(keys.any(|k| !self.is_hashable(k, HASH_DEPTH)))
+    }
+
+    /// How many keys there are before one that cannot be hashed.
+    fn good_keys(&mut self, keys: impl Iterator<Item = NodeId>) -> usize {
+        let mut n = 0;
+        for key in keys {
+            if !self.is_hashable(key, HASH_DEPTH) {
+                break;
+            }
+            n += 1;
         }
-        Ok(())
+        n
     }
 
     /// Whether nothing is known of `id` that forbids it as a key.
@@ -197,12 +251,23 @@ impl Machine<'_> {
     }
 }
 
-fn pairs(items: &[NodeId]) -> Result<Vec<(NodeId, NodeId)>> {
+fn unhashable(found: bool) -> Result<()> {
+    if found {
+        return bad("pickle.unhashable", "a key is a list, a dict or a set");
+    }
+    Ok(())
+}
+
+fn check_even(items: &[NodeId]) -> Result<()> {
     if !items.len().is_multiple_of(2) {
         return bad("pickle.odd-items", "an odd number of keys and values");
     }
-    Ok(items
+    Ok(())
+}
+
+fn pairs(items: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+    items
         .chunks_exact(2)
         .filter_map(|c| Some((*c.first()?, *c.last()?)))
-        .collect())
+        .collect()
 }

@@ -11,7 +11,7 @@ mod tests;
 use super::input::Input;
 use super::opcode::Op;
 use super::raw::{Nested, NoArrays, Raw, RawArrays};
-use super::value::{Node, NodeId, Trace};
+use super::value::{Event, Node, NodeId, Trace};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use memo::Memo;
@@ -292,7 +292,9 @@ impl<'a> Machine<'a> {
             Op::PERSID | Op::BINPERSID => self.persistent(op)?,
             Op::PROTO => self.proto()?,
             Op::FRAME => self.frame()?,
-            Op::NEXT_BUFFER => self.push(Node::Buffer),
+            Op::NEXT_BUFFER => {
+                self.push(Node::Buffer);
+            }
             Op::READONLY_BUFFER => self.read_only()?,
         }
         Ok(())
@@ -305,9 +307,15 @@ impl<'a> Machine<'a> {
         id
     }
 
-    fn push(&mut self, node: Node) {
+    fn push(&mut self, node: Node) -> NodeId {
         let id = self.add(node);
         self.stack.push(id);
+        id
+    }
+
+    fn event(&mut self, event: Event) {
+        self.took(1, size_of::<(usize, Event)>());
+        self.trace.events.push((self.at, event));
     }
 
     fn memory(&self) -> u64 {
@@ -379,10 +387,19 @@ impl<'a> Machine<'a> {
     fn read_only(&mut self) -> Result<()> {
         let top = self.top()?;
         match self.trace.node(top) {
-            Node::Bytes(_) | Node::ByteArray(_) | Node::Buffer => Ok(()),
-            node if is_plain(node) => bad("pickle.no-buffer", "READONLY_BUFFER of no buffer"),
-            _ => Ok(()),
+            Node::Bytes(_) => {}
+            Node::ByteArray(blob) => {
+                // A read-only view, which unlike what it views can be a key.
+                let view = Node::Bytes(blob.clone());
+                self.stack.pop();
+                self.push(view);
+            }
+            node if is_plain(node) => {
+                return bad("pickle.no-buffer", "READONLY_BUFFER of no buffer");
+            }
+            _ => {}
         }
+        Ok(())
     }
 
     /// What a line opcode reads. One that the stream's end cuts off stops the C unpickler.

@@ -2,7 +2,7 @@
 
 use super::super::number;
 use super::super::opcode::Op;
-use super::super::value::{Blob, Node};
+use super::super::value::{Blob, Event, Node};
 use super::{FALSE, Machine, NONE, TRUE, bad};
 use crate::error::{Error, Result};
 
@@ -10,7 +10,8 @@ impl Machine<'_> {
     fn push_int(&mut self, v: i64) {
         // Small integers are most of a checkpoint's pickle: make each once.
         let Some(i) = v.checked_add(1).and_then(|i| usize::try_from(i).ok()) else {
-            return self.push(Node::Int(v));
+            self.push(Node::Int(v));
+            return;
         };
         match self.small.get(i).copied() {
             Some(NONE) => {
@@ -21,7 +22,9 @@ impl Machine<'_> {
                 self.stack.push(id);
             }
             Some(id) => self.stack.push(id),
-            None => self.push(Node::Int(v)),
+            None => {
+                self.push(Node::Int(v));
+            }
         }
     }
 
@@ -56,10 +59,15 @@ impl Machine<'_> {
             }
             Op::FLOAT => {
                 let (_, line) = self.line()?;
-                match number::float_line(line) {
-                    Some(v) => self.push(Node::Float(v)),
-                    None => return bad("pickle.bad-number", "no float literal"),
-                }
+                let v = match (number::float_line(line), number::float_python(line)) {
+                    (Some(v), _) => v,
+                    (None, Some(v)) => {
+                        self.soften(Error::malformed("pickle.bad-number", "no C float literal"));
+                        v
+                    }
+                    (None, None) => return bad("pickle.bad-number", "no float literal"),
+                };
+                self.push(Node::Float(v));
             }
             Op::INT => {
                 let (_, line) = self.line()?;
@@ -197,7 +205,8 @@ impl Machine<'_> {
                 len: line.len(),
             }))
         };
-        self.push(Node::Persistent(id));
+        let id = self.push(Node::Persistent(id));
+        self.event(Event::Persistent(id));
         Ok(())
     }
 }

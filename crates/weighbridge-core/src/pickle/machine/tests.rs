@@ -81,3 +81,111 @@ fn every_truncation_and_byte_flip_ends() {
         }
     }
 }
+
+/// A frame that ends inside the length of a `BINBYTES`: read in order, the bytes of the call are
+/// data; with the rest of the frame dropped, they are opcodes (python/cpython issue 154848).
+fn parting() -> Vec<u8> {
+    let call = b"cposix\nsystem\n(Vid\ntR";
+    let mut d = b"\x80\x05(\x95\x02\0\0\0\0\0\0\0B\x07\x01\0\0\0".to_vec();
+    // Dropped: the length is 0x00000001 and one byte is data.
+    d.push(b'x');
+    d.extend_from_slice(call);
+    d.push(b'(');
+    d.resize(d.len() + 0x107 - call.len() - 2, b'N');
+    d.extend_from_slice(b"1N.");
+    d
+}
+
+#[test]
+fn readers_part_where_an_opcode_crosses_its_frame() {
+    let d = parting();
+    let t = run(&d, &Limits::default());
+    assert_eq!(
+        t.error.as_ref().map(|e| e.rule()),
+        Some("pickle.frame-crossed")
+    );
+    assert!(t.globals.is_empty());
+    assert!(t.root.is_some());
+    let dropped = &t.readings[0];
+    assert_eq!(dropped.globals[0].module, "posix");
+    assert!(dropped.root.is_some());
+    // The file's own buffer holds the whole of this short one.
+    assert!(t.readings[1].globals.is_empty());
+}
+
+#[test]
+fn many_crossings_are_bounded() {
+    let mut d = b"\x80\x05".to_vec();
+    for _ in 0..1000 {
+        d.extend_from_slice(b"\x95\x02\0\0\0\0\0\0\0J\0\0\0\0\x000");
+    }
+    d.extend_from_slice(b"N.");
+    let t = run(&d, &Limits::default());
+    assert!(!t.readings.is_empty() && t.readings.len() <= 16);
+}
+
+#[test]
+fn a_frame_past_the_end_stops_some_readers_only() {
+    let t = run(
+        b"\x80\x04\x95\x14\0\0\0\0\0\0\0\x8c\x02nt\x8c\x06system\x93.",
+        &Limits::default(),
+    );
+    assert_eq!(t.error.as_ref().unwrap().rule(), "pickle.frame");
+    assert_eq!(t.globals[0].module, "nt");
+    assert!(t.root.is_some());
+}
+
+#[test]
+fn a_frame_past_the_stop_is_told() {
+    let t = ok(b"\x80\x04\x95\x04\0\0\0\0\0\0\0N.ab");
+    assert_eq!((t.end, t.frame_end), (13, Some(15)));
+}
+
+#[test]
+fn anything_can_be_changed_and_plain_values_cannot() {
+    let t = ok(b"csys\nmodules\nVos\nNs(K\x01e.");
+    assert_eq!(t.changes.len(), 2);
+    assert_eq!(t.changes[0].items.len(), 2);
+    assert_eq!(rule(b"NK\x01a."), "pickle.not-a-list");
+    assert_eq!(rule(b"NK\x01K\x02s."), "pickle.not-a-dict");
+    assert_eq!(rule(b"](K\x01\x90."), "pickle.not-a-set");
+    assert_eq!(rule(b"K\x01)R."), "pickle.not-callable");
+    assert_eq!(rule(b"cm\nf\nK\x01R."), "pickle.no-arguments");
+    assert_eq!(rule(b"}]Ns."), "pickle.unhashable");
+    assert_eq!(rule(b"NN\x93."), "pickle.no-name");
+    // A list can be set at the places it has.
+    let t = ok(b"](NNeK\x01K\x05s.");
+    assert_eq!(t.render(t.root.unwrap(), 80), "[None, 5]");
+}
+
+#[test]
+fn what_only_some_unpicklers_do_is_recorded_with_a_fault() {
+    // joblib's takes a list of arguments, and a class whose line the end of the file cuts off.
+    let t = run(b"cm\nf\n]R.", &Limits::default());
+    assert!(t.error.is_some() && t.root.is_some());
+    assert_eq!(t.render(t.root.unwrap(), 80), "m.f()");
+    let t = run(b"(Vid\nios\nsystemX", &Limits::default());
+    let called = t.nodes.iter().any(|n| matches!(n, Node::Call(_)));
+    assert!(called && t.root.is_none());
+    assert_eq!(t.globals[0].name, "system");
+}
+
+#[test]
+fn names_are_kept_with_the_protocol_they_were_read_under() {
+    let t = ok(b"c__builtin__\neval\n0\x80\x04\x8c\x01m\x8c\x03a.b\x930\x80\x02ccommands\nx\n.");
+    assert_eq!(t.globals[0].resolved(), ("builtins", "eval"));
+    assert!(t.globals[1].is_walked());
+    assert_eq!(t.globals[2].resolved(), ("subprocess", "x"));
+    assert_eq!(t.protocol, 4);
+}
+
+#[test]
+fn memory_is_bounded() {
+    let limits = Limits {
+        pickle_memory: 1 << 20,
+        ..Limits::default()
+    };
+    let t = run(&[b']'; 1 << 20], &limits);
+    assert_eq!(t.error.unwrap().rule(), "pickle.too-much-memory");
+    assert!(t.nodes.len() < 1 << 16);
+}

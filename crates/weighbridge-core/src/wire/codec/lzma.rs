@@ -1,14 +1,13 @@
 //! LZMA without a container: the `.lzma` files of lzma-utils (`lzma-file-format.txt` of xz), and
 //! raw streams as zip and 7z hold them.
 
-use lzma_rust2::{Action, LzmaStream, Status};
+use lzma_rust2::{Action, Lzma2Stream, LzmaStream, Status, StreamResult};
 
 use super::{Input, Output, bad_data, bad_header};
 use crate::error::Result;
 
-/// Small, so that little is lost where a stream breaks: the decoder gives nothing of a piece in
-/// which it meets an error. Python's own pieces are 8 KiB, of which this is a part.
-pub(super) const PIECE: usize = 4 << 10;
+/// Decoded bytes are handed on in pieces of this many.
+const PIECE: usize = 4 << 10;
 
 /// Properties, dictionary size, uncompressed size.
 const HEADER: usize = 13;
@@ -80,9 +79,58 @@ pub(crate) fn raw(
     // The window is never longer than what it is a window of.
     output.window(u64::from(dict).min(size), at)?;
     let dict = u32::try_from(u64::from(dict).min(size)).unwrap_or(dict);
-    let decoder = LzmaStream::new_with_props(size, props, dict, None);
-    let mut decoder = decoder.map_err(|e| bad_header(e.to_string(), at))?;
+    let make = || {
+        let decoder = LzmaStream::new_with_props(size, props, dict, None);
+        Ok(Lz::One(Box::new(
+            decoder.map_err(|e| bad_header(e.to_string(), at))?,
+        )))
+    };
+    pump(input, &make, &mut |piece, _, taken| {
+        output.push(piece, taken)
+    })
+}
+
+/// Either decoder of the library.
+pub(super) enum Lz {
+    One(Box<LzmaStream>),
+    Two(Box<Lzma2Stream>),
+}
+
+impl Lz {
+    fn process(
+        &mut self,
+        from: &[u8],
+        to: &mut [u8],
+        action: Action,
+    ) -> lzma_rust2::Result<StreamResult> {
+        match self {
+            Self::One(d) => d.process(from, to, action),
+            Self::Two(d) => d.process(from, to, action),
+        }
+    }
+
+    /// Bytes that it took and that are not its own.
+    fn unused(&self) -> usize {
+        match self {
+            Self::One(d) => d.unused_input().len(),
+            Self::Two(_) => 0,
+        }
+    }
+}
+
+/// Takes a piece of what comes out, whether it is the last, and how much was taken for it.
+pub(super) type Sink<'a> = dyn FnMut(&[u8], bool, u64) -> Result<()> + 'a;
+
+/// Runs the decoder that `make` makes to the end of its stream.
+pub(super) fn pump(
+    input: &mut Input<'_>,
+    make: &dyn Fn() -> Result<Lz>,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    let start = input.pos();
+    let mut decoder = make()?;
     let mut buf = [0u8; PIECE];
+    let mut given = 0u64;
     loop {
         let at = input.pos();
         let part = input.chunk()?;
@@ -90,14 +138,25 @@ pub(crate) fn raw(
         let action = if at_end { Action::Finish } else { Action::Run };
         let r = match decoder.process(part, &mut buf, action) {
             Ok(r) => r,
-            Err(_) if at_end => return Err(input.cut()),
-            Err(e) => return Err(bad_data(format!("the LZMA data is broken ({e})"), at)),
+            Err(e) => {
+                salvage(input, start, make, given, sink)?;
+                input.seek(at);
+                return Err(if at_end {
+                    input.cut()
+                } else {
+                    bad_data(format!("the LZMA data is broken ({e})"), at)
+                });
+            }
         };
         input.advance(r.bytes_consumed);
+        let ended = r.status == Status::StreamEnd;
+        if ended {
+            input.give_back(decoder.unused());
+        }
         let piece = buf.get(..r.bytes_produced).unwrap_or_default();
-        output.push(piece, input.taken())?;
-        if r.status == Status::StreamEnd {
-            input.give_back(decoder.unused_input().len());
+        given = given.saturating_add(piece.len() as u64);
+        sink(piece, ended, input.taken())?;
+        if ended {
             return Ok(());
         }
         if r.bytes_consumed == 0 && r.bytes_produced == 0 {
@@ -107,4 +166,54 @@ pub(crate) fn raw(
             return Err(bad_data("the LZMA stream does not go on", at));
         }
     }
+}
+
+/// The decoder gives nothing of a piece in which it meets an error, but other decoders do, and
+/// what comes before the error is loaded: decodes again, and byte by byte where it broke.
+fn salvage(
+    input: &mut Input<'_>,
+    start: u64,
+    make: &dyn Fn() -> Result<Lz>,
+    given: u64,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    input.seek(start);
+    let mut decoder = make()?;
+    let mut buf = [0u8; PIECE];
+    let mut done = 0u64;
+    // The piece that broke was no longer than this.
+    let most = given.saturating_add(PIECE as u64);
+    while done < most {
+        let room = usize::try_from(given.saturating_sub(done)).unwrap_or(PIECE);
+        let to = buf.get_mut(..room.clamp(1, PIECE)).unwrap_or_default();
+        // Byte by byte, what the decoder holds comes out before it is given more to choke on.
+        let exact = done >= given;
+        let mut step = None;
+        if exact {
+            let r = decoder.process(&[], to, Action::Run);
+            step = r.ok().filter(|r| r.bytes_produced > 0);
+        }
+        let r = match step {
+            Some(r) => r,
+            None => {
+                let part = input.chunk()?;
+                let n = if exact { part.len().min(1) } else { part.len() };
+                let part = part.get(..n).unwrap_or_default();
+                match decoder.process(part, to, Action::Run) {
+                    Ok(r) => r,
+                    Err(_) => break,
+                }
+            }
+        };
+        if r.bytes_consumed == 0 && r.bytes_produced == 0 {
+            break;
+        }
+        input.advance(r.bytes_consumed);
+        if exact {
+            let piece = buf.get(..r.bytes_produced).unwrap_or_default();
+            sink(piece, false, input.taken())?;
+        }
+        done = done.saturating_add(r.bytes_produced as u64);
+    }
+    Ok(())
 }

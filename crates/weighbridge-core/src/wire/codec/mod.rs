@@ -19,6 +19,7 @@ mod zstd;
 pub(crate) use deflate::raw as inflate;
 pub(crate) use lzma::raw as raw_lzma;
 pub(crate) use stream::{Input, Output};
+pub(crate) use xz::dictionary as lzma2_dictionary;
 
 use crate::error::{Error, Result};
 use crate::source::ByteSource;

@@ -118,7 +118,7 @@ fn every_bit_counts_and_none_panics() {
     for (name, codec, want) in samples() {
         let bytes = sample(name);
         let mut caught = 0;
-        let step = bytes.len() / 100;
+        let step = bytes.len() / 40;
         for i in (0..bytes.len()).step_by(step) {
             let mut b = bytes.clone();
             b[i] ^= 1 << (i % 8);
@@ -261,5 +261,56 @@ fn a_sinks_error_ends_the_run() {
         });
         assert_eq!(done.unwrap_err().rule(), "test.enough", "{name}");
         assert_eq!(calls, 1, "{name}");
+    }
+}
+
+/// A loader that reads in pieces has run what comes before the break.
+#[test]
+fn what_comes_before_a_break_is_handed_on() {
+    // An xz block of one stored LZMA2 chunk and a control byte that there is not.
+    let text = plain(5000);
+    let mut xz = b"\xfd7zXZ\0\0\0".to_vec();
+    xz.extend(crc32fast::hash(&[0, 0]).to_le_bytes());
+    let block = [2, 0, 0x21, 1, 20, 0, 0, 0];
+    xz.extend(block);
+    xz.extend(crc32fast::hash(&block).to_le_bytes());
+    xz.push(1);
+    xz.extend((text.len() as u16 - 1).to_be_bytes());
+    xz.extend(&text);
+    xz.push(3);
+    let (out, done) = decoded(Codec::Xz, &xz);
+    assert_eq!(done.unwrap_err().rule(), "codec.bad-data");
+    assert!(out == text, "{} of {} bytes", out.len(), text.len());
+    // LZMA itself, broken where a piece is half done: everything but the last symbols.
+    let mut lzma = sample("unknown.lzma");
+    let cut = lzma.len() - 40;
+    lzma[cut..].fill(0xff);
+    let (out, done) = decoded(Codec::Lzma, &lzma);
+    assert!(done.is_err());
+    let same = out.iter().zip(plain(20_000)).take_while(|(a, b)| **a == *b);
+    assert!(same.count() % 4096 != 0, "{} bytes", out.len());
+    // A Zstandard frame of one raw block and one of the reserved type: the decoder holds back a
+    // window, which is larger than the block.
+    let mut zstd = zstd::MAGIC.to_le_bytes().to_vec();
+    zstd.extend([0, 10 << 3]);
+    zstd.extend(&((text.len() as u32) << 3).to_le_bytes()[..3]);
+    zstd.extend(&text);
+    zstd.extend([6, 0, 0]);
+    let (out, done) = decoded(Codec::Zstd, &zstd);
+    assert_eq!(done.unwrap_err().rule(), "codec.bad-data");
+    assert!(out == text, "{} of {} bytes", out.len(), text.len());
+    // Deflate: a stored block and one of the reserved type; in zlib, in gzip.
+    let mut deflate = vec![0];
+    deflate.extend((text.len() as u16).to_le_bytes());
+    deflate.extend((!(text.len() as u16)).to_le_bytes());
+    deflate.extend(&text);
+    deflate.push(7);
+    for (codec, head) in [
+        (Codec::Zlib, &b"\x78\x9c"[..]),
+        (Codec::Gzip, b"\x1f\x8b\x08\0\0\0\0\0\0\xff"),
+    ] {
+        let (out, done) = decoded(codec, &[head, &deflate].concat());
+        assert_eq!(done.unwrap_err().rule(), "codec.bad-data", "{codec:?}");
+        assert!(out == text, "{codec:?}: {} of {}", out.len(), text.len());
     }
 }

@@ -3,10 +3,10 @@
 //! filters are a library's.
 
 use lzma_rust2::filter::StreamFilter;
-use lzma_rust2::{Action, FilterConfig, FilterType, Lzma2Stream, Status};
+use lzma_rust2::{FilterConfig, FilterType, Lzma2Stream};
 use sha2::{Digest, Sha256};
 
-use super::lzma::PIECE;
+use super::lzma::{Lz, pump};
 use super::{Input, Members, Output, bad_data, bad_header, checksum};
 use crate::error::{Error, Result};
 
@@ -254,7 +254,6 @@ fn lzma2(
     block: &Block,
     check: &mut Running,
 ) -> Result<()> {
-    let mut decoder = Lzma2Stream::new(block.dict);
     let mut stages = Vec::with_capacity(FILTERS);
     for config in &block.filters {
         let filter = StreamFilter::new(config).map_err(|e| bad_header(e.to_string(), input.pos()));
@@ -263,35 +262,13 @@ fn lzma2(
             held: Vec::new(),
         });
     }
-    let mut buf = [0u8; PIECE];
-    loop {
-        let at = input.pos();
-        let part = input.chunk()?;
-        let at_end = part.is_empty();
-        let action = if at_end { Action::Finish } else { Action::Run };
-        let r = match decoder.process(part, &mut buf, action) {
-            Ok(r) => r,
-            Err(_) if at_end => return Err(input.cut()),
-            Err(e) => return Err(bad_data(format!("the LZMA2 data is broken ({e})"), at)),
-        };
-        input.advance(r.bytes_consumed);
-        let ended = r.status == Status::StreamEnd;
-        let piece = buf.get(..r.bytes_produced).unwrap_or_default();
-        let taken = input.taken();
+    let make = || Ok(Lz::Two(Box::new(Lzma2Stream::new(block.dict))));
+    pump(input, &make, &mut |piece, ended, taken| {
         through(&mut stages, piece, ended, &mut |done| {
             check.update(done);
             output.push(done, taken)
-        })?;
-        if ended {
-            return Ok(());
-        }
-        if r.bytes_consumed == 0 && r.bytes_produced == 0 {
-            if at_end {
-                return Err(input.cut());
-            }
-            return Err(bad_data("the LZMA2 stream does not go on", at));
-        }
-    }
+        })
+    })
 }
 
 /// The index: how many blocks, and the two lengths of each; gives its own length.

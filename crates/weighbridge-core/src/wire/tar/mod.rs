@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::model::{Storage, StorageData};
 use crate::source::{ByteSource, Window};
+use crate::wire::path::{self, Escape};
 use header::{BLOCK, Block, Extended};
 
 /// What a member is (the header's type flag).
@@ -55,6 +56,22 @@ pub struct Member {
     pub offset: u64,
     /// Position of the member's first header block, long names and pax records included.
     pub header_offset: u64,
+    /// The name in the header itself, where a long name or a pax record stands for another:
+    /// readers that know neither see this one. Mostly the beginning of `name`.
+    pub header_name: Option<String>,
+}
+
+impl Member {
+    /// How the name leads out of the folder that the archive is unpacked into.
+    pub fn escape(&self) -> Option<Escape> {
+        path::escape(&self.name)
+    }
+
+    /// How the target of a link does.
+    pub fn link_escape(&self) -> Option<Escape> {
+        let target = self.link.as_deref()?;
+        path::link_escape(&self.name, target, self.kind == Kind::SymLink)
+    }
 }
 
 /// An open archive: all its headers, checked, over the source it lies in.
@@ -66,6 +83,8 @@ pub struct Archive {
     duplicates: Vec<usize>,
     /// Positions of headers of links, folders and devices that claim a payload.
     sized: Vec<u64>,
+    /// Positions of headers whose size a pax record contradicts.
+    resized: Vec<u64>,
     /// Position after the last member.
     end: u64,
     /// Whether the two zero blocks of an ended archive follow.
@@ -98,6 +117,7 @@ impl Archive {
             by_name: HashMap::default(),
             duplicates: Vec::new(),
             sized: Vec::new(),
+            resized: Vec::new(),
             end: 0,
             ended: false,
         };
@@ -157,7 +177,14 @@ impl Archive {
             Some(n) => n,
             None => block.size().map_err(|e| e.at(at))?,
         };
-        let raw = extended.path.unwrap_or_else(|| block.name());
+        // Sizes that do not fit the field are zero there, or cut off.
+        if extended.size.is_some() && block.size().is_ok_and(|n| n != 0 && n != claimed) {
+            self.resized.push(at);
+        }
+        let own = block.name();
+        let renamed = extended.path.as_ref().is_some_and(|p| *p != own);
+        let header_name = renamed.then(|| text(own.clone()).0);
+        let raw = extended.path.unwrap_or(own);
         let mut kind = block.kind();
         if extended.sparse {
             kind = Kind::Sparse;
@@ -197,6 +224,7 @@ impl Archive {
             size,
             offset,
             header_offset: begin,
+            header_name,
         });
         Ok(())
     }
@@ -227,6 +255,38 @@ impl Archive {
     /// Whether the archive ends with its two zero blocks.
     pub fn is_ended(&self) -> bool {
         self.ended
+    }
+
+    /// The bytes after the end of the archive, from the first that is not zero: readers that do
+    /// not stop at the end (GNU tar with `--ignore-zeros`, or at a lone block of zeros) find more
+    /// there where a header follows, which [`is_tar`] tells. `None` where only zeros follow.
+    ///
+    /// # Errors
+    /// What reading the source gives.
+    pub fn trailing(&self) -> Result<Option<Range<u64>>> {
+        let len = self.source.len();
+        let mut at = self.end;
+        let mut buf = vec![0u8; 64 << 10];
+        while at < len {
+            let n = (len - at).min(buf.len() as u64) as usize;
+            let part = buf.get_mut(..n).unwrap_or_default();
+            self.source.read_at(at, part)?;
+            if let Some(i) = part.iter().position(|&b| b != 0) {
+                let found = at + i as u64;
+                // What follows in blocks begins with one.
+                let block = self.end + (found - self.end) / BLOCK * BLOCK;
+                return Ok(Some(block..len));
+            }
+            at += n as u64;
+        }
+        Ok(None)
+    }
+
+    /// The stored bytes of `m` whatever its kind: Python unpacks members of unknown kinds as
+    /// files, and of a file with holes these are the map and the data. Empty for links, folders,
+    /// devices and pipes.
+    pub fn stored(&self, m: &Member) -> Range<u64> {
+        m.offset..m.offset.saturating_add(m.size)
     }
 
     /// The bytes of the payload of `m` in the source.
@@ -293,7 +353,7 @@ impl Archive {
     }
 
     /// Everything that is wrong with the archive's layout: `tar.duplicate-name`, `tar.bad-name`,
-    /// `tar.sized-link`, `tar.no-end`, `tar.hidden-bytes` (padding that is not zero) and
+    /// `tar.sized-link`, `tar.size-mismatch`, `tar.no-end`, `tar.hidden-bytes` (padding that is not zero) and
     /// `tar.trailing-data`. At most 1000 are listed.
     ///
     /// # Errors
@@ -343,6 +403,14 @@ impl Archive {
             )
             .at(at)
         });
+        let resized = self.resized.iter().map(|&at| {
+            Error::malformed(
+                "tar.size-mismatch",
+                "a pax record gives another size than the header; readers differ on where the \
+                 next member is",
+            )
+            .at(at)
+        });
         let end = (!self.ended).then(|| {
             Error::truncated(
                 "tar.no-end",
@@ -354,6 +422,7 @@ impl Archive {
         duplicates
             .chain(nul)
             .chain(sized)
+            .chain(resized)
             .chain(end)
             .map(move |e| e.in_file(file))
     }

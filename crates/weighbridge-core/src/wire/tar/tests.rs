@@ -319,3 +319,87 @@ fn corpus_tar_opens() {
         assert!(names.contains(&want), "{names:?}");
     }
 }
+
+#[test]
+fn members_that_lead_out_are_told() {
+    let link = |name: &[u8], flag: u8, target: &[u8]| {
+        let mut h = header(name, flag, 0);
+        h[157..157 + target.len()].copy_from_slice(target);
+        sealed(h, b"")
+    };
+    let a = open(archive(&[
+        member(b"../up", b'0', b"1"),
+        member(b"/abs", b'0', b"2"),
+        link(b"d/in", b'2', b"../x"),
+        link(b"d/out", b'2', b"../../x"),
+        link(b"d/hard", b'1', b"../x"),
+        link(b"etc", b'2', b"/etc"),
+        member(b"dev", b'3', b""),
+        member(b"fifo", b'6', b""),
+        member(b"odd", b'Q', b"payload"),
+    ]))
+    .unwrap();
+    let told: Vec<_> = a
+        .members()
+        .iter()
+        .map(|m| (m.escape(), m.link_escape()))
+        .collect();
+    let (absolute, parent) = (Some(Escape::Absolute), Some(Escape::Parent));
+    assert_eq!(
+        told,
+        [
+            (parent, None),
+            (absolute, None),
+            (None, None),
+            (None, parent),
+            (None, parent),
+            (None, absolute),
+            (None, None),
+            (None, None),
+            (None, None),
+        ]
+    );
+    let kinds: Vec<_> = a.members().iter().map(|m| m.kind).collect();
+    assert_eq!(
+        kinds[5..],
+        [Kind::SymLink, Kind::Device, Kind::Fifo, Kind::Other(b'Q')]
+    );
+    let odd = a.stored(&a.members()[8]);
+    assert_eq!(a.source().read_vec(odd).unwrap(), b"payload");
+    assert_eq!(a.stored(&a.members()[3]).count(), 0);
+}
+
+#[test]
+fn names_and_sizes_that_records_override_are_kept() {
+    let a = open(archive(&[
+        member(b"PaxHeader", b'x', b"15 path=../bad\n9 size=3\n"),
+        sealed(header(b"good", b'0', 2), b"444"),
+        member(b"plain", b'0', b""),
+    ]))
+    .unwrap();
+    assert_eq!(a.members()[0].name, "../bad");
+    assert_eq!(a.members()[0].header_name.as_deref(), Some("good"));
+    assert_eq!(a.members()[1].header_name, None);
+    assert_eq!(rules(&a), ["tar.size-mismatch"]);
+}
+
+#[test]
+fn what_follows_the_end_is_told() {
+    let one = archive(&[member(b"a", b'0', b"1")]);
+    let n = one.len() as u64;
+    assert_eq!(open(one.clone()).unwrap().trailing().unwrap(), None);
+    let padded = [one.clone(), vec![0; 8192]].concat();
+    assert_eq!(open(padded).unwrap().trailing().unwrap(), None);
+    // Another archive, behind padding.
+    let two = [one.clone(), vec![0; 1024], one.clone()].concat();
+    let a = open(two.clone()).unwrap();
+    assert_eq!(a.trailing().unwrap(), Some(n + 1024..2 * n + 1024));
+    assert!(is_tar(&two[n as usize + 1024..]));
+    assert_eq!(rules(&a), ["tar.trailing-data"]);
+    // A lone block of zeros, then more members.
+    let lone = [member(b"a", b'0', b"1"), vec![0; 512], one].concat();
+    let a = open(lone.clone()).unwrap();
+    assert_eq!(a.members().len(), 1);
+    assert_eq!(a.trailing().unwrap(), Some(1536..lone.len() as u64));
+    assert!(is_tar(&lone[1536..]));
+}

@@ -6,18 +6,18 @@ use std::rc::Rc;
 use super::exec::namespaced;
 use super::fold::{self, Given};
 use super::judge::{Machine, Spelling};
-use super::prose;
+use super::trigger::trigger;
 use super::value::{Kind, Taint, Value, taints};
-use crate::jinja::{Args, Binary, Compare, ExprId, ExprKind};
+use crate::jinja::{Binary, Compare, ExprId, ExprKind};
 
 /// Longest path of names that is remembered.
-const MOST_PATH: usize = 120;
+pub(super) const MOST_PATH: usize = 120;
 
 /// Most combinations of several possible values.
 const MOST_COMBINED: usize = 8;
 
 /// Methods that keep what a text says.
-const KEEPS: [&str; 26] = [
+pub(super) const KEEPS: [&str; 26] = [
     "lower",
     "upper",
     "strip",
@@ -47,7 +47,7 @@ const KEEPS: [&str; 26] = [
 ];
 
 /// Methods that look for a text in another.
-const SEEKS: [&str; 10] = [
+pub(super) const SEEKS: [&str; 10] = [
     "startswith",
     "endswith",
     "find",
@@ -93,13 +93,13 @@ impl<'t> Machine<'t> {
         value
     }
 
-    fn visit(&mut self, id: ExprId) {
+    pub(super) fn visit(&mut self, id: ExprId) {
         if let Some(v) = self.visited.get_mut(id.index()) {
             *v = true;
         }
     }
 
-    fn quietly<T>(&mut self, part: impl FnOnce(&mut Self) -> T) -> T {
+    pub(super) fn quietly<T>(&mut self, part: impl FnOnce(&mut Self) -> T) -> T {
         self.quiet += 1;
         let out = part(self);
         self.quiet -= 1;
@@ -227,7 +227,7 @@ impl<'t> Machine<'t> {
         }
     }
 
-    fn attribute(
+    pub(super) fn attribute(
         &mut self,
         base: &Value,
         name: &str,
@@ -325,7 +325,7 @@ impl<'t> Machine<'t> {
     }
 
     /// `base[key]`, where the key is no known string.
-    fn numbered(&mut self, base: &Value, key: &Value, span: &Range<usize>) -> Value {
+    pub(super) fn numbered(&mut self, base: &Value, key: &Value, span: &Range<usize>) -> Value {
         if key.taint.has(Taint::PIECE) && self.is_template() {
             let message =
                 "takes an item whose name is built around a Python internal's underscores";
@@ -364,7 +364,7 @@ impl<'t> Machine<'t> {
     }
 
     /// Whether `name` stands in the template as it is.
-    fn spelling(&self, id: ExprId, name: &str) -> Spelling {
+    pub(super) fn spelling(&self, id: ExprId, name: &str) -> Spelling {
         let written = self.text.get(self.span(id)).unwrap_or_default();
         if written.contains(name) {
             Spelling::Plain
@@ -373,202 +373,8 @@ impl<'t> Machine<'t> {
         }
     }
 
-    fn given(&mut self, args: &'t Args) -> Given {
-        let mut positional: Vec<Value> = args.positional.iter().map(|a| self.eval(*a)).collect();
-        let mut named: Vec<(String, Value)> = Vec::new();
-        for (k, v) in &args.named {
-            let value = self.eval(*v);
-            named.push((k.clone(), value));
-        }
-        if let Some(star) = args.star {
-            let v = self.eval(star);
-            positional.extend(v.items().unwrap_or_default());
-        }
-        if let Some(star) = args.star_star {
-            let v = self.eval(star);
-            if let Kind::Dict(pairs) = &v.kind {
-                let pairs = pairs.iter();
-                named.extend(pairs.filter_map(|(k, v)| Some((k.as_str()?.to_owned(), v.clone()))));
-            }
-        }
-        Given { positional, named }
-    }
-
-    fn call(&mut self, callee: &Value, args: &'t Args, span: Range<usize>) -> Value {
-        let raises = callee
-            .path()
-            .is_some_and(|p| p == "raise_exception" || p.ends_with("_error"));
-        let given = if raises {
-            self.quietly(|m| m.given(args))
-        } else {
-            self.given(args)
-        };
-        match &callee.kind {
-            Kind::Macro(n) => self.call_macro(*n, &given.positional, &given.named),
-            Kind::Method(m) => {
-                let (base, name) = (&m.0, &*m.1);
-                self.method(base, name, &given, span)
-            }
-            Kind::Unknown(Some(path)) => {
-                let path = path.clone();
-                self.call_path(&path, span.clone());
-                self.call_unknown(&path, callee.taint, &given, args, span)
-            }
-            _ => Value::unknown(callee.taint),
-        }
-    }
-
-    /// A method of a known value.
-    fn method(&mut self, base: &Value, name: &str, given: &Given, span: Range<usize>) -> Value {
-        match name {
-            "center" | "ljust" | "rjust" | "zfill" => {
-                self.size(given.at(0).and_then(Value::as_int), span.clone());
-            }
-            "get" => {
-                if let Some(key) = given.at(0).filter(|k| k.taint.has(Taint::CONTENT)) {
-                    self.numbered(base, key, &span);
-                }
-            }
-            _ => {}
-        }
-        let mut taint = base.taint | given.taint();
-        // `'trigger'.__eq__(content)` and the like.
-        if SEEKS.contains(&name) {
-            taint = taint | sought(given.positional.iter().chain([base]));
-        }
-        let mut out = Vec::new();
-        for b in base.alternatives() {
-            match fold::method(b, name, given) {
-                Some(v) => out.push(v.with(taint)),
-                None => return Value::unknown(taint),
-            }
-        }
-        Value::either(out)
-    }
-
-    /// A call of what is reached by `path`.
-    fn call_unknown(
-        &mut self,
-        path: &str,
-        taint: Taint,
-        given: &Given,
-        args: &'t Args,
-        span: Range<usize>,
-    ) -> Value {
-        let last = path.rsplit('.').next().unwrap_or(path);
-        match path {
-            "namespace" => return self.namespace(given),
-            "dict" => {
-                let pairs = given.named.iter();
-                let pairs: Vec<_> = pairs
-                    .map(|(k, v)| (Value::str(k.as_str()), v.clone()))
-                    .collect();
-                return Value::new(Kind::Dict(pairs.into())).with(given.taint());
-            }
-            "range" => return self.range(given, span),
-            "lipsum" => self.size(given.get(0, "n").and_then(Value::as_int), span.clone()),
-            "chr" => {
-                let c = given.at(0).and_then(Value::as_int);
-                let c = c
-                    .and_then(|n| u32::try_from(n).ok())
-                    .and_then(char::from_u32);
-                return c.map_or(Value::unknown(taint), |c| Value::str(c.to_string()));
-            }
-            "getattr" => {
-                if let (Some(base), Some(name)) = (given.at(0), given.at(1)) {
-                    let at = args.positional.get(1).copied();
-                    return self.named_attribute(base, name, at, span);
-                }
-            }
-            "strftime_now" => return Value::unknown(Taint::CLOCK),
-            _ => {}
-        }
-        if matches!(last, "now" | "today" | "utcnow" | "strftime" | "time") {
-            return Value::unknown(taint | Taint::CLOCK);
-        }
-        if let ("get" | "pop" | "__getitem__", Some(key)) = (last, given.str(0)) {
-            // As `x[key]`; `get` itself has the taint of `x`.
-            let owner = path.rsplit_once('.').map(|(o, _)| o.to_owned());
-            let key = key.to_owned();
-            let at = args.positional.first();
-            let spelling = at.map_or(Spelling::Built, |id| self.spelling(*id, &key));
-            let base = owner.map_or(Value::unknown(taint), |o| Value::named(o, taint));
-            let value = self.attribute(&base, &key, spelling, span, false);
-            let default = given.at(1).map_or(Taint::NONE, |d| d.taint);
-            return value.with(default);
-        }
-        if last == "format" || last == "format_map" {
-            return Value::unknown(taint | given.taint());
-        }
-        let mut out = taint;
-        if SEEKS.contains(&last) && taint.has(Taint::CONTENT | Taint::CLOCK) {
-            out = out | hit(given.at(0));
-        }
-        if last == "replace" && taint.has(Taint::CONTENT) {
-            self.replacement(given, span);
-        }
-        let keeps = KEEPS.contains(&last) || SEEKS.contains(&last);
-        if !keeps && !taint.has(Taint::INTERNAL) {
-            // What a function of the program makes of a text is the text.
-            out = out | given.taint().without(Taint::HIT | Taint::MISS);
-        }
-        let called = format!("{path}()");
-        if called.len() > MOST_PATH {
-            return Value::unknown(out);
-        }
-        Value::named(called, out)
-    }
-
-    /// `content.replace('trigger', 'instruction')`.
-    fn replacement(&mut self, given: &Given, span: Range<usize>) {
-        let from = given.str(0).is_some_and(|t| !prose::is_marker(t));
-        if let (true, Some(to)) = (from, given.str(1)) {
-            let to = to.to_owned();
-            self.say(&to, Taint::HIT, span);
-        }
-    }
-
-    fn namespace(&mut self, given: &Given) -> Value {
-        let number = self.namespaces;
-        self.namespaces += 1;
-        for (k, v) in &given.named {
-            self.assign(&namespaced(number, k), v.clone());
-        }
-        if let Some(Kind::Dict(pairs)) = given.at(0).map(|v| &v.kind) {
-            for (k, v) in pairs.iter() {
-                if let Some(k) = k.as_str() {
-                    self.assign(&namespaced(number, k), v.clone());
-                }
-            }
-        }
-        Value::new(Kind::Namespace(number))
-    }
-
-    fn range(&mut self, given: &Given, span: Range<usize>) -> Value {
-        let numbers: Option<Vec<i128>> = given.positional.iter().map(Value::as_int).collect();
-        let (start, stop, step) = match numbers.as_deref() {
-            Some([stop]) => (0, *stop, 1),
-            Some([start, stop]) => (*start, *stop, 1),
-            Some([start, stop, step]) => (*start, *stop, *step),
-            _ => return Value::unknown(given.taint()),
-        };
-        let distance = if step < 0 {
-            start.saturating_sub(stop)
-        } else {
-            stop.saturating_sub(start)
-        };
-        let step_size = step.unsigned_abs().max(1).min(i128::MAX as u128) as i128;
-        let count = distance.max(0).saturating_add(step_size - 1) / step_size;
-        self.size(Some(count), span);
-        if count <= super::value::MOST_ITEMS as i128 {
-            let at = |n: i128| Value::new(Kind::Int(start.saturating_add(n.saturating_mul(step))));
-            return Value::list((0..count).map(at).collect());
-        }
-        Value::named(format!("range:{count}"), Taint::NONE)
-    }
-
     /// `base|attr(name)`, where the name is a value.
-    fn named_attribute(
+    pub(super) fn named_attribute(
         &mut self,
         base: &Value,
         name: &Value,
@@ -594,188 +400,6 @@ impl<'t> Machine<'t> {
             }
         }
         Value::either(out)
-    }
-
-    /// Applies the filters of `{% filter %}` or `{% set %}` to `value`.
-    pub(super) fn filter_chain(&mut self, id: ExprId, value: Value) -> Value {
-        let mut chain = Vec::new();
-        let mut here = Some(id);
-        while let Some(f) = here {
-            here = match self.kind(f) {
-                Some(ExprKind::Filter(inner, ..)) => {
-                    chain.push(f);
-                    *inner
-                }
-                _ => None,
-            };
-        }
-        let mut value = value;
-        while let Some(f) = chain.pop() {
-            self.visit(f);
-            if let Some(ExprKind::Filter(_, name, args)) = self.kind(f) {
-                value = self.filter(value, name, args, self.span(f));
-            }
-        }
-        value
-    }
-
-    fn filter(&mut self, value: Value, name: &str, args: &'t Args, span: Range<usize>) -> Value {
-        let given = self.given(args);
-        match name {
-            "attr" => {
-                let Some(attr) = given.get(0, "name") else {
-                    return Value::unknown(value.taint);
-                };
-                let at = args.positional.first().copied();
-                return self.named_attribute(&value, attr, at, span);
-            }
-            "map" => return self.map(&value, &given, args, span),
-            "format" => {
-                if let Some(text) = value.as_str() {
-                    let width = widest(text);
-                    self.size(width, span.clone());
-                }
-            }
-            "center" | "indent" | "batch" | "slice" => {
-                self.size(given.at(0).and_then(Value::as_int), span.clone());
-            }
-            "replace" if value.taint.has(Taint::CONTENT) => {
-                self.replacement(&given, span.clone());
-            }
-            _ => {}
-        }
-        if let Some(attr) = attribute_argument(name, &given) {
-            let base = element(&value);
-            let attr = attr.clone();
-            self.named_attribute(&base, &attr, None, span.clone());
-            let plain = attr.as_str().map(str::to_owned);
-            return self.selected(&value, name, plain.as_deref(), &given);
-        }
-        if matches!(name, "select" | "reject") {
-            let tested = given.at(1).map_or(Taint::NONE, |v| hit(Some(v)));
-            let taint = value.taint
-                | tested.only(if value.taint.has(Taint::CONTENT) {
-                    tested
-                } else {
-                    Taint::NONE
-                });
-            return match name {
-                "select" => Value::named("|select", taint),
-                _ => Value::named("|reject", taint),
-            };
-        }
-        let mut taint = value.taint | given.taint().without(Taint::HIT | Taint::MISS);
-        if name.starts_with("regex") && value.taint.has(Taint::CONTENT) {
-            taint = taint | hit(given.at(0));
-        }
-        if name == "tojson" || name == "string" || name == "pprint" {
-            taint = taint | self.conversation(&value);
-        }
-        let mut out = Vec::new();
-        for v in value.alternatives() {
-            match fold::filter(v, name, &given) {
-                Some(f) => out.push(f.with(taint)),
-                None => {
-                    return match name {
-                        "batch" | "slice" | "unique" => Value::named(format!("|{name}"), taint),
-                        _ => Value::unknown(taint),
-                    };
-                }
-            }
-        }
-        Value::either(out)
-    }
-
-    /// What the messages say, when they are printed as a whole.
-    fn conversation(&self, value: &Value) -> Taint {
-        match value.path() {
-            Some(p) if p.starts_with("messages") => Taint::CONTENT,
-            _ => Taint::NONE,
-        }
-    }
-
-    /// A filter that picks or sorts by an attribute.
-    fn selected(&self, value: &Value, name: &str, attr: Option<&str>, given: &Given) -> Value {
-        let content = attr.is_some_and(|a| {
-            let last = a.rsplit('.').next().unwrap_or(a);
-            self.lists.content.contains(last)
-        });
-        let mut taint = value.taint;
-        if content && matches!(name, "selectattr" | "rejectattr" | "groupby") {
-            taint = taint | hit(given.at(2));
-        }
-        if content && name == "join" {
-            taint = taint | Taint::CONTENT;
-        }
-        match name {
-            "selectattr" | "rejectattr" => Value::named(format!("|{name}"), taint),
-            _ => Value::unknown(taint),
-        }
-    }
-
-    fn map(&mut self, value: &Value, given: &Given, args: &'t Args, span: Range<usize>) -> Value {
-        if let Some((_, attr)) = given.named.iter().find(|(k, _)| k == "attribute") {
-            let at = args.named.iter().find(|(k, _)| k == "attribute");
-            let at = at.map(|(_, id)| *id);
-            let base = element(value);
-            let each = self.named_attribute(&base, attr, at, span);
-            return Value::named("|map", value.taint | each.taint);
-        }
-        let Some(filter) = given.str(0).map(str::to_owned) else {
-            if given.at(0).is_some() && self.is_template() {
-                let message = "applies a filter whose name is not known before rendering";
-                self.report("WB-TPL-005", span, false, message);
-            }
-            return Value::named("|map", value.taint);
-        };
-        let rest = Given {
-            positional: given.positional.get(1..).unwrap_or_default().to_vec(),
-            named: given.named.clone(),
-        };
-        let base = element(value);
-        if filter == "attr"
-            && let Some(name) = rest.at(0)
-        {
-            let at = args.positional.get(1).copied();
-            let each = self.named_attribute(&base, name, at, span);
-            return Value::named("|map", value.taint | each.taint);
-        }
-        if filter == "format"
-            && let Some(items) = value.items()
-        {
-            for text in items.iter().filter_map(Value::as_str) {
-                self.format_string(text, span.clone());
-            }
-        }
-        let folded: Option<Vec<Value>> = value
-            .items()
-            .and_then(|v| v.iter().map(|i| fold::filter(i, &filter, &rest)).collect());
-        match folded {
-            Some(v) => Value::list(v).with(value.taint),
-            None => Value::named("|map", value.taint),
-        }
-    }
-
-    fn test(&mut self, value: &Value, name: &str, args: &'t Args, negated: bool) -> Value {
-        let given = self.quietly(|m| m.given(args));
-        let mut taint = value.taint.only(Taint::HIT | Taint::MISS);
-        let asks = matches!(
-            name,
-            "eq" | "equalto" | "==" | "in" | "ne" | "!=" | "contains" | "search" | "match"
-        );
-        if asks && value.taint.has(Taint::CONTENT | Taint::CLOCK) {
-            taint = taint | hit(given.at(0));
-        }
-        if name == "in"
-            && let Some(whole) = given.at(0)
-            && whole.taint.has(Taint::CONTENT | Taint::CLOCK)
-        {
-            taint = taint | hit(Some(value));
-        }
-        if negated != matches!(name, "ne" | "!=") {
-            taint = taint.negated();
-        }
-        Value::unknown(taint)
     }
 
     fn binary(&mut self, left: Value, op: Binary, right: ExprId, span: Range<usize>) -> Value {
@@ -890,78 +514,6 @@ fn ordered(a: &Value, op: Compare, b: &Value) -> Option<bool> {
     })
 }
 
-/// What a comparison says of a trigger in the conversation or the clock.
-fn trigger(left: &Value, op: Compare, right: &Value) -> Taint {
-    let source = Taint::CONTENT | Taint::CLOCK;
-    let (l, r) = (left.taint.has(source), right.taint.has(source));
-    let constant = match (l, r) {
-        (true, false) => right,
-        (false, true) => left,
-        _ => return Taint::NONE,
-    };
-    match op {
-        Compare::Ne | Compare::NotIn => hit(Some(constant)).negated(),
-        Compare::Eq | Compare::In => hit(Some(constant)),
-        // A number is a length; only the clock is compared like this with a text.
-        _ => {
-            let clock = (left.taint | right.taint).has(Taint::CLOCK);
-            if clock && constant.text().is_some() {
-                return Taint::HIT;
-            }
-            Taint::NONE
-        }
-    }
-}
-
-/// `HIT` when `constant` is something that somebody would have to write.
-fn hit(constant: Option<&Value>) -> Taint {
-    let Some(constant) = constant else {
-        return Taint::NONE;
-    };
-    let say = |v: &Value| v.as_str().is_some_and(|t| !prose::is_marker(t));
-    let any = match &constant.kind {
-        Kind::Str(_) => say(constant),
-        Kind::List(items) | Kind::Either(items) => items.iter().any(say),
-        _ => false,
-    };
-    if any { Taint::HIT } else { Taint::NONE }
-}
-
-/// The same for a method of a constant with a text as argument, or the other way round.
-fn sought<'v>(values: impl Iterator<Item = &'v Value>) -> Taint {
-    let mut content = false;
-    let mut found = Taint::NONE;
-    for v in values {
-        if v.taint.has(Taint::CONTENT | Taint::CLOCK) {
-            content = true;
-        } else {
-            found = found | hit(Some(v));
-        }
-    }
-    if content { found } else { Taint::NONE }
-}
-
-/// An element of a list: the only kind of it that is known, or unknown.
-fn element(value: &Value) -> Value {
-    match value.items() {
-        Some(items) if !items.is_empty() => Value::either(items.into_iter().take(4).collect()),
-        _ => Value::unknown(value.taint),
-    }
-}
-
-/// The argument by which a filter takes an attribute of each element.
-fn attribute_argument<'g>(filter: &str, given: &'g Given) -> Option<&'g Value> {
-    let at = match filter {
-        "selectattr" | "rejectattr" | "groupby" | "sum" => 0,
-        "join" | "min" | "max" | "unique" => 1,
-        "sort" => 2,
-        _ => return None,
-    };
-    given
-        .get(at, "attribute")
-        .filter(|v| !matches!(v.kind, Kind::None))
-}
-
 /// `a` and `b` put together by `with`, for each of their possible values.
 fn combine(a: &Value, b: &Value, with: impl Fn(&Value, &Value) -> Option<Value>) -> Value {
     let taint = taints(&[a.clone(), b.clone()]);
@@ -1014,7 +566,7 @@ fn operands(value: &Value) -> Given {
 }
 
 /// The widest field of a `%` format.
-fn widest(text: &str) -> Option<i128> {
+pub(super) fn widest(text: &str) -> Option<i128> {
     text.split('%')
         .skip(1)
         .filter_map(|s| {

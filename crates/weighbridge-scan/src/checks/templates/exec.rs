@@ -332,8 +332,8 @@ impl<'t> Machine<'t> {
         }
         if let Some(c) = self.captures.last_mut() {
             c.known = false;
-            for (_, t) in branches.iter().filter_map(|b| b.1.as_ref().map(|t| (0, t))) {
-                c.taint = c.taint | t.taint;
+            for text in branches.iter().filter_map(|b| b.1.as_ref()) {
+                c.taint = c.taint | text.taint;
             }
         }
         self.merge(branches.into_iter().map(|b| b.0).collect(), true);

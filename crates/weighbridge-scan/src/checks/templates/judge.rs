@@ -287,11 +287,13 @@ impl<'t> Machine<'t> {
                     self.report("WB-TPL-002", span, true, message);
                 }
             }
-        } else if name.starts_with("__") && name.ends_with("__") && name.len() > 4 {
-            if self.is_template() {
-                let message = format!("takes the attribute {name}, which is Python's own");
-                self.report("WB-TPL-005", span, false, message);
-            }
+        } else if name.starts_with("__")
+            && name.ends_with("__")
+            && name.len() > 4
+            && self.is_template()
+        {
+            let message = format!("takes the attribute {name}, which is Python's own");
+            self.report("WB-TPL-005", span, false, message);
         }
     }
 

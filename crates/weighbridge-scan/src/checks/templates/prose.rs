@@ -3,9 +3,6 @@
 /// Fewest words of a sentence that counts as an instruction.
 const FEW_WORDS: usize = 4;
 
-/// The same with an address in it.
-const FEW_WORDS_AND_ADDRESS: usize = 2;
-
 /// Fewest signs of a script that does without blanks.
 const FEW_SIGNS: usize = 8;
 
@@ -14,7 +11,11 @@ const FEW_SIGNS: usize = 8;
 pub(super) fn is_instruction(text: &str) -> bool {
     let (words, signs) = count(text);
     let address = text.contains("://") || text.contains("www.");
-    words >= FEW_WORDS || signs >= FEW_SIGNS || (address && words >= FEW_WORDS_AND_ADDRESS)
+    words >= FEW_WORDS
+        || signs >= FEW_SIGNS
+        || address
+        || text.contains("<!--")
+        || text.split_whitespace().any(is_encoded)
 }
 
 fn count(text: &str) -> (usize, usize) {
@@ -64,19 +65,32 @@ fn is_ideograph(c: char) -> bool {
         | '\u{e00}'..='\u{e7f}')
 }
 
+/// Whether a word looks like Base64.
+fn is_encoded(word: &str) -> bool {
+    let has = |f: fn(&u8) -> bool| word.as_bytes().iter().any(f);
+    word.len() >= 20
+        && word
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_digit)
+}
+
 /// Whether a constant that is looked for in a message is a marker of the template's own language
-/// (`</think>`, `/no_think`, `[IMG]`, `data:image`) or too short to be a word somebody says.
+/// (`</think>`, `/no_think`, `data:image`) or mere punctuation.
 pub(super) fn is_marker(text: &str) -> bool {
     let t = text.trim();
-    let letters = t.chars().filter(|c| c.is_alphanumeric()).count();
     let lower = t.to_ascii_lowercase();
-    let ideographs = t.chars().filter(|c| is_ideograph(*c)).count();
-    (letters < 3 && ideographs < 2)
-        || t.starts_with(['<', '[', '{', '|', '`', '#', '"', '=', '-', '*', '$'])
+    let media = t.starts_with(['<', '['])
+        && ["image", "img", "video", "audio"]
+            .iter()
+            .any(|w| lower.contains(w));
+    media
+        || (t.is_ascii() && !t.bytes().any(|b| b.is_ascii_alphanumeric()))
         || ["think", "reasoning", "data:", "tool_"]
             .iter()
             .any(|w| lower.contains(w))
-        || t.starts_with("http") && letters < 6
 }
 
 /// Where `text` holds signs that are not displayed, and what they are.

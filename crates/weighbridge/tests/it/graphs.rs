@@ -1,0 +1,100 @@
+//! Scanning graphs: what is harmless stays quiet, what leads out of the model's folder does not.
+
+use std::path::{Path, PathBuf};
+
+use weighbridge::scan::{ScanOptions, scan};
+use weighbridge_scan::{FileReport, Verdict};
+
+fn corpus() -> Option<PathBuf> {
+    let corpus = std::env::var_os("WEIGHBRIDGE_CORPUS").map(PathBuf::from);
+    if corpus.is_none() {
+        println!("skipped: WEIGHBRIDGE_CORPUS is not set");
+    }
+    corpus
+}
+
+fn reports(path: &Path) -> Vec<FileReport> {
+    let report = scan(&[path.to_owned()], &ScanOptions::default(), &mut |_| {}).unwrap();
+    report.files
+}
+
+/// The reports of the files that `keep` says, none of which may be more than incomplete.
+fn quiet(path: &Path, keep: fn(&str) -> bool) -> usize {
+    let mut count = 0;
+    for f in reports(path) {
+        if keep(&f.path) {
+            assert!(f.verdict <= Verdict::Incomplete, "{f:#?}");
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn conforming_models_are_never_accused() {
+    let Some(corpus) = corpus() else { return };
+    let onnx = |p: &str| p.ends_with(".onnx");
+    assert_eq!(quiet(&corpus.join("onnx/conformance"), onnx), 497);
+    assert_eq!(quiet(&corpus.join("onnx/clean_control"), onnx), 8);
+    assert!(quiet(&corpus.join("real/onnx"), onnx) > 10);
+    assert!(quiet(&corpus.join("real/keras_tf"), |_| true) > 5);
+    let plain = |p: &str| !p.contains("lambda") && !p.contains("file_ops") && !p.contains("pyfunc");
+    assert!(quiet(&corpus.join("keras_tf"), plain) > 40);
+}
+
+#[test]
+fn malformed_models_are_never_clean() {
+    let Some(corpus) = corpus() else { return };
+    for f in reports(&corpus.join("onnx/malformed")) {
+        if f.path.contains("ext_") {
+            assert_eq!(f.verdict, Verdict::Malicious, "{f:#?}");
+        } else if f.path.ends_with(".onnx") {
+            assert_ne!(f.verdict, Verdict::Clean, "{f:#?}");
+        }
+    }
+}
+
+/// A model whose one tensor of four bytes lies in `weights.bin`, made of the fields of
+/// `onnx.proto3`.
+#[cfg(unix)]
+fn model() -> Vec<u8> {
+    fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, value.len() as u8], value].concat()
+    }
+    let entry = [bytes(1, b"location"), bytes(2, b"weights.bin")].concat();
+    let tensor = [
+        vec![0x08, 1, 0x10, 1],
+        bytes(8, b"w"),
+        bytes(13, &entry),
+        vec![0x70, 1],
+    ]
+    .concat();
+    let node = [bytes(1, b"w"), bytes(2, b"y"), bytes(4, b"Identity")].concat();
+    let graph = [bytes(1, &node), bytes(5, &tensor)].concat();
+    [vec![0x08, 8], bytes(7, &graph)].concat()
+}
+
+#[cfg(unix)]
+#[test]
+fn external_data_that_is_a_link_out_of_the_folder_is_malicious() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    std::fs::create_dir(&folder).unwrap();
+    let (path, data) = (folder.join("m.onnx"), folder.join("weights.bin"));
+    std::fs::write(&path, model()).unwrap();
+    let verdict = || {
+        let mut files = reports(&path);
+        (files[0].verdict, files.remove(0))
+    };
+    std::fs::write(&data, [0; 4]).unwrap();
+    assert_eq!(verdict().0, Verdict::Incomplete);
+    std::fs::write(&data, [0; 3]).unwrap();
+    assert_eq!(verdict().0, Verdict::Malformed, "too short");
+    std::fs::write(dir.path().join("secret"), [0; 4]).unwrap();
+    std::fs::remove_file(&data).unwrap();
+    symlink("../secret", &data).unwrap();
+    let (found, report) = verdict();
+    assert_eq!(found, Verdict::Malicious, "{report:#?}");
+    assert_eq!(report.findings[0].rule, "WB-ONX-001");
+}
