@@ -183,6 +183,9 @@ impl<'t, 'd> Collector<'t, 'd> {
     /// `callee` is called or constructed by `call`, itself or through an allowed function.
     fn applied(&mut self, callee: NodeId, call: &'t Call, how: Use) {
         let trace = self.trace;
+        if how == Use::Construct && self.by_state(callee, call).is_some() {
+            return;
+        }
         match trace.node(callee) {
             Node::Global(_) => {
                 self.used.insert(callee);
