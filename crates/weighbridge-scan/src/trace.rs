@@ -198,13 +198,6 @@ impl<'t, 'd> Collector<'t, 'd> {
                 self.used.insert(callee);
                 self.hidden(callee, call.offset, how);
             }
-            // torch's legacy files name the class of a module in a persistent id, together with its
-            // source (torch/serialization.py, `persistent_load`), and get the class from it.
-            Node::Persistent(id) if self.module_class(*id).is_some() => {
-                if let Some(class) = self.module_class(*id) {
-                    self.applied(class, call, how);
-                }
-            }
             // What a persistent id or a buffer gives is the loader's, and nobody calls it.
             node @ (Node::Call(_) | Node::Persistent(_) | Node::Buffer)
                 if callee == call.callee || how == Use::Call =>
@@ -232,15 +225,6 @@ impl<'t, 'd> Collector<'t, 'd> {
             }
             _ => {}
         }
-    }
-
-    /// The class in a persistent id `("module", class, file, source)`.
-    fn module_class(&self, id: NodeId) -> Option<NodeId> {
-        let [kind, class, _, _] = self.trace.items(id)? else {
-            return None;
-        };
-        let is = self.trace.is_text(*kind, "module") && self.trace.global(*class).is_some();
-        is.then_some(*class)
     }
 
     /// A global whose name the stream does not spell out.
