@@ -388,7 +388,8 @@ mod tests {
     #[test]
     fn a_class_with_its_source_is_the_class() {
         let t = trace(b"((Vmodule\ncposix\nsystem\nVf\nVs\ntQVid\no.");
-        assert_eq!(uses(&t), [("posix.system(\"id\")".into(), Use::Call)]);
+        let called = ("posix.system(\"id\")".into(), Use::Call);
+        assert!(uses(&t).contains(&called), "{:?}", uses(&t));
         assert!(t.computed.is_empty());
     }
 
