@@ -12,9 +12,11 @@ import io
 import json
 import pathlib
 import pickle
+import struct
 import tarfile
 import zipfile
 
+import numpy
 import torch
 
 SEEDS = pathlib.Path(__file__).with_name("seeds")
@@ -62,6 +64,32 @@ def safetensors(tensors, metadata=None):
     return text, len(text).to_bytes(8, "little") + text + bytes(range(at))
 
 
+def gguf(version, order):
+    """Two tensors and a key of every kind, in the byte order `order` (`<` or `>`)."""
+    n = lambda v, kind: struct.pack(order + kind, v)
+    count = lambda v: n(v, "I" if version == 1 else "Q")
+    text = lambda s: count(len(s.encode())) + s.encode()
+    keys = [text("general.architecture") + n(8, "I") + text("llama")]
+    keys += [text("general.alignment") + n(4, "I") + n(32, "I")]
+    keys += [text("tokenizer.chat_template") + n(8, "I") + text("{{ x }}")]
+    words = b"".join(map(text, ["a", "bc"]))
+    keys += [text("tokenizer.ggml.tokens") + n(9, "I") + n(8, "I") + count(2) + words]
+    keys += [text("x.scores") + n(9, "I") + n(6, "I") + count(2) + n(1.5, "f") * 2]
+    keys += [text("x.flag") + n(7, "I") + b"\x01", text("x.wide") + n(12, "I") + n(2.5, "d")]
+    dims = lambda *ds: n(len(ds), "I") + b"".join(count(d) for d in ds)
+    out = b"GGUF" + n(version, "I") + count(2) + count(len(keys)) + b"".join(keys)
+    out += text("a.weight") + dims(32, 2) + n(2, "i") + n(0, "Q")
+    out += text("b.weight") + dims(3) + n(0, "i") + n(64, "Q")
+    pad = lambda b: b + b"\0" * (-len(b) % 32)
+    return pad(pad(pad(out) + bytes(36)) + bytes(12))
+
+
+def npy(array):
+    out = io.BytesIO()
+    numpy.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
 def main():
     tree = {
         "epoch": 3,
@@ -91,6 +119,12 @@ def main():
     put("detect_open", "bare.pkl", pickle.dumps({"a": [1, 2]}, 4))
     put("scan_file", "unsafe.pkl", b"cos\nsystem\n(S'true'\ntR.")
     put("scan_file", "clean.pkl", pickle.dumps({"a": 1}, 2))
+    for version, order, name in ((1, "<", "v1"), (2, "<", "v2"), (3, "<", "v3"), (3, ">", "v3-big")):
+        put("gguf_header", f"{name}.gguf", gguf(version, order))
+    put("npy", "floats.npy", npy(numpy.zeros((2, 3))))
+    put("npy", "fields.npy", npy(numpy.zeros(2, [("a", "i4"), ("b", "f4", (2,)), ("c", "U3")])))
+    put("npy", "objects.npy", npy(numpy.array([1, None], dtype=object)))
+    put("npy", "header", "{'descr': [('a', '<i4'), ('b', '|O')], 'fortran_order': False, 'shape': (3, 4L)}")
     structure = {
         "$dict": [
             ["epoch", 3],

@@ -9,6 +9,7 @@
 #![allow(clippy::panic)]
 
 mod boundary;
+mod code;
 mod exercise;
 mod mutate;
 pub mod oracle;
@@ -16,11 +17,12 @@ mod repack;
 mod targets;
 
 pub use boundary::boundaries;
+pub use code::{hidden_constant, python_source};
 pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
 pub use repack::Members;
 pub use targets::{
-    TARGETS, Target, codec_stream, detect_open, jinja_template, marshal_code, pickle_machine,
-    protobuf_fields, pytorch_open, safetensors_header, scan_file, scan_policy, sevenz_archive,
-    structure_json, tar_archive, zip_archive, zip_survey,
+    TARGETS, Target, codec_stream, detect_open, gguf_header, jinja_template, marshal_code, npy,
+    pickle_machine, protobuf_fields, pytorch_open, safetensors_header, scan_file, scan_policy,
+    sevenz_archive, structure_json, tar_archive, zip_archive, zip_survey,
 };

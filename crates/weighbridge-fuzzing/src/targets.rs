@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use weighbridge::OpenOptions;
 use weighbridge::format::safetensors::{Safetensors, header};
-use weighbridge::format::{FormatReader, detect, pytorch, reader};
+use weighbridge::format::{FormatReader, detect, gguf, pytorch, reader};
 use weighbridge::scan::{ScanOptions, scan};
 use weighbridge::structure::{Form, from_json, from_str, to_json};
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::codec::{self, Caps, Codec};
-use weighbridge_core::wire::{marshal, protobuf, sevenz, tar, zip};
+use weighbridge_core::wire::{marshal, npy, protobuf, sevenz, tar, zip};
 use weighbridge_core::{Limits, pickle};
 use weighbridge_scan::checks::templates::{Context, judge};
 use weighbridge_scan::jinja;
@@ -80,6 +80,14 @@ pub const TARGETS: &[Target] = &[
         run: structure_json,
     },
     Target {
+        name: "gguf_header",
+        run: gguf_header,
+    },
+    Target {
+        name: "npy",
+        run: npy,
+    },
+    Target {
         name: "scan_file",
         run: scan_file,
     },
@@ -90,6 +98,14 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "jinja_template",
         run: jinja_template,
+    },
+    Target {
+        name: "python_source",
+        run: crate::code::python_source,
+    },
+    Target {
+        name: "hidden_constant",
+        run: crate::code::hidden_constant,
     },
 ];
 
@@ -317,9 +333,22 @@ pub fn codec_stream(data: &[u8]) {
     }
 }
 
-/// A pickle: run by the abstract machine; every node and global of the trace is looked at.
+/// A pickle: run by the abstract machine; every node, global and event of the trace is looked at,
+/// in every reading, and so is the listing of its opcodes.
 pub fn pickle_machine(data: &[u8]) {
     let trace = pickle::run(data, &Limits::default());
+    look_at(data, &trace);
+    let mut end = 0;
+    for o in pickle::disasm::opcodes(data, &trace.raw) {
+        let Ok(o) = o else { break };
+        assert!(o.offset >= end && o.end > o.offset, "an opcode overlaps");
+        end = o.end;
+    }
+    assert!(end <= data.len(), "the listing ran past the stream");
+    let _ = weighbridge_scan::PickleTrace::of("fuzz", None, &trace);
+}
+
+fn look_at(data: &[u8], trace: &pickle::Trace<'_>) {
     assert!(trace.end <= data.len(), "the machine ran past the stream");
     let last = trace.nodes.len();
     if let Some(root) = trace.root {
@@ -328,10 +357,23 @@ pub fn pickle_machine(data: &[u8]) {
     for b in &trace.builds {
         assert!((b.target as usize) < last && (b.state as usize) < last);
     }
+    for c in &trace.changes {
+        assert!((c.target as usize) < last && c.items.iter().all(|i| (*i as usize) < last));
+    }
+    assert!(
+        trace.events.is_sorted_by_key(|e| e.0),
+        "events go backwards"
+    );
     let _ = format!("{:?}", trace.error);
     // Nodes name bytes of the stream: formatting follows every range.
     for node in trace.nodes.iter().take(10_000) {
         let _ = format!("{node:?}");
+    }
+    for line in pickle::program(trace, 1000) {
+        assert!(line.offset <= data.len());
+    }
+    for reading in &trace.readings {
+        look_at(data, reading);
     }
 }
 
@@ -407,6 +449,72 @@ pub fn structure_json(data: &[u8]) {
         written,
         "a tree changed on the way"
     );
+}
+
+/// A GGUF file: its header, every value of it, its layout.
+pub fn gguf_header(data: &[u8]) {
+    let source = source(data);
+    let limits = Limits::default();
+    let (header, errors) = match gguf::verify::header(source.as_ref(), &limits) {
+        Ok(found) => found,
+        Err(e) => panic!("what is wrong with a file is in its answer: {e}"),
+    };
+    assert!(
+        header.end <= data.len() as u64,
+        "the header ends past the file"
+    );
+    assert!(
+        header.complete || !errors.is_empty(),
+        "a break was not told"
+    );
+    for e in &errors {
+        let at = e.byte_span().map_or(0, |s| s.offset);
+        assert!(at <= data.len() as u64, "{e}: past the file");
+    }
+    let mut budget = 1u64 << 20;
+    for entry in &header.entries {
+        let _ = header.bytes(&entry.key);
+        if let gguf::raw::Value::Array(array) = &entry.value {
+            let strings = header.strings(array).take(budget as usize).count() as u64;
+            let all = array.element == gguf::types::ValueType::String;
+            let short = strings < array.len.min(budget) && all;
+            assert!(!short, "an array has fewer strings than it says");
+            budget = budget.saturating_sub(strings);
+        }
+    }
+    if errors.is_empty() {
+        let start = header.data_start().unwrap_or(u64::MAX);
+        for t in &header.tensors {
+            let end = t
+                .bytes
+                .and_then(|n| start.checked_add(t.offset)?.checked_add(n));
+            assert!(
+                end.is_some_and(|end| end <= data.len() as u64),
+                "a tensor past the file"
+            );
+        }
+    }
+}
+
+/// A NumPy header.
+pub fn npy(data: &[u8]) {
+    let whole = npy::needs_only_head(data);
+    match npy::Header::parse(data) {
+        Ok(h) => {
+            assert!(
+                h.data_at <= data.len() as u64,
+                "the header ends past the file"
+            );
+            let expected = h.data_bytes().map(|n| h.data_at.saturating_add(n));
+            assert_eq!(whole, expected);
+        }
+        Err(_) => assert_eq!(whole, None),
+    }
+    // The text of a header by itself, which random bytes rarely get to.
+    let mut file = b"\x93NUMPY\x03\0".to_vec();
+    file.extend_from_slice(&(data.len() as u32).to_le_bytes());
+    file.extend_from_slice(data);
+    let _ = npy::Header::parse(&file);
 }
 
 thread_local! {

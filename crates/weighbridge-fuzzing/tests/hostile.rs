@@ -258,11 +258,38 @@ fn templates_mutated() {
 }
 
 #[test]
+fn gguf_headers_mutated() {
+    mutate("gguf header", &fixtures("gguf"), targets::gguf_header);
+    cut("gguf header cut", &fixtures("gguf"), targets::gguf_header);
+}
+
+#[test]
+fn numpy_headers_mutated() {
+    mutate("npy", &fixtures("numpy"), targets::npy);
+}
+
+#[test]
+fn python_source_cut_and_mutated() {
+    let all = seeds_of("python_source");
+    cut("Python cut", &all, targets::python_source);
+    mutate("Python", &all, targets::python_source);
+}
+
+#[test]
+fn constants_cut_and_mutated() {
+    let all = seeds_of("hidden_constant");
+    cut("constant cut", &all, targets::hidden_constant);
+    mutate("constant", &all, targets::hidden_constant);
+}
+
+#[test]
 fn scanned_files_mutated() {
     let mut all = small(fixtures("zip"));
     all.extend(fixtures("legacy"));
     all.extend(fixtures("pickle"));
     all.extend(fixtures("safetensors"));
+    all.extend(fixtures("gguf"));
+    all.extend(fixtures("numpy"));
     mutate("scan", &all, targets::scan_file);
 }
 

@@ -259,14 +259,34 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let zip = |c: &Case| c.bytes.starts_with(b"PK");
     let is_tar = |c: &Case| weighbridge_core::wire::tar::is_tar(&c.bytes);
     let is_template = |c: &Case| c.name.ends_with(".jinja");
+    let gguf = |c: &Case| c.bytes.starts_with(b"GGUF");
+    let numpy = |c: &Case| c.bytes.starts_with(b"\x93NUMPY") || c.bytes.starts_with(b"{'");
     match kind {
         "template" => st.into_iter().filter(is_template).collect(),
+        "gguf" | "numpy" => {
+            let mut all = seeds();
+            if let Some(corpus) = corpus() {
+                for dir in [
+                    "gguf/imatrix",
+                    "scan/benign/gen/gguf",
+                    "scan/malicious/gen/gguf",
+                    "scan/benign/gen/zip",
+                ] {
+                    all.extend(files(&corpus.join(dir)));
+                }
+            }
+            all.retain(|c| {
+                c.bytes.len() < 64 << 10 && if kind == "gguf" { gguf(c) } else { numpy(c) }
+            });
+            all
+        }
         "safetensors" => st.into_iter().filter(is_st).collect(),
         "zip" => torch.into_iter().filter(zip).collect(),
         "tar" => torch.into_iter().filter(is_tar).collect(),
         "legacy" => torch
             .into_iter()
             .filter(|c| !is_text(c) && !is_st(c) && !zip(c) && !is_tar(c))
+            .filter(|c| !gguf(c) && !numpy(c))
             .collect(),
         "pickle" => pickles(&torch),
         "policy" => files(&root().join("fuzz/seeds/scan_policy")),

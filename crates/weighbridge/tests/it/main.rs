@@ -16,6 +16,7 @@ mod convert;
 mod directories;
 mod graphs;
 mod hostile_cases;
+mod models;
 mod pytorch;
 mod rule_fixtures;
 mod safetensors;
