@@ -11,7 +11,7 @@ mod gguf;
 mod hdf5;
 mod hdf5_object;
 mod ignored;
-mod joblib;
+pub(crate) mod joblib;
 mod json;
 mod keras;
 mod media;
@@ -49,6 +49,11 @@ pub use walk::{Listing, list};
 /// How many bytes are looked at to tell what a file or a member is.
 const HEAD: u64 = 64 << 10;
 
+/// Memory that the values of a pickle may take for each byte of its file, and at least. Real ones
+/// need about ten; what needs more was made to need it, or compressed beyond all measure.
+const MEMORY_PER_BYTE: u64 = 64;
+const MEMORY_LEAST: u64 = 32 << 20;
+
 /// How files are scanned.
 #[derive(Debug, Clone, Default)]
 pub struct ScanOptions {
@@ -77,6 +82,9 @@ fn scan_file(engine: &Engine, path: &Path, beside: bool, limits: &Limits) -> Res
         Ok(source) => source,
         Err(e) => return Ok(unread(path, e.message().to_owned())),
     };
+    let mut limits = limits.clone();
+    let justified = source.len().saturating_mul(MEMORY_PER_BYTE);
+    limits.pickle_memory = limits.pickle_memory.min(justified.max(MEMORY_LEAST));
     let mut subject = Subject::new(path.display().to_string(), source.as_ref());
     let taken = Item::new(
         Arc::clone(&source),
@@ -86,7 +94,7 @@ fn scan_file(engine: &Engine, path: &Path, beside: bool, limits: &Limits) -> Res
         },
         path.display().to_string(),
     )
-    .and_then(|item| Examiner::new(&mut subject, limits).examine(&item));
+    .and_then(|item| Examiner::new(&mut subject, &limits).examine(&item));
     if let Err(e) = taken {
         subject.failed(&e);
     }

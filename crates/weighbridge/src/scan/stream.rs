@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use weighbridge_core::pickle::{self, Blob, Node, NodeId, Trace};
 use weighbridge_core::source::{ByteSource, Window};
-use weighbridge_core::{Error, ErrorKind, Result};
+use weighbridge_core::{Error, Result};
 use weighbridge_scan::{Catalogue, Loads, PickleTrace, Reference, Use};
 
 use super::examine::{Examiner, Item, Place};
 use super::joblib::{Holes, Loader};
 use super::pickles;
+
+/// About what a pickle's bytes and their values take in memory for each byte of it.
+const VALUES: u64 = 16;
 
 /// How much of a stream is read at first: a tar or legacy file has thousands of short ones.
 const FIRST_READ: u64 = 8 << 10;
@@ -72,7 +75,7 @@ pub(super) fn take_at(
         && left <= cx.limits.pickle_bytes
     {
         // It lies in memory already: another copy of a bomb is one too many.
-        super::gate::spend(left);
+        super::gate::spend(left.saturating_mul(VALUES));
         let mut loader = Loader::new(&holes);
         let trace = pickle::run_with(data, cx.limits, &mut loader);
         let files = loader.files;
@@ -84,8 +87,7 @@ pub(super) fn take_at(
         let next = (data.len() as u64).saturating_add(holes.total());
         let room = cx.limits.pickle_bytes.saturating_sub(data.len() as u64);
         let n = want.min(left.saturating_sub(next)).min(room);
-        // The bytes and about as much again for their values.
-        super::gate::spend(n.saturating_mul(2));
+        super::gate::spend(n.saturating_mul(VALUES));
         let from = at.saturating_add(next);
         data.extend(item.source.read_vec(from..from.saturating_add(n))?);
         let whole = next.saturating_add(n) >= left;
@@ -116,14 +118,7 @@ pub(super) fn take_at(
 }
 
 fn step(trace: &Trace<'_>, loader: &Loader<'_>, whole: bool, left: u64) -> Step {
-    // A line that has no end is no error of the machine, which takes the bytes at hand for all
-    // there are; what it makes of one that was cut short may be.
-    let cut = |t: &Trace<'_>| {
-        let truncated = |e: &Error| e.kind() == ErrorKind::Truncated || t.end >= t.data.len();
-        t.error.as_ref().is_some_and(truncated)
-    };
-    let more = cut(trace) || trace.nested.last().is_some_and(|n| cut(&n.trace));
-    if !more || whole {
+    if !trace.is_cut_short() || whole {
         return Step::Done(None);
     }
     let have = trace.data.len() as u64;

@@ -12,7 +12,7 @@ use super::input::Input;
 use super::opcode::Op;
 use super::raw::{Nested, NoArrays, Raw, RawArrays};
 use super::value::{Event, Node, NodeId, Trace};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limits;
 use memo::Memo;
 pub(super) use reading::{PREFETCH, Reading};
@@ -157,9 +157,11 @@ impl<'a> Machine<'a> {
                 .at(at as u64),
             );
         }
+        // What is made of bytes that end too early says less than that they do.
+        let early = |e: &Error| e.kind() == ErrorKind::Truncated;
         let error = match done {
-            Ok(()) => self.fault.take(),
-            Err(e) => Some(self.place(e)),
+            Err(e) if early(&e) || !self.fault.as_ref().is_some_and(early) => Some(self.place(e)),
+            _ => self.fault.take(),
         };
         let memory = self.memory();
         let mut trace = self.trace;
@@ -320,7 +322,8 @@ impl<'a> Machine<'a> {
 
     fn memory(&self) -> u64 {
         let nodes = self.trace.nodes.len().saturating_mul(size_of::<Node>());
-        self.heap.saturating_add(nodes as u64)
+        let stack = self.stack.len().saturating_mul(size_of::<NodeId>());
+        self.heap.saturating_add(nodes.saturating_add(stack) as u64)
     }
 
     /// Counts `n` values or names that take `each` bytes.
