@@ -20,6 +20,13 @@ pub(super) use reading::{PREFETCH, Reading};
 /// Node ids have 32 bits; an opcode makes a few nodes.
 const MOST_NODES: u64 = (1 << 32) - 16;
 
+/// Memory that a byte of a stream is good for: dates and other small objects, one call for ten
+/// bytes, take about as much. An opcode can make a hundred times its length.
+const MEMORY_PER_BYTE: u64 = 24;
+
+/// Memory that any stream may take beyond that.
+const SPARE_MEMORY: u64 = 64 << 20;
+
 /// Nodes that every stream shares: `None`, the two truth values, the empty tuple.
 const NONE: NodeId = 0;
 const FALSE: NodeId = 1;
@@ -105,6 +112,8 @@ fn bad<T>(rule: &'static str, message: impl Into<String>) -> Result<T> {
 impl<'a> Machine<'a> {
     fn run(&mut self, limits: &Limits, arrays: &mut dyn RawArrays) -> Result<()> {
         let most_nodes = limits.values.min(MOST_NODES);
+        let justified = (self.trace.data.len() as u64).saturating_mul(MEMORY_PER_BYTE);
+        let most_memory = limits.pickle_memory.min(justified.saturating_add(SPARE_MEMORY));
         loop {
             self.at = self.input.pos();
             if self.trace.ops >= limits.pickle_ops {
@@ -114,7 +123,7 @@ impl<'a> Machine<'a> {
             if nodes > most_nodes {
                 return Err(Error::limit("pickle.too-many-values", "too many values"));
             }
-            if self.memory() > limits.pickle_memory {
+            if self.memory() > most_memory {
                 return Err(Error::limit(
                     "pickle.too-much-memory",
                     "the values take more memory than a pickle may",
