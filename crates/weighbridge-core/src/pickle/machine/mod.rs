@@ -113,7 +113,9 @@ impl<'a> Machine<'a> {
     fn run(&mut self, limits: &Limits, arrays: &mut dyn RawArrays) -> Result<()> {
         let most_nodes = limits.values.min(MOST_NODES);
         let justified = (self.trace.data.len() as u64).saturating_mul(MEMORY_PER_BYTE);
-        let most_memory = limits.pickle_memory.min(justified.saturating_add(SPARE_MEMORY));
+        let most_memory = limits
+            .pickle_memory
+            .min(justified.saturating_add(SPARE_MEMORY));
         loop {
             self.at = self.input.pos();
             if self.trace.ops >= limits.pickle_ops {
