@@ -71,6 +71,7 @@ pub(crate) enum Verb {
     Inspect(Inspect),
     Check(Check),
     Scan(Scan),
+    Disasm(Disasm),
     Convert(Box<Convert>),
     Diff(Diff),
 }
@@ -495,4 +496,26 @@ mod tests {
         assert!(parse(&["scan", "--list-rules", "x"]).is_err());
         assert!(parse(&["scan", "--baseline", "a", "--write-baseline", "b", "x"]).is_err());
     }
+}
+
+/// Show a pickle's opcodes and the program that they amount to
+///
+/// Every pickle of FILE: a bare one, streams that follow each other, the members of a torch file or
+/// another zip archive. Nothing is executed or imported.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  weighbridge disasm suspicious.pkl
+  weighbridge disasm model.pt | less
+  weighbridge disasm --json model.pt | jq -r '.pickles[].program[].statement'
+
+Exit codes: 0 done, 2 a pickle breaks (what came before is shown), or there is none.")]
+pub(crate) struct Disasm {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub(crate) path: PathBuf,
+
+    /// Most opcodes and statements shown
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(crate) limit: u64,
 }

@@ -59,6 +59,7 @@ fn run(cli: Cli, out: &mut Output) -> Result<Exit> {
         Some(Verb::Inspect(a)) => cmd::inspect::run(&a, out),
         Some(Verb::Check(a)) => cmd::check::run(&a, out),
         Some(Verb::Scan(a)) => cmd::scan::run(&a, out),
+        Some(Verb::Disasm(a)) => cmd::disasm::run(&a, out),
         Some(Verb::Convert(a)) => cmd::convert::run(&a, out),
         Some(Verb::Diff(a)) => cmd::diff::run(&a, out),
         None => Err(Error::parameter("cli.usage", "no verb is given")

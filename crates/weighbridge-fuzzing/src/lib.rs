@@ -9,6 +9,7 @@
 #![allow(clippy::panic)]
 
 mod boundary;
+mod code;
 mod exercise;
 mod mutate;
 pub mod oracle;
@@ -16,6 +17,7 @@ mod repack;
 mod targets;
 
 pub use boundary::boundaries;
+pub use code::{hidden_constant, python_source};
 pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
 pub use repack::Members;

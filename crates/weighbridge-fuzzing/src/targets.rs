@@ -99,6 +99,14 @@ pub const TARGETS: &[Target] = &[
         name: "jinja_template",
         run: jinja_template,
     },
+    Target {
+        name: "python_source",
+        run: crate::code::python_source,
+    },
+    Target {
+        name: "hidden_constant",
+        run: crate::code::hidden_constant,
+    },
 ];
 
 fn source(data: &[u8]) -> Arc<dyn ByteSource> {
@@ -325,9 +333,22 @@ pub fn codec_stream(data: &[u8]) {
     }
 }
 
-/// A pickle: run by the abstract machine; every node and global of the trace is looked at.
+/// A pickle: run by the abstract machine; every node, global and event of the trace is looked at,
+/// in every reading, and so is the listing of its opcodes.
 pub fn pickle_machine(data: &[u8]) {
     let trace = pickle::run(data, &Limits::default());
+    look_at(data, &trace);
+    let mut end = 0;
+    for o in pickle::disasm::opcodes(data, &trace.raw) {
+        let Ok(o) = o else { break };
+        assert!(o.offset >= end && o.end > o.offset, "an opcode overlaps");
+        end = o.end;
+    }
+    assert!(end <= data.len(), "the listing ran past the stream");
+    let _ = weighbridge_scan::PickleTrace::of("fuzz", None, &trace);
+}
+
+fn look_at(data: &[u8], trace: &pickle::Trace<'_>) {
     assert!(trace.end <= data.len(), "the machine ran past the stream");
     let last = trace.nodes.len();
     if let Some(root) = trace.root {
@@ -336,10 +357,23 @@ pub fn pickle_machine(data: &[u8]) {
     for b in &trace.builds {
         assert!((b.target as usize) < last && (b.state as usize) < last);
     }
+    for c in &trace.changes {
+        assert!((c.target as usize) < last && c.items.iter().all(|i| (*i as usize) < last));
+    }
+    assert!(
+        trace.events.is_sorted_by_key(|e| e.0),
+        "events go backwards"
+    );
     let _ = format!("{:?}", trace.error);
     // Nodes name bytes of the stream: formatting follows every range.
     for node in trace.nodes.iter().take(10_000) {
         let _ = format!("{node:?}");
+    }
+    for line in pickle::program(trace, 1000) {
+        assert!(line.offset <= data.len());
+    }
+    for reading in &trace.readings {
+        look_at(data, reading);
     }
 }
 

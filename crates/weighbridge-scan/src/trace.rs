@@ -63,8 +63,11 @@ fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
 /// How many uses a further reading is compared with; beyond that, equal ones are listed twice.
 const MERGED: usize = 256;
 
-/// Module and name, where the stream spells them, and what is done.
-type UseOf<'t> = (Option<Cow<'t, str>>, Option<Cow<'t, str>>, Use);
+/// A module or a name, where the stream spells it out.
+type Name<'t> = Option<Cow<'t, str>>;
+
+/// Module and name, and what is done.
+type UseOf<'t> = (Name<'t>, Name<'t>, Use);
 
 struct Collector<'t, 'd> {
     trace: &'t Trace<'d>,
@@ -137,7 +140,7 @@ impl<'t, 'd> Collector<'t, 'd> {
 
     fn add_named(
         &mut self,
-        (module, name): (Option<Cow<'t, str>>, Option<Cow<'t, str>>),
+        (module, name): (Name<'t>, Name<'t>),
         offset: usize,
         how: Use,
         args: impl FnOnce() -> String,
@@ -180,6 +183,9 @@ impl<'t, 'd> Collector<'t, 'd> {
     /// `callee` is called or constructed by `call`, itself or through an allowed function.
     fn applied(&mut self, callee: NodeId, call: &'t Call, how: Use) {
         let trace = self.trace;
+        if how == Use::Construct && self.by_state(callee, call).is_some() {
+            return;
+        }
         match trace.node(callee) {
             Node::Global(_) => {
                 self.used.insert(callee);
@@ -191,13 +197,6 @@ impl<'t, 'd> Collector<'t, 'd> {
             Node::DynamicGlobal(..) | Node::Extension(_) => {
                 self.used.insert(callee);
                 self.hidden(callee, call.offset, how);
-            }
-            // torch's legacy files name the class of a module in a persistent id, together with its
-            // source (torch/serialization.py, `persistent_load`), and get the class from it.
-            Node::Persistent(id) if self.module_class(*id).is_some() => {
-                if let Some(class) = self.module_class(*id) {
-                    self.applied(class, call, how);
-                }
             }
             // What a persistent id or a buffer gives is the loader's, and nobody calls it.
             node @ (Node::Call(_) | Node::Persistent(_) | Node::Buffer)
@@ -226,15 +225,6 @@ impl<'t, 'd> Collector<'t, 'd> {
             }
             _ => {}
         }
-    }
-
-    /// The class in a persistent id `("module", class, file, source)`.
-    fn module_class(&self, id: NodeId) -> Option<NodeId> {
-        let [kind, class, _, _] = self.trace.items(id)? else {
-            return None;
-        };
-        let is = self.trace.is_text(*kind, "module") && self.trace.global(*class).is_some();
-        is.then_some(*class)
     }
 
     /// A global whose name the stream does not spell out.
@@ -393,6 +383,14 @@ mod tests {
         let t = trace(b"Pid\n(Vid\ntR.");
         assert_eq!(t.computed.len(), 1);
         assert_eq!(t.computed[0].text, "persistent(\"id\")(\"id\")");
+    }
+
+    #[test]
+    fn a_class_with_its_source_is_the_class() {
+        let t = trace(b"((Vmodule\ncposix\nsystem\nVf\nVs\ntQVid\no.");
+        let called = ("posix.system(\"id\")".into(), Use::Call);
+        assert!(uses(&t).contains(&called), "{:?}", uses(&t));
+        assert!(t.computed.is_empty());
     }
 
     #[test]

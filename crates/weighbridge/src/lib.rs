@@ -19,6 +19,7 @@
 pub mod check;
 pub mod convert;
 pub mod diff;
+pub mod disasm;
 pub mod format;
 pub mod hash;
 mod open;

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod convert;
 pub(crate) mod diff;
+pub(crate) mod disasm;
 pub(crate) mod inspect;
 pub(crate) mod scan;
 mod summary;

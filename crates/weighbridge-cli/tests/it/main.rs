@@ -11,6 +11,7 @@ mod check;
 mod common;
 mod convert;
 mod diff;
+mod disasm;
 mod inspect;
 mod scan;
 mod scan_policy;

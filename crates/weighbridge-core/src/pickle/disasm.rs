@@ -4,6 +4,7 @@
 //! read by the machine's own rules.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::input::Input;
 use super::machine::Reading;
@@ -19,7 +20,7 @@ pub enum Argument<'a> {
     None,
     /// A number of at most 64 bits.
     Int(i128),
-    /// A wider number: its decimal digits or their start.
+    /// A number of any width: its decimal digits, or how long it is.
     Digits(String),
     /// A double.
     Float(f64),
@@ -56,10 +57,11 @@ pub struct Opcode<'a> {
 
 /// The opcodes of the pickle at the start of `data`, up to its `STOP` or the first that cannot be
 /// read. The stack is counted, not checked: where a real unpickler stops is what [`super::run`]
-/// says.
-pub fn opcodes(data: &[u8]) -> Opcodes<'_> {
+/// says. `raw` is [`super::Trace::raw`]: ranges that are no opcodes, in their order.
+pub fn opcodes<'a>(data: &'a [u8], raw: &'a [Range<usize>]) -> Opcodes<'a> {
     Opcodes {
         input: Input::new(data, Reading::Plan(Vec::new())),
+        raw,
         values: 0,
         marks: Vec::new(),
         done: false,
@@ -70,6 +72,8 @@ pub fn opcodes(data: &[u8]) -> Opcodes<'_> {
 #[derive(Debug)]
 pub struct Opcodes<'a> {
     input: Input<'a>,
+    /// Ranges ahead that are no opcodes.
+    raw: &'a [Range<usize>],
     values: usize,
     /// Values below each open mark.
     marks: Vec<usize>,
@@ -94,6 +98,12 @@ impl<'a> Iterator for Opcodes<'a> {
 
 impl<'a> Opcodes<'a> {
     fn read(&mut self) -> Result<Opcode<'a>> {
+        while let [next, rest @ ..] = self.raw
+            && next.start <= self.input.file_pos()
+        {
+            self.input.skip(next.len())?;
+            self.raw = rest;
+        }
         let offset = self.input.pos();
         let Some(byte) = self.input.opcode() else {
             return Err(
@@ -143,7 +153,7 @@ impl<'a> Opcodes<'a> {
             Op::BINFLOAT => Argument::Float(f64::from_be_bytes(i.array()?)),
             Op::LONG1 => {
                 let n = u64::from(i.u8()?);
-                Argument::Digits(super::decimal(self.counted(n)?))
+                digits(self.counted(n)?)
             }
             Op::LONG4 => {
                 let n = i.i32()?;
@@ -153,7 +163,7 @@ impl<'a> Opcodes<'a> {
                         format!("length {n}"),
                     ));
                 };
-                Argument::Digits(super::decimal(self.counted(n)?))
+                digits(self.counted(n)?)
             }
             Op::SHORT_BINSTRING
             | Op::SHORT_BINBYTES
@@ -221,6 +231,18 @@ impl<'a> Opcodes<'a> {
         (takes, gives)
     }
 }
+
+/// An integer of so many bytes, in decimal unless that would take long.
+fn digits(bytes: &[u8]) -> Argument<'_> {
+    if bytes.len() > MOST_DIGITS {
+        Argument::Digits(format!("an integer of {} bytes", bytes.len()))
+    } else {
+        Argument::Digits(super::decimal(bytes))
+    }
+}
+
+/// Longest integer that is shown in decimal, in bytes.
+const MOST_DIGITS: usize = 1024;
 
 /// What an opcode takes from below its mark, and gives.
 fn marked(op: Op) -> Option<(usize, usize)> {
@@ -311,7 +333,7 @@ mod tests {
     use super::*;
 
     fn all(data: &[u8]) -> Vec<Opcode<'_>> {
-        opcodes(data).map(Result::unwrap).collect()
+        opcodes(data, &[]).map(Result::unwrap).collect()
     }
 
     #[test]
@@ -351,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_ends_it() {
-        let mut it = opcodes(b"NX\xff\0\0\0");
+        let mut it = opcodes(b"NX\xff\0\0\0", &[]);
         assert!(it.next().unwrap().is_ok());
         let e = it.next().unwrap().unwrap_err();
         assert_eq!(
@@ -359,8 +381,13 @@ mod tests {
             ("pickle.truncated", 1)
         );
         assert!(it.next().is_none());
-        let e = opcodes(b"\xff").next().unwrap().unwrap_err();
+        let e = opcodes(b"\xff", &[]).next().unwrap().unwrap_err();
         assert_eq!(e.rule(), "pickle.unknown-opcode");
+        // Bytes that the loader reads itself are no opcodes.
+        let ops: Vec<Op> = opcodes(b"Nxyz.", std::slice::from_ref(&(1..4)))
+            .map(|o| o.unwrap().op)
+            .collect();
+        assert_eq!(ops, [Op::NONE, Op::STOP]);
         // A bad spelling is shown as it stands.
         let ops = all(b"Ix\n.");
         assert_eq!(ops[0].argument, Argument::Bad(b"x"));

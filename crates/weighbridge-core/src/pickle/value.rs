@@ -6,7 +6,7 @@ use super::compat;
 use super::opcode::Op;
 use super::raw::Nested;
 use super::render::decimal;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limits;
 
 /// Index of a node in [`Trace::nodes`].
@@ -257,6 +257,15 @@ impl<'a> Trace<'a> {
 }
 
 impl Trace<'_> {
+    /// Whether more bytes could change what this says: it, another reading or a pickle inside it
+    /// ran out of them.
+    pub fn is_cut_short(&self) -> bool {
+        let truncated = |e: &Error| e.kind() == ErrorKind::Truncated;
+        self.error.as_ref().is_some_and(truncated)
+            || self.readings.iter().any(Self::is_cut_short)
+            || self.nested.iter().any(|n| n.trace.is_cut_short())
+    }
+
     /// Counts `n` bytes looked at (8 for an entry of a mapping). Any value can be referred to from
     /// many places, so what is cheap once may be asked for a million times.
     pub fn spend(&self, n: usize) {

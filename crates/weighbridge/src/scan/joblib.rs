@@ -31,7 +31,7 @@ struct Hole {
 
 /// What was left out of a stream, in its order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Holes(Vec<Hole>);
+pub(crate) struct Holes(Vec<Hole>);
 
 impl Holes {
     /// Leaves out `len` bytes at `at` of the stream as it is so far.
@@ -57,7 +57,7 @@ impl Holes {
 }
 
 /// joblib's loader, as far as it reads arrays.
-pub(super) struct Loader<'h> {
+pub(crate) struct Loader<'h> {
     holes: &'h Holes,
     /// An array that lies not wholly in the bytes at hand: where it begins and how long it is.
     pub(super) wanted: Option<(usize, u64)>,
@@ -66,7 +66,7 @@ pub(super) struct Loader<'h> {
 }
 
 impl<'h> Loader<'h> {
-    pub(super) fn new(holes: &'h Holes) -> Self {
+    pub(crate) fn new(holes: &'h Holes) -> Self {
         Self {
             holes,
             wanted: None,

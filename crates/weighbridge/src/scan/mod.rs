@@ -11,7 +11,7 @@ mod gguf;
 mod hdf5;
 mod hdf5_object;
 mod ignored;
-mod joblib;
+pub(crate) mod joblib;
 mod json;
 mod keras;
 mod media;
@@ -81,7 +81,8 @@ fn unread(path: &Path, reason: String) -> FileReport {
     FileReport::unread(path.display().to_string(), reason)
 }
 
-fn scan_file(engine: &Engine, path: &Path, limits: &Limits) -> Result<FileReport> {
+/// Looks into one file; `beside` says whether a model lies in the same folder.
+fn scan_file(engine: &Engine, path: &Path, beside: bool, limits: &Limits) -> Result<FileReport> {
     let source = match open_file(path, Backend::Pread) {
         Ok(source) => source,
         Err(e) => return Ok(unread(path, e.message().to_owned())),
@@ -103,6 +104,9 @@ fn scan_file(engine: &Engine, path: &Path, limits: &Limits) -> Result<FileReport
     .and_then(|item| Examiner::new(&mut subject, &limits).examine(&item));
     if let Err(e) = taken {
         subject.failed(&e);
+    }
+    for p in &mut subject.programs {
+        p.beside_model |= beside && p.place.is_empty();
     }
     engine.run(subject)
 }

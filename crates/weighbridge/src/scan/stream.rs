@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weighbridge_core::pickle::{self, Blob, Node, NodeId, Trace};
 use weighbridge_core::source::{ByteSource, Window};
-use weighbridge_core::{Error, ErrorKind, Result};
+use weighbridge_core::{Error, Result};
 use weighbridge_scan::{Catalogue, Loads, PickleTrace, Reference, Use};
 
 use super::examine::{Examiner, Item, Place};
@@ -118,14 +118,7 @@ pub(super) fn take_at(
 }
 
 fn step(trace: &Trace<'_>, loader: &Loader<'_>, whole: bool, left: u64) -> Step {
-    // A line that has no end is no error of the machine, which takes the bytes at hand for all
-    // there are; what it makes of one that was cut short may be.
-    let cut = |t: &Trace<'_>| {
-        let truncated = |e: &Error| e.kind() == ErrorKind::Truncated || t.end >= t.data.len();
-        t.error.as_ref().is_some_and(truncated)
-    };
-    let more = cut(trace) || trace.nested.last().is_some_and(|n| cut(&n.trace));
-    if !more || whole {
+    if !trace.is_cut_short() || whole {
         return Step::Done(None);
     }
     let have = trace.data.len() as u64;

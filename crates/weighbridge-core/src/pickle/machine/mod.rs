@@ -12,13 +12,20 @@ use super::input::Input;
 use super::opcode::Op;
 use super::raw::{Nested, NoArrays, Raw, RawArrays};
 use super::value::{Event, Node, NodeId, Trace};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limits;
 use memo::Memo;
 pub(super) use reading::{PREFETCH, Reading};
 
 /// Node ids have 32 bits; an opcode makes a few nodes.
 const MOST_NODES: u64 = (1 << 32) - 16;
+
+/// Memory that a byte of a stream is good for: dates and other small objects, one call for ten
+/// bytes, take about as much. An opcode can make a hundred times its length.
+const MEMORY_PER_BYTE: u64 = 24;
+
+/// Memory that any stream may take beyond that.
+const SPARE_MEMORY: u64 = 64 << 20;
 
 /// Nodes that every stream shares: `None`, the two truth values, the empty tuple.
 const NONE: NodeId = 0;
@@ -105,6 +112,10 @@ fn bad<T>(rule: &'static str, message: impl Into<String>) -> Result<T> {
 impl<'a> Machine<'a> {
     fn run(&mut self, limits: &Limits, arrays: &mut dyn RawArrays) -> Result<()> {
         let most_nodes = limits.values.min(MOST_NODES);
+        let justified = (self.trace.data.len() as u64).saturating_mul(MEMORY_PER_BYTE);
+        let most_memory = limits
+            .pickle_memory
+            .min(justified.saturating_add(SPARE_MEMORY));
         loop {
             self.at = self.input.pos();
             if self.trace.ops >= limits.pickle_ops {
@@ -114,7 +125,7 @@ impl<'a> Machine<'a> {
             if nodes > most_nodes {
                 return Err(Error::limit("pickle.too-many-values", "too many values"));
             }
-            if self.memory() > limits.pickle_memory {
+            if self.memory() > most_memory {
                 return Err(Error::limit(
                     "pickle.too-much-memory",
                     "the values take more memory than a pickle may",
@@ -157,9 +168,11 @@ impl<'a> Machine<'a> {
                 .at(at as u64),
             );
         }
+        // What is made of bytes that end too early says less than that they do.
+        let early = |e: &Error| e.kind() == ErrorKind::Truncated;
         let error = match done {
-            Ok(()) => self.fault.take(),
-            Err(e) => Some(self.place(e)),
+            Err(e) if early(&e) || !self.fault.as_ref().is_some_and(early) => Some(self.place(e)),
+            _ => self.fault.take(),
         };
         let memory = self.memory();
         let mut trace = self.trace;

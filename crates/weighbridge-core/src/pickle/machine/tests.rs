@@ -117,7 +117,7 @@ fn readers_part_where_an_opcode_crosses_its_frame() {
 fn many_crossings_are_bounded() {
     let mut d = b"\x80\x05".to_vec();
     for _ in 0..1000 {
-        d.extend_from_slice(b"\x95\x02\0\0\0\0\0\0\0J\0\0\0\0\x000");
+        d.extend_from_slice(b"\x95\x02\0\0\0\0\0\0\0J\0\0\0\x000");
     }
     d.extend_from_slice(b"N.");
     let t = run(&d, &Limits::default());
@@ -188,4 +188,11 @@ fn memory_is_bounded() {
     let t = run(&[b']'; 1 << 20], &limits);
     assert_eq!(t.error.unwrap().rule(), "pickle.too-much-memory");
     assert!(t.nodes.len() < 1 << 16);
+}
+
+#[test]
+fn values_are_small() {
+    // What they take is counted by these sizes.
+    assert!(size_of::<Node>() <= 32, "{}", size_of::<Node>());
+    assert!(size_of::<super::super::Call>() <= 128);
 }
