@@ -54,6 +54,11 @@ const HEAD: u64 = 64 << 10;
 const MEMORY_PER_BYTE: u64 = 64;
 const MEMORY_LEAST: u64 = 32 << 20;
 
+/// Opcodes that a pickle may run for each byte of its file, and at least: only compressed ones
+/// can have more than one.
+const OPS_PER_BYTE: u64 = 8;
+const OPS_LEAST: u64 = 20_000_000;
+
 /// How files are scanned.
 #[derive(Debug, Clone, Default)]
 pub struct ScanOptions {
@@ -85,6 +90,8 @@ fn scan_file(engine: &Engine, path: &Path, beside: bool, limits: &Limits) -> Res
     let mut limits = limits.clone();
     let justified = source.len().saturating_mul(MEMORY_PER_BYTE);
     limits.pickle_memory = limits.pickle_memory.min(justified.max(MEMORY_LEAST));
+    let justified = source.len().saturating_mul(OPS_PER_BYTE);
+    limits.pickle_ops = limits.pickle_ops.min(justified.max(OPS_LEAST));
     let mut subject = Subject::new(path.display().to_string(), source.as_ref());
     let taken = Item::new(
         Arc::clone(&source),
