@@ -379,7 +379,9 @@ mod tests {
     #[test]
     fn torchs_persistent_module_is_its_class() {
         let id = "(Vmodule\ncm\nNet\nVnet.py\nVclass Net\ntQ";
-        assert_eq!(uses(format!("{id})R.").as_bytes()), ["Call m.Net"]);
+        let found = uses(format!("{id})R.").as_bytes());
+        assert!(found.contains(&"Call m.Net".into()), "{found:?}");
+        assert!(!found.contains(&"computed".into()), "{found:?}");
         // Any other persistent id is the loader's affair, and nobody calls it.
         assert_eq!(
             uses(b"(Vstorage\ncm\nNet\ntQ)R."),
