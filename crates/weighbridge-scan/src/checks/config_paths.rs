@@ -118,7 +118,7 @@ mod tests {
             assert!(is_private(p), "{p}");
         }
         for p in [
-            "/root/.cache/huggingface/hub/x",
+            "/home/user/.cache/huggingface/hub/x",
             "/home/user/models/llama",
             "reads /etc/passwd and writes",
             "tokenizer.json",
