@@ -228,7 +228,10 @@ mod tests {
 
     use super::*;
 
-    fn places(data: &[u8]) -> Result<(Vec<(String, u64, usize)>, u64)> {
+    /// Place, offset and length of each.
+    type Places = Vec<(String, u64, usize)>;
+
+    fn places(data: &[u8]) -> Result<(Places, u64)> {
         let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(data.to_vec(), "x"));
         let mut out = Vec::new();
         let left = pickles(&source, &Limits::default(), &mut |f| {
@@ -251,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_long_one_is_read_whole_and_a_broken_one_as_far_as_it_goes() {
-        let mut long = vec![b'N', b'0'].repeat(50_000);
+        let mut long = b"N0".repeat(50_000);
         long.extend_from_slice(b"N.");
         assert_eq!(places(&long).unwrap().0[0].2, 100_002);
         assert_eq!(places(b"NN\xff").unwrap().0[0].2, 3);
