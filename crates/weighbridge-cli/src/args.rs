@@ -518,4 +518,7 @@ pub(crate) struct Disasm {
     /// Most opcodes and statements shown
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub(crate) limit: u64,
+
+    #[command(flatten)]
+    pub(crate) confine: Confine,
 }

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e, &raw).into(),
     };
-    if matches!(cli.verb, Some(Verb::Scan(_))) {
+    if matches!(cli.verb, Some(Verb::Scan(_) | Verb::Disasm(_))) {
         exit::watch_for_interrupts();
     } else {
         exit::on_interrupt();

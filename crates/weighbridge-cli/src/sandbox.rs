@@ -1,4 +1,4 @@
-//! What `scan` gives up before it reads a hostile byte.
+//! What `scan` and `disasm` give up before they read a hostile byte.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::style::Tone;
 /// Whether the sandbox is wanted.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Confine {
-    /// Read without the sandbox that takes away all rights but to read PATH
+    /// Read without the sandbox that takes away all rights but to read what was named
     #[arg(long)]
     pub(crate) no_sandbox: bool,
 

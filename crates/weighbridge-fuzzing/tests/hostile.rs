@@ -297,8 +297,9 @@ fn scanned_files_mutated() {
 fn graphs_cut_short() {
     let small: Vec<Case> = fixtures("graphs")
         .into_iter()
-        .filter(|c| c.bytes.len() < 1 << 10)
+        .filter(|c| c.bytes.len() < 300 && !c.name.ends_with(".keras"))
         .collect();
+    assert!(small.len() > 5, "{} graphs are small", small.len());
     cut("graph cut", &small, targets::scan_file);
 }
 

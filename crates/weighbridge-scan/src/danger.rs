@@ -66,7 +66,7 @@ const LOOKS_ONLY: [&str; 8] = [
 
 /// Names that are harmless without an argument: writing about them looks the same.
 fn needs_argument(name: &str) -> bool {
-    !name.starts_with("__") && !matches!(name, "os.fork" | "os.abort")
+    !name.starts_with("__") && !matches!(name, "os.fork" | "os.abort" | "socket.socket")
 }
 
 impl Dangers {
@@ -126,11 +126,17 @@ impl Dangers {
             let name = call.name.as_str();
             return Some(Harm { name, why, source });
         }
-        if call.name == "builtins.open" && opens_badly(call) {
+        if call.name == "builtins.open"
+            && let Some(private) = opens_badly(call)
+        {
             return Some(Harm {
                 name: "open",
-                why: "writes files or reads the system's",
-                source: false,
+                why: if private {
+                    "opens private files"
+                } else {
+                    "writes files"
+                },
+                source: private,
             });
         }
         if LOOKS_ONLY.contains(&call.name.as_str()) {
@@ -190,8 +196,8 @@ pub(crate) fn is_private_path(path: &str) -> bool {
     PRIVATE.iter().any(|p| path.contains(p))
 }
 
-/// Whether `open` is called to write, or to read what is private.
-fn opens_badly(call: &CallSite) -> bool {
+/// Whether `open` is called for what is private; `None` when it merely reads.
+fn opens_badly(call: &CallSite) -> Option<bool> {
     let text = |a: Option<&(Option<String>, Argument)>| match a {
         Some((_, Argument::Text(t))) => String::from_utf8_lossy(t).into_owned(),
         _ => String::new(),
@@ -201,7 +207,18 @@ fn opens_badly(call: &CallSite) -> bool {
     let writes = mode.len() <= 4
         && mode.bytes().all(|b| b"rwaxbtU+".contains(&b))
         && mode.contains(['w', 'a', 'x', '+']);
-    writes || is_private_path(&text(call.args.first()))
+    let path = text(call.args.first());
+    let startup = [
+        ".bashrc",
+        ".profile",
+        ".zshrc",
+        "/etc/cron",
+        ".bash_profile",
+    ];
+    if is_private_path(&path) || writes && startup.iter().any(|s| path.contains(s)) {
+        return Some(true);
+    }
+    writes.then_some(false)
 }
 
 #[cfg(test)]
@@ -231,6 +248,12 @@ mod tests {
             ("importlib.import_module('pty').spawn('sh')", "pty.spawn"),
             ("open('/etc/passwd').read()", "open"),
             ("open('x', 'wb').write(b'')", "open"),
+            ("open(os.path.expanduser('~/.ssh/id_rsa'))", "open"),
+            (
+                "import ctypes; ctypes.CDLL(None).system(b'id')",
+                "ctypes.cdll.system",
+            ),
+            ("import socket; s = socket.socket()", "socket.socket"),
             ("requests.post('http://x', data=y)", "requests.post"),
             ("import shutil; shutil.rmtree('/')", "shutil.rmtree"),
             (

@@ -1,5 +1,7 @@
 //! How a global stands: in a profile, known to be dangerous, or outside everything.
 
+mod data;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
@@ -8,6 +10,7 @@ use weighbridge_core::Result;
 
 use crate::rule::parse;
 use crate::subject::Use;
+use data::{AllowFile, CodeObjects, KnownFile, PROFILES, ProfileData, ProfileFile, StateRule};
 
 /// How a global stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,55 +34,6 @@ pub enum Standing<'a> {
     Main,
     /// Nothing is known of it.
     Unknown,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AllowFile {
-    applies: Vec<Applies>,
-    by_arguments: Vec<ArgumentRule>,
-    no_attributes: Vec<String>,
-    encodings: Vec<String>,
-    profile: Vec<ProfileData>,
-}
-
-/// A file that holds nothing but profiles, most of them generated.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProfileFile {
-    profile: Vec<ProfileData>,
-}
-
-/// The profile files beside `pickle_allow.toml`.
-const PROFILES: [(&str, &str); 5] = [
-    (
-        "profiles/torch_weights_only.toml",
-        include_str!("../rules/profiles/torch_weights_only.toml"),
-    ),
-    (
-        "profiles/sklearn.toml",
-        include_str!("../rules/profiles/sklearn.toml"),
-    ),
-    (
-        "profiles/arrays.toml",
-        include_str!("../rules/profiles/arrays.toml"),
-    ),
-    (
-        "profiles/boosting.toml",
-        include_str!("../rules/profiles/boosting.toml"),
-    ),
-    (
-        "profiles/trainers.toml",
-        include_str!("../rules/profiles/trainers.toml"),
-    ),
-];
-
-/// A function that is judged by its constant arguments.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ArgumentRule {
-    rule: ByArguments,
-    functions: Vec<String>,
 }
 
 /// What of a call's constant arguments says whether it is harmless.
@@ -107,72 +61,6 @@ pub enum Loads {
     Pickle,
     /// A file of torch, in any of its containers.
     Torch,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Applies {
-    function: String,
-    arguments: Vec<usize>,
-    #[serde(default)]
-    construct: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ProfileData {
-    name: String,
-    about: String,
-    source: String,
-    globals: Vec<AllowedModule>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AllowedModule {
-    module: String,
-    /// May be imported, built and called.
-    #[serde(default)]
-    call: Vec<String>,
-    /// May be imported, and built without calling it (`NEWOBJ`).
-    #[serde(default)]
-    construct: Vec<String>,
-    /// May be imported.
-    #[serde(default)]
-    import: Vec<String>,
-    /// First and last version of the package whose list has these names, where not all have.
-    #[serde(default)]
-    since: Option<String>,
-    #[serde(default)]
-    until: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KnownFile {
-    stdlib: Vec<String>,
-    installed: Vec<String>,
-    code_objects: Vec<CodeObjects>,
-    dangerous: Vec<Dangerous>,
-    advisories: HashMap<String, Vec<String>>,
-    modules: HashMap<String, String>,
-    names: HashMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CodeObjects {
-    module: String,
-    #[serde(default)]
-    types: Vec<String>,
-    names: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Dangerous {
-    why: String,
-    globals: Vec<String>,
 }
 
 /// A profile of allowed globals.
@@ -208,6 +96,7 @@ pub struct Catalogue {
     allowed: HashMap<String, Use>,
     profiles: Vec<Profile>,
     by_arguments: HashMap<String, ByArguments>,
+    by_state: Vec<StateRule>,
     no_attributes: HashSet<String>,
     encodings: HashSet<String>,
     /// Function to the arguments it calls, and how.
@@ -310,6 +199,7 @@ impl Catalogue {
                 .into_iter()
                 .flat_map(|r| r.functions.into_iter().map(move |f| (f, r.rule)))
                 .collect(),
+            by_state: allow.by_state,
             no_attributes: allow.no_attributes.into_iter().collect(),
             encodings: allow.encodings.into_iter().collect(),
             advisories: known.advisories,
@@ -418,6 +308,15 @@ impl Catalogue {
         self.by_arguments
             .get(&self.canonical(module, name))
             .copied()
+    }
+
+    /// The attribute of its state that an instance of `module.name` executes, if it does: only
+    /// signatures of methods are harmless there.
+    pub(crate) fn executes(&self, module: &str, name: &str) -> Option<&str> {
+        let mut rules = self.by_state.iter();
+        let rule =
+            rules.find(|r| name.ends_with(&r.suffix) && r.modules.iter().any(|m| m == module))?;
+        Some(&rule.signatures)
     }
 
     /// Whether `name` is a text encoding, spelled as Python takes it.
@@ -615,8 +514,17 @@ mod tests {
             let top = full.split('.').next().unwrap();
             assert!(!TOPS.contains(&top), "{full}");
             let last = full.rsplit('.').next().unwrap();
-            assert!(!PARTS.contains(&last), "{full}");
-            assert!(*most <= Use::Call, "{full}");
+            // Building a wrapper of a function without calling it calls nothing.
+            assert!(
+                !PARTS.contains(&last) || full == "numpy.vectorize",
+                "{full}"
+            );
+            let cap = if full == "numpy.vectorize" {
+                Use::Construct
+            } else {
+                Use::Call
+            };
+            assert!(*most <= cap, "{full}");
         }
         // Whatever takes a class or a function and calls it is known to.
         for (full, most) in &c.allowed {

@@ -301,6 +301,7 @@ fn head_of_pickle(data: &[u8]) -> Result<Option<String>> {
     Ok(trace
         .globals
         .iter()
+        .filter(|g| inner::is_identifier(&g.module) && inner::is_identifier(&g.name))
         .find(|g| {
             matches!(
                 catalogue.judge(&g.module, &g.name, Use::Call),

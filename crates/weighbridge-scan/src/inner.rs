@@ -221,7 +221,7 @@ pub fn bytes_argument<'t>(trace: &'t pickle::Trace<'_>, call: &pickle::Call) -> 
 }
 
 /// Whether a module or a dotted name is made of identifiers: what random bytes name is not.
-fn is_identifier(name: &str) -> bool {
+pub(crate) fn is_identifier(name: &str) -> bool {
     !name.is_empty()
         && name.split('.').all(|part| {
             !part.is_empty()

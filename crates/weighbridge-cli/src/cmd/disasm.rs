@@ -22,6 +22,9 @@ const STATEMENT: usize = 1000;
 
 pub(crate) fn run(args: &Disasm, out: &mut Output) -> Result<Exit> {
     let source = open_file(&args.path, Backend::Pread)?;
+    // Opened, and not one byte read.
+    let reads = std::iter::once(args.path.as_path());
+    args.confine.enter(reads, &[], out)?;
     let limits = Limits::default();
     let mut exit = Exit::Done;
     let mut left = args.limit;

@@ -101,3 +101,17 @@ fn a_file_without_a_pickle_is_a_failure() {
     let (code, d) = run_json("disasm", &["disasm", "/nonexistent/file"]);
     assert_eq!((code, &d["error"]["kind"]), (2, &json!("io")));
 }
+
+#[test]
+fn the_sandbox_changes_no_listing() {
+    let f = Folder::new();
+    let path = f.write("m.pkl", EVIL);
+    let inside = run(&["disasm", &path]);
+    let outside = run(&["disasm", "--no-sandbox", &path]);
+    assert_eq!((inside.code, &inside.stdout), (0, &outside.stdout));
+    let version = run(&["--version", "--verbose", "--json"]);
+    let version: serde_json::Value = serde_json::from_str(&version.stdout).unwrap();
+    let offered = version["sandbox"]["complete"] == json!(true);
+    let required = run(&["disasm", "--require-sandbox", &path]);
+    assert_eq!(required.code, if offered { 0 } else { 2 });
+}

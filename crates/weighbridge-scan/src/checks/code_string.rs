@@ -37,13 +37,14 @@ impl Check for CodeString {
         for c in &subject.configs {
             let mut result = Ok(());
             leaves::strings(&c.value, &mut |leaf| {
-                if result.is_ok() && hidden::may_hide(leaf.text.as_bytes(), wanted) {
-                    result = looker
-                        .look(leaf.text.as_bytes(), wanted)
-                        .and_then(|h| match h {
+                let parts = [Some(leaf.text), interpolated(leaf.text)];
+                for part in parts.into_iter().flatten().map(str::as_bytes) {
+                    if result.is_ok() && hidden::may_hide(part, wanted) {
+                        result = looker.look(part, wanted).and_then(|h| match h {
                             Some(h) => report(&c.place, None, &leaf.path, &h, out),
                             None => Ok(()),
                         });
+                    }
                 }
             });
             result?;
@@ -73,6 +74,13 @@ fn in_text(looker: &mut Looker, t: &Text) -> Result<Option<Hidden>> {
         }
     }
     Ok(None)
+}
+
+/// What a resolver of OmegaConf is handed: `${eval:'…'}`.
+fn interpolated(text: &str) -> Option<&str> {
+    let inner = text.trim().strip_prefix("${")?.strip_suffix('}')?;
+    let (_, argument) = inner.split_once(':')?;
+    Some(argument.trim_matches(['\'', '"', ' ']))
 }
 
 /// What follows `Some words: `.
@@ -222,6 +230,11 @@ mod tests {
             ["WB-COD-001"]
         );
         assert_eq!(config(json!({"a": [{"cmd": "rm -rf /"}]})), ["WB-COD-003"]);
+        assert_eq!(
+            config(json!({"lr": "${eval:'os.system(1)'}"})),
+            ["WB-COD-001"]
+        );
+        assert!(config(json!({"lr": "${oc.env:LR,1e-3}", "x": "${eval:'2 * 3'}"})).is_empty());
         assert_eq!(
             config(json!({"model": {"vocab": [["eval(x)", 1]], "merges": ["os.system('x')"]}})),
             Vec::<String>::new()

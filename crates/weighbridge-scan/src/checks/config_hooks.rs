@@ -141,6 +141,14 @@ impl Judge {
                 Value::String(name) => self.module(c, path, name, out),
                 _ => Ok(()),
             },
+            // A repository whose code generates (transformers, GenerationMixin.load_custom_generate).
+            "custom_generate" => match value {
+                Value::String(repository) if repository.contains('/') => {
+                    let message = format!("`{path}` loads code of the repository {repository}");
+                    out.add("WB-CFG-001", &c.place, None, message, repository.as_str())
+                }
+                _ => Ok(()),
+            },
             "type" if c.name == "modules.json" => match value {
                 Value::String(name) => self.module(c, path, name, out),
                 _ => Ok(()),
@@ -386,6 +394,7 @@ mod tests {
             )[0],
             "WB-CFG-001"
         );
+        assert_eq!(config(json!({"custom_generate": "a/b"})), ["WB-CFG-001"]);
         assert_eq!(config(json!({"trust_remote_code": true})), ["WB-CFG-003"]);
         assert_eq!(
             config(json!({"a": [{"trust_remote_code": "True"}]})),

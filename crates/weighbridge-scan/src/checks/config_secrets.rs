@@ -167,8 +167,18 @@ fn has_no_words(rest: &str) -> bool {
             .all(|p| p.len() >= 8 || p.bytes().any(|b| b.is_ascii_digit()))
 }
 
-/// A password inside an address: `scheme://user:password@host`.
+/// A password inside an address: `scheme://user:password@host`; a key in a connection string.
 fn credentials(text: &str) -> Option<&'static str> {
+    for name in ["AccountKey=", "SharedAccessKey="] {
+        if let Some((_, rest)) = text.split_once(name)
+            && rest
+                .split(';')
+                .next()
+                .is_some_and(|key| key.len() >= 40 && !is_placeholder(key))
+        {
+            return Some("a key in a connection string");
+        }
+    }
     let at = text.find("://")?;
     let rest = text.get(at + 3..)?;
     let authority = rest.split(['/', '?', '#', ' ', '"']).next()?;
@@ -284,6 +294,7 @@ mod tests {
             "Bearer sk-proj-abcdefghijklmnopqrstuvwx1234",
             "token=xoxb-123456789012-abcdefghijklmnop",
             "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+            "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJ==;",
             "postgres://admin:hunter22@db.internal/x",
             "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEAxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
         ] {

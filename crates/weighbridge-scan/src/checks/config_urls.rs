@@ -204,6 +204,9 @@ fn one(lists: &Lists, key: &str, url: &str, whole: bool) -> Option<&'static str>
         return Some("where data is sent to or programs come from");
     }
     let program = lower.split(['?', '#']).next().unwrap_or_default();
+    if whole && key.ends_with("name_or_path") && scheme != "https" {
+        return Some("where a model comes from over an open line");
+    }
     let fetches = [
         "download",
         "update",

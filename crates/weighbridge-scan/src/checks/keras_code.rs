@@ -168,8 +168,14 @@ fn base64(text: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// `lambda x: __import__("os").system("echo weighbridge-corpus")`, Python 3.11.
-    const EVIL: &str = "4wEAAAAAAAAAAAAAAAMAAAATAAAA80YAAACXAHQBAAAAAAAAAAAAAGQBpgEAAKsBAAAAAAAAAACgAQAAAAAAAAAAAAAAAAAAAAAAAAAAZAKmAQAAqwEAAAAAAAAAAFMAKQNO2gJvc/oXZWNobyB3ZWlnaGJyaWRnZS1jb3JwdXOpAtoKX19pbXBvcnRfX9oGc3lzdGVtqQHaAXhzAQAAACD6KS93b3JrL3N0ZWVyaW5nL21lYXN1cmUvc2Nhbl9nZW5fY29ycHVzLnB5+gg8bGFtYmRhPnocbGFtYmRhX2I2NC48bG9jYWxzPi48bGFtYmRhPuUAAABzHQAAAIAAxTrIZNFDU9RDU9dDWtJDWtBbdNFDddRDdYAA8wAAAAA=\n";
+    /// `lambda x: __import__("os").system("true")`, Python 3.11.
+    const EVIL: &str = concat!(
+        "4wEAAAAAAAAAAAAAAAMAAAADAAAA80YAAACXAHQBAAAAAAAAAAAAAGQBpgEAAKsBAAAAAAAAAACgAQAAAAAAAAAA",
+        "AAAAAAAAAAAAAAAAZAKmAQAAqwEAAAAAAAAAAFMAKQNO2gJvc9oEdHJ1ZSkC2gpfX2ltcG9ydF9f2gZzeXN0ZW0p",
+        "AdoBeHMBAAAAIPoEZi5wefoIPGxhbWJkYT5yCAAAAAEAAABzHAAAAIAAjWqYFNEOHtQOHtcOJdIOJaBm0Q4t1A4t",
+        "gADzAAAAAA==",
+        "\n"
+    );
 
     fn words() -> HashSet<&'static str> {
         ["os", "system", "__import__", "eval"].into()
@@ -179,10 +185,7 @@ mod tests {
     fn bytecode_gives_the_names_it_uses() {
         let named = bytecode(EVIL, &words(), false).unwrap();
         assert_eq!(named.words, ["__import__", "system", "os"]);
-        assert_eq!(
-            named.shown,
-            "__import__, system, \"os\", \"echo weighbridge-corpus\""
-        );
+        assert_eq!(named.shown, "__import__, system, \"os\", \"true\"");
         assert!(!named.broken);
         // What Python's decoder skips hides nothing.
         let spread: String = EVIL.chars().flat_map(|c| [c, '!', '\n']).collect();
@@ -194,7 +197,7 @@ mod tests {
 
     #[test]
     fn damaged_bytecode_is_searched() {
-        let named = bytecode(&EVIL[..300], &words(), false).unwrap();
+        let named = bytecode(&EVIL[..240], &words(), false).unwrap();
         assert!(named.broken);
         assert!(named.words.contains(&"system".to_owned()), "{named:?}");
     }

@@ -253,7 +253,7 @@ mod tests {
             ("ReadFile", &["vocab.txt"], "WB-TFG-002"),
             ("TextLineDataset", &[], "WB-TFG-004"),
             ("TextLineDataset", &["/etc/passwd"], "WB-TFG-003"),
-            ("PrintV2", &["file:///root/.bashrc"], "WB-TFG-003"),
+            ("PrintV2", &["file:///home/user/.bashrc"], "WB-TFG-003"),
             ("DebugIdentityV3", &["grpc://1.2.3.4:80"], "WB-TFG-003"),
             (
                 "InitializeTableFromTextFileV2",

@@ -22,7 +22,7 @@ use resolve::{Resolver, Value};
 pub use lex::Reject;
 
 /// Longest text that is read, in bytes.
-pub const LONGEST: usize = 16 << 20;
+pub const LONGEST: usize = 4 << 20;
 
 /// Most arguments of a call that are looked at.
 const ARGUMENTS: usize = 8;

@@ -3,7 +3,8 @@
 //!
 //! The answer is a guess where control flow decides; it errs towards the name that was imported.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
 use super::ast::{Bound, Call, Expr, Id, ScopeId, ScopeKind, Symbol, Tree};
 use super::fold;
@@ -22,7 +23,7 @@ const MOST_ENTRIES: usize = 256;
 
 /// Steps per expression of the program, and at least: a chain that everything refers to may not
 /// cost its length every time.
-const STEPS_PER_EXPR: u64 = 64;
+const STEPS_PER_EXPR: u64 = 16;
 const STEPS_LEAST: u64 = 100_000;
 
 /// What an expression stands for.
@@ -100,15 +101,50 @@ const BUILTINS: [&str; 49] = [
 pub(super) struct Resolver<'p> {
     pub(super) tree: &'p Tree,
     steps: Cell<u64>,
+    /// What the values of bindings stand for, as far as that is known and short.
+    known: RefCell<HashMap<Id, Value>>,
 }
 
 impl<'p> Resolver<'p> {
     pub(super) fn new(tree: &'p Tree) -> Self {
         let steps = (tree.exprs.len() as u64).saturating_mul(STEPS_PER_EXPR);
-        Self {
+        let resolver = Self {
             tree,
             steps: Cell::new(steps.saturating_add(STEPS_LEAST)),
+            known: RefCell::default(),
+        };
+        resolver.learn();
+        resolver
+    }
+
+    /// Follows every binding once, in the order of the text, so that a long chain of aliases is
+    /// no deeper than its last link.
+    fn learn(&self) {
+        let mut all: Vec<(usize, ScopeId, Id)> = Vec::new();
+        for (i, scope) in self.tree.scopes.iter().enumerate() {
+            for (at, bound) in scope.bindings.values().flatten() {
+                if let Bound::Expr(e) = bound {
+                    all.push((*at, i as ScopeId, *e));
+                }
+            }
         }
+        all.sort_unstable();
+        for (at, scope, e) in all {
+            let value = self.deep(e, scope, at.saturating_sub(1), DEEPEST);
+            let short = !matches!(&value, Value::Text(t) if t.len() > 256);
+            if value != Value::Unknown && short {
+                self.known.borrow_mut().insert(e, value);
+            }
+        }
+    }
+
+    /// What the value of a binding at `place` stands for.
+    fn bound(&self, e: Id, scope: ScopeId, place: usize, depth: u32) -> Value {
+        if let Some(v) = self.known.borrow().get(&e) {
+            return v.clone();
+        }
+        // Seen from before itself: `os = os` means the name's earlier binding.
+        self.deep(e, scope, place.saturating_sub(1), depth)
     }
 
     fn spend(&self, n: usize) -> bool {
@@ -136,7 +172,7 @@ impl<'p> Resolver<'p> {
         match self.tree.expr(id) {
             Expr::Name(s) => self.name(*s, scope, at, depth),
             Expr::Str(value) => {
-                self.spend(value.len() / 64);
+                self.spend(value.len() / 16);
                 Value::Text(value.to_vec())
             }
             Expr::Int(n) => Value::Int(i64::from(*n)),
@@ -192,8 +228,7 @@ impl<'p> Resolver<'p> {
                     let v = match bound {
                         Bound::Import(path) => Value::Path(path.clone()),
                         Bound::Scope(s) => Value::Local(*s),
-                        // Seen from before itself: `os = os` means the name's earlier binding.
-                        Bound::Expr(e) => self.deep(*e, id, place.saturating_sub(1), depth),
+                        Bound::Expr(e) => self.bound(*e, id, *place, depth),
                         Bound::Unknown => Value::Unknown,
                     };
                     if v != Value::Unknown {
@@ -255,7 +290,7 @@ impl<'p> Resolver<'p> {
         });
         match bound {
             Some((_, Bound::Scope(f))) => Value::Local(*f),
-            Some((at, Bound::Expr(e))) => self.deep(*e, class, at.saturating_sub(1), depth),
+            Some((at, Bound::Expr(e))) => self.bound(*e, class, *at, depth),
             _ => Value::Unknown,
         }
     }
@@ -381,7 +416,7 @@ impl<'p> Resolver<'p> {
                 let args: Option<Vec<Vec<u8>>> = (0..call.args.len().min(3))
                     .map(|n| self.text_arg(call, n, at, depth))
                     .collect();
-                self.spend(t.len() / 16);
+                self.spend(t.len() / 4);
                 Some(fold::method(&t, name, &args.unwrap_or_default()))
             }
             _ => None,
@@ -442,6 +477,16 @@ impl<'p> Resolver<'p> {
                 _ => Value::Unknown,
             },
             "__subclasses__" => Value::Path("__subclasses__".into()),
+            // A library that was loaded has the C library's functions.
+            "ctypes.CDLL" | "ctypes.PyDLL" | "ctypes.cdll.LoadLibrary" => {
+                Value::Path("ctypes.cdll".into())
+            }
+            "ctypes.WinDLL" | "ctypes.windll.LoadLibrary" => Value::Path("ctypes.windll".into()),
+            "os.path.expanduser" | "os.path.abspath" | "os.fspath" | "pathlib.Path" => value(0),
+            "os.path.join" => {
+                let all: Option<Vec<Vec<u8>>> = (0..call.args.len().min(8)).map(text).collect();
+                all.map_or(Value::Unknown, |parts| Value::Text(parts.join(&b'/')))
+            }
             _ => {
                 let Some(t) = text(0).filter(|t| self.spend(t.len())) else {
                     return Value::Unknown;

@@ -229,6 +229,16 @@ fn a_local_name_is_not_the_function_it_shadows() {
     assert_eq!(calls("self.system('x')"), ["self.system"]);
 }
 
+#[test]
+fn a_long_chain_of_aliases_hides_nothing() {
+    let mut text = String::from("import os\na0 = os\n");
+    for i in 0..500 {
+        text.push_str(&format!("a{} = a{i}\n", i + 1));
+    }
+    text.push_str("a500.system('x')\n");
+    assert_eq!(calls(&text), ["os.system"]);
+}
+
 fn when(text: &str) -> When {
     let p = read(text).unwrap();
     let site = p.calls.iter().find(|c| c.name == "os.system");

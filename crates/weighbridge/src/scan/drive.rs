@@ -1,7 +1,7 @@
 //! Drives a scan: files on every core, reports in the order of the listing.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -61,6 +61,7 @@ pub fn scan_listed(
     };
     let threads = threads.min(listing.entries.len());
     let job = Job {
+        models: model_folders(&listing.entries),
         entries: &listing.entries,
         engine: &engine,
         limits: &options.limits,
@@ -78,6 +79,8 @@ pub fn scan_listed(
 /// What is to be done.
 struct Job<'a> {
     entries: &'a [Entry],
+    /// The folders in which a model lies.
+    models: HashSet<&'a Path>,
     engine: &'a Engine,
     limits: &'a Limits,
     contain: bool,
@@ -101,7 +104,8 @@ impl Job<'_> {
     }
 
     fn file(&self, path: &Path) -> Result<FileReport> {
-        let look = || scan_file(self.engine, path, self.limits);
+        let beside = path.parent().is_some_and(|p| self.models.contains(p));
+        let look = || scan_file(self.engine, path, beside, self.limits);
         if !self.contain {
             return look();
         }
@@ -114,6 +118,13 @@ impl Job<'_> {
             Ok(unread(path, why))
         })
     }
+}
+
+/// The folders in which a file lies whose name says that it is a model.
+fn model_folders(entries: &[Entry]) -> HashSet<&Path> {
+    let model = |e: &&Entry| e.path.to_str().is_some_and(super::zip::is_model);
+    let models = entries.iter().filter(model);
+    models.filter_map(|e| e.path.parent()).collect()
 }
 
 /// What a panic said.

@@ -335,7 +335,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
     fn bare(&mut self, item: &Item, format: Option<FormatId>) -> Result<()> {
         self.named(item, FormatId::Pickle.as_str());
         let mut end = None;
-        if format == Some(FormatId::PyTorch) {
+        // Inside something else only the end of torch's own stream matters, and the reader's
+        // picture of a bomb is larger than the bomb.
+        let legacy = crate::format::pytorch::legacy::sniff(&item.head);
+        if format == Some(FormatId::PyTorch) && (item.is_file() || legacy) {
             match PyTorch.open(Arc::clone(&item.source), &self.options()) {
                 Ok(model) => {
                     self.named(item, model.format.as_str());

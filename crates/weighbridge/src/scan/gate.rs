@@ -8,11 +8,11 @@ use std::cell::RefCell;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// What the files at hand may take together without waiting, in bytes.
-const LITTLE_IN_ALL: u64 = 64 << 20;
+const LITTLE_IN_ALL: u64 = 24 << 20;
 
 /// Least and most of it for one of them.
 const LITTLE_LEAST: u64 = 512 << 10;
-const LITTLE_MOST: u64 = 16 << 20;
+const LITTLE_MOST: u64 = 8 << 20;
 
 /// Lets one file at a time take much memory.
 #[derive(Debug)]
@@ -118,15 +118,15 @@ mod tests {
     #[test]
     fn one_file_at_a_time_takes_much_and_all_take_a_little() {
         let gate = Gate::new(8);
-        assert_eq!(gate.little, 8 << 20);
+        assert_eq!(gate.little, 3 << 20);
         let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|s| {
             for _ in 0..8 {
                 s.spawn(|| {
                     for _ in 0..20 {
                         let visit = gate.file();
-                        spend(6 << 20);
-                        spend(6 << 20);
+                        spend(2 << 20);
+                        spend(2 << 20);
                         let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
                         most.fetch_max(now, Ordering::SeqCst);
                         std::thread::yield_now();

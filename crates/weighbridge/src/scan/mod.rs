@@ -49,6 +49,16 @@ pub use walk::{Listing, list};
 /// How many bytes are looked at to tell what a file or a member is.
 const HEAD: u64 = 64 << 10;
 
+/// Memory that the values of a pickle may take for each byte of its file, and at least. Real ones
+/// need about ten; what needs more was made to need it, or compressed beyond all measure.
+const MEMORY_PER_BYTE: u64 = 64;
+const MEMORY_LEAST: u64 = 32 << 20;
+
+/// Opcodes that a pickle may run for each byte of its file, and at least: only compressed ones
+/// can have more than one.
+const OPS_PER_BYTE: u64 = 8;
+const OPS_LEAST: u64 = 20_000_000;
+
 /// How files are scanned.
 #[derive(Debug, Clone, Default)]
 pub struct ScanOptions {
@@ -71,11 +81,17 @@ fn unread(path: &Path, reason: String) -> FileReport {
     FileReport::unread(path.display().to_string(), reason)
 }
 
-fn scan_file(engine: &Engine, path: &Path, limits: &Limits) -> Result<FileReport> {
+/// Looks into one file; `beside` says whether a model lies in the same folder.
+fn scan_file(engine: &Engine, path: &Path, beside: bool, limits: &Limits) -> Result<FileReport> {
     let source = match open_file(path, Backend::Pread) {
         Ok(source) => source,
         Err(e) => return Ok(unread(path, e.message().to_owned())),
     };
+    let mut limits = limits.clone();
+    let justified = source.len().saturating_mul(MEMORY_PER_BYTE);
+    limits.pickle_memory = limits.pickle_memory.min(justified.max(MEMORY_LEAST));
+    let justified = source.len().saturating_mul(OPS_PER_BYTE);
+    limits.pickle_ops = limits.pickle_ops.min(justified.max(OPS_LEAST));
     let mut subject = Subject::new(path.display().to_string(), source.as_ref());
     let taken = Item::new(
         Arc::clone(&source),
@@ -85,9 +101,12 @@ fn scan_file(engine: &Engine, path: &Path, limits: &Limits) -> Result<FileReport
         },
         path.display().to_string(),
     )
-    .and_then(|item| Examiner::new(&mut subject, limits).examine(&item));
+    .and_then(|item| Examiner::new(&mut subject, &limits).examine(&item));
     if let Err(e) = taken {
         subject.failed(&e);
+    }
+    for p in &mut subject.programs {
+        p.beside_model |= beside && p.place.is_empty();
     }
     engine.run(subject)
 }

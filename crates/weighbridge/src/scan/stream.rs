@@ -11,6 +11,9 @@ use super::examine::{Examiner, Item, Place};
 use super::joblib::{Holes, Loader};
 use super::pickles;
 
+/// About what a pickle's bytes and their values take in memory for each byte of it.
+const VALUES: u64 = 16;
+
 /// How much of a stream is read at first: a tar or legacy file has thousands of short ones.
 const FIRST_READ: u64 = 8 << 10;
 
@@ -72,7 +75,7 @@ pub(super) fn take_at(
         && left <= cx.limits.pickle_bytes
     {
         // It lies in memory already: another copy of a bomb is one too many.
-        super::gate::spend(left);
+        super::gate::spend(left.saturating_mul(VALUES));
         let mut loader = Loader::new(&holes);
         let trace = pickle::run_with(data, cx.limits, &mut loader);
         let files = loader.files;
@@ -84,8 +87,7 @@ pub(super) fn take_at(
         let next = (data.len() as u64).saturating_add(holes.total());
         let room = cx.limits.pickle_bytes.saturating_sub(data.len() as u64);
         let n = want.min(left.saturating_sub(next)).min(room);
-        // The bytes and about as much again for their values.
-        super::gate::spend(n.saturating_mul(2));
+        super::gate::spend(n.saturating_mul(VALUES));
         let from = at.saturating_add(next);
         data.extend(item.source.read_vec(from..from.saturating_add(n))?);
         let whole = next.saturating_add(n) >= left;

@@ -73,7 +73,7 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
 fn next(cx: &mut Examiner<'_, '_>, member: &Item, at: u64) -> Result<Vec<u8>> {
     let source = member.source.as_ref();
     let data = match load_pickle(source, at, cx.limits) {
-        Ok((data, _)) => data,
+        Ok((data, _)) => data.into_owned(),
         Err(e) if e.kind() == ErrorKind::Io => return Err(e),
         // It breaks: what comes before the break counts.
         Err(_) => {

@@ -116,13 +116,26 @@ struct Holder<'p> {
     torchscript: bool,
 }
 
-/// About what an entry of an archive takes in memory, in bytes.
-const ENTRY: u64 = 400;
+/// About what the entries of an archive take in memory for each byte of its directory.
+const IN_MEMORY: u64 = 10;
+
+/// How long the directory of the archive says it is, in bytes; 0 where there is no end record.
+fn directory(source: &Arc<dyn ByteSource>) -> Result<u64> {
+    let from = source.len().saturating_sub(END_RECORD);
+    let tail = source.read_vec(from..source.len())?;
+    let found = tail.windows(4).rposition(|w| w == b"PK\x05\x06");
+    // APPNOTE 4.3.16: the size stands behind the signature, two disk numbers and two counts.
+    let size = found.and_then(|at| tail.get(at.checked_add(12)?..at.checked_add(16)?));
+    let size = size
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_le_bytes);
+    Ok(u64::from(size).min(source.len()))
+}
 
 /// One archive.
 fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -> Result<()> {
+    super::gate::spend(directory(source)?.saturating_mul(IN_MEMORY));
     let survey = Survey::of(Arc::clone(source), cx.limits)?;
-    super::gate::spend((survey.entries().len() as u64).saturating_mul(ENTRY));
     // Looked up once: an archive may have a hundred thousand members.
     let strict = Archive::open(Arc::clone(source), cx.limits).ok();
     let holder = Holder {

@@ -91,3 +91,30 @@ fn a_payload_is_found_wherever_it_is_put() {
     assert_eq!(put("d.safetensors", &safetensors), Verdict::Clean);
     assert_eq!(put("e.safetensors", EVIL), Verdict::Malicious);
 }
+
+/// A few hundred kilobytes that decompress to hundreds of megabytes of values.
+#[test]
+fn a_compressed_pickle_may_not_take_what_its_size_does_not_justify() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.pkl.gz");
+    // Thirty million empty lists on the stack.
+    let mut gz = flate2::write::GzEncoder::new(
+        std::fs::File::create(&path).unwrap(),
+        flate2::Compression::fast(),
+    );
+    gz.write_all(b"\x80\x02").unwrap();
+    for _ in 0..30 {
+        gz.write_all(&[b']'; 1_000_000]).unwrap();
+    }
+    gz.write_all(b".").unwrap();
+    gz.finish().unwrap();
+    let report = scan(&[path], &ScanOptions::default(), &mut |_| {}).unwrap();
+    assert_eq!(report.verdict(), Verdict::Malformed);
+    let evidence: Vec<_> = report.files[0]
+        .findings
+        .iter()
+        .map(|f| f.evidence.as_str())
+        .collect();
+    assert!(evidence.contains(&"pickle.too-much-memory"), "{evidence:?}");
+}

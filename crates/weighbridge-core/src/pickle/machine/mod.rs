@@ -336,7 +336,8 @@ impl<'a> Machine<'a> {
 
     fn memory(&self) -> u64 {
         let nodes = self.trace.nodes.len().saturating_mul(size_of::<Node>());
-        self.heap.saturating_add(nodes as u64)
+        let stack = self.stack.len().saturating_mul(size_of::<NodeId>());
+        self.heap.saturating_add(nodes.saturating_add(stack) as u64)
     }
 
     /// Counts `n` values or names that take `each` bytes.

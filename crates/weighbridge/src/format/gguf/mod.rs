@@ -4,5 +4,6 @@
 //! (`ggml/src/gguf.cpp`, ggml 0.25.3).
 
 pub mod raw;
+mod reader;
 pub mod types;
 pub mod verify;

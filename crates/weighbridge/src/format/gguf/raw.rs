@@ -24,6 +24,7 @@ use std::ops::Range;
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Limits, Result};
 
+use super::reader::{Reader, number};
 use super::types::{TensorType, ValueType};
 
 /// Alignment of the data where `general.alignment` says nothing, in bytes.
@@ -32,9 +33,6 @@ pub const DEFAULT_ALIGNMENT: u64 = 32;
 /// The largest alignment that is believed, in bytes: with more, the padding of an empty tensor is
 /// larger than any model.
 pub const MOST_ALIGNMENT: u64 = 1 << 20;
-
-/// Most bytes of header: the largest vocabularies take a few dozen MiB.
-const MOST_HEADER: u64 = 1 << 29;
 
 /// Most key-values: models have some fifty.
 const MOST_ENTRIES: u64 = 1 << 20;
@@ -56,9 +54,6 @@ const DEEPEST: u32 = 8;
 
 /// How many violations are told; a hostile header could hold millions.
 const MOST_ERRORS: usize = 1000;
-
-/// How much is read at first from a file that is not mapped.
-const FIRST_READ: usize = 64 << 10;
 
 /// A metadata value. Ranges are of [`Header::bytes`].
 #[derive(Debug, Clone, PartialEq)]
@@ -221,16 +216,6 @@ pub(super) fn align_up(n: u64, alignment: u64) -> Option<u64> {
     Some(n.checked_add(mask)? & !mask)
 }
 
-/// The unsigned number in `bytes`, of which there are at most eight.
-fn number(bytes: &[u8], big_endian: bool) -> u64 {
-    let push = |n: u64, b: &u8| (n << 8) | u64::from(*b);
-    if big_endian {
-        bytes.iter().fold(0, push)
-    } else {
-        bytes.iter().rev().fold(0, push)
-    }
-}
-
 /// Text of the file as messages show it.
 pub(super) fn shown(bytes: &[u8]) -> String {
     let cut = bytes.get(..bytes.len().min(80)).unwrap_or_default();
@@ -241,110 +226,6 @@ pub(super) fn shown(bytes: &[u8]) -> String {
             .escape_debug()
             .collect::<String>()
     )
-}
-
-/// The file's bytes from its start on, as many as were asked for.
-struct Reader<'a> {
-    source: &'a dyn ByteSource,
-    bytes: Cow<'a, [u8]>,
-    at: usize,
-    len: u64,
-    big_endian: bool,
-    wide: bool,
-}
-
-impl<'a> Reader<'a> {
-    fn new(source: &'a dyn ByteSource) -> Self {
-        let len = source.len();
-        Self {
-            source,
-            bytes: source
-                .slice(0..len)
-                .map_or(Cow::Owned(Vec::new()), Cow::Borrowed),
-            at: 0,
-            len,
-            big_endian: false,
-            wide: true,
-        }
-    }
-
-    /// Bytes of the file from the position on.
-    fn left(&self) -> u64 {
-        self.len.saturating_sub(self.at as u64)
-    }
-
-    /// Makes sure that the next `n` bytes are at hand.
-    fn want(&mut self, n: u64) -> Result<usize> {
-        let end = (self.at as u64).checked_add(n);
-        let Some(end) = end.filter(|&e| e <= self.len) else {
-            return Err(Error::truncated(
-                "gguf.truncated",
-                format!("{n} bytes are needed, the file has {} more", self.left()),
-            )
-            .at(self.at as u64)
-            .help("the file was cut short; fetch it again"));
-        };
-        if end > MOST_HEADER {
-            return Err(Error::limit(
-                "gguf.header-size",
-                format!("the header is longer than {MOST_HEADER} bytes"),
-            )
-            .at(self.at as u64));
-        }
-        let end = usize::try_from(end).unwrap_or(usize::MAX);
-        let have = self.bytes.len();
-        if end > have {
-            let most = usize::try_from(self.len.min(MOST_HEADER)).unwrap_or(usize::MAX);
-            // Twice as much each time: what is read in vain is never more than the header.
-            let to = end.max(have.saturating_mul(2)).max(FIRST_READ).min(most);
-            let bytes = self.bytes.to_mut();
-            bytes.resize(to, 0);
-            let fresh = bytes.get_mut(have..).unwrap_or_default();
-            self.source.read_at(have as u64, fresh)?;
-        }
-        Ok(end)
-    }
-
-    /// Steps over `n` bytes that are there, and gives where they lie.
-    fn take(&mut self, n: u64) -> Result<Range<usize>> {
-        let end = self.want(n)?;
-        let range = self.at..end;
-        self.at = end;
-        Ok(range)
-    }
-
-    fn number(&mut self, n: u64) -> Result<u64> {
-        let range = self.take(n)?;
-        let bytes = self.bytes.get(range).unwrap_or_default();
-        Ok(number(bytes, self.big_endian))
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        Ok(u32::try_from(self.number(4)?).unwrap_or_default())
-    }
-
-    /// A count or a length: 4 bytes in version 1, 8 since.
-    fn count(&mut self) -> Result<u64> {
-        self.number(self.prefix())
-    }
-
-    fn prefix(&self) -> u64 {
-        if self.wide { 8 } else { 4 }
-    }
-
-    /// A string; gives where its bytes lie.
-    fn string(&mut self) -> Result<Range<usize>> {
-        let at = self.at as u64;
-        let len = self.count()?;
-        if len > self.left() {
-            return Err(Error::malformed(
-                "gguf.string-length",
-                format!("a string of {len} bytes, the file has {} more", self.left()),
-            )
-            .span(at, self.prefix()));
-        }
-        self.take(len)
-    }
 }
 
 struct Walk<'a, 'b> {

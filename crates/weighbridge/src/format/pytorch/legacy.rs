@@ -3,6 +3,7 @@
 //!
 //! Reference: `torch/serialization.py`, `_legacy_save` and `_legacy_load`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::OpenOptions;
 const PROTOCOL: i64 = 1001;
 
 /// Whether the file begins with a pickle of the magic number, in any protocol.
-pub(super) fn sniff(head: &[u8]) -> bool {
+pub(crate) fn sniff(head: &[u8]) -> bool {
     let near = head.get(..32).unwrap_or(head);
     near.windows(LEGACY_MAGIC.len()).any(|w| w == LEGACY_MAGIC)
         // Protocols 0 and 1 write the number in decimal.
@@ -49,7 +50,7 @@ pub(super) fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result
     let limits = &options.limits;
     let src = source.as_ref();
     let mut at = 0u64;
-    let mut next = |what: &'static str| -> Result<(Vec<u8>, u64)> {
+    let mut next = |what: &'static str| -> Result<(Cow<'_, [u8]>, u64)> {
         let begin = at;
         let (data, len) = load_pickle(src, at, limits).map_err(|e| e.within(what))?;
         at += len as u64;

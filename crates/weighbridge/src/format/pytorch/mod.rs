@@ -19,7 +19,7 @@ pub(crate) mod dtype;
 mod export;
 mod folder;
 mod foreign_out;
-mod legacy;
+pub(crate) mod legacy;
 mod lower;
 pub(crate) mod megatron;
 mod numpy;

@@ -1,5 +1,6 @@
 //! Which container a file is, and the way from a pickle to a model.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use weighbridge_core::model::{FormatId, Model, Part, Storage, Tensor, Value, Warning};
@@ -178,11 +179,11 @@ pub(super) fn fill(model: &mut Model, low: Lowered) {
 ///
 /// # Errors
 /// What the pickle machine finds wrong, with offsets counted in the file.
-pub(crate) fn load_pickle(
-    source: &dyn ByteSource,
+pub(crate) fn load_pickle<'s>(
+    source: &'s dyn ByteSource,
     at: u64,
     limits: &Limits,
-) -> Result<(Vec<u8>, usize)> {
+) -> Result<(Cow<'s, [u8]>, usize)> {
     let left = source.len().saturating_sub(at);
     // A tar or legacy file has thousands of short ones.
     let mut step = 8u64 << 10;
@@ -194,19 +195,32 @@ pub(crate) fn load_pickle(
             "pickle.too-large",
             "bytes of a pickle",
         )?;
-        let mut data = source.read_vec(at..at + n)?;
+        // What lies in memory already is not copied.
+        let data = match source.slice(at..at + n) {
+            Some(s) => Cow::Borrowed(s),
+            None => Cow::Owned(source.read_vec(at..at + n)?),
+        };
         let trace = pickle::run(&data, limits);
         let end = trace.end;
         match trace.error {
             None => {
-                data.truncate(end);
-                return Ok((data, end));
+                return Ok((cut(data, end), end));
             }
             // A line cut short by the end of the bytes at hand is none of the stream's faults.
             Some(e) if n < left && (e.kind() == ErrorKind::Truncated || end as u64 >= n) => {
                 step = n.saturating_mul(4);
             }
             Some(e) => return Err(e.shifted(at)),
+        }
+    }
+}
+
+fn cut(data: Cow<'_, [u8]>, end: usize) -> Cow<'_, [u8]> {
+    match data {
+        Cow::Borrowed(s) => Cow::Borrowed(s.get(..end).unwrap_or(s)),
+        Cow::Owned(mut v) => {
+            v.truncate(end);
+            Cow::Owned(v)
         }
     }
 }
@@ -248,7 +262,7 @@ pub fn pickles(source: &Arc<dyn ByteSource>, limits: &Limits) -> Result<Vec<Pick
             format!("pickle {}", i + 1)
         };
         let (data, whole) = match load_pickle(source.as_ref(), at, limits) {
-            Ok((data, _)) => (data, true),
+            Ok((data, _)) => (data.into_owned(), true),
             Err(e) if matches!(e.kind(), ErrorKind::Malformed | ErrorKind::Truncated) => {
                 let n = source.len().saturating_sub(at).min(limits.pickle_bytes);
                 (source.read_vec(at..at + n)?, false)

@@ -34,7 +34,7 @@ impl Reader<'_> {
     fn pickle(&mut self) -> Result<Vec<u8>> {
         let (data, len) = load_pickle(&self.source, self.at, self.limits)?;
         self.at += len as u64;
-        Ok(data)
+        Ok(data.into_owned())
     }
 
     fn int(&mut self, what: &str) -> Result<u64> {
@@ -247,7 +247,7 @@ pub(super) fn pickles(source: &Arc<dyn ByteSource>, limits: &Limits) -> Result<V
         let window = archive.window(m)?;
         let n = window.len().min(limits.pickle_bytes);
         let data = match load_pickle(&window, 0, limits) {
-            Ok((data, _)) => data,
+            Ok((data, _)) => data.into_owned(),
             Err(_) => window.read_vec(0..n)?,
         };
         out.push(PickleBytes {

@@ -101,6 +101,8 @@ for c in ('gini', 'entropy', 'log_loss'):
     extra("dt_" + c, lambda: DecisionTreeClassifier(criterion=c, max_depth=2).fit(X, yc))
 for s in ('accuracy', 'roc_auc', 'neg_mean_squared_error', 'f1_macro', 'r2', 'neg_log_loss'):
     extra("gs_" + s, lambda: GridSearchCV(Ridge() if s in ('neg_mean_squared_error', 'r2') else LogisticRegression(), {}, scoring=s, cv=2).fit(X, yb))
+import scipy.stats
+extra("rs", lambda: RandomizedSearchCV(LogisticRegression(), {'C': scipy.stats.uniform(.1, 1), 'max_iter': scipy.stats.randint(10, 20)}, n_iter=2, cv=2, random_state=0).fit(X, yb))
 extra("gs_scorer", lambda: GridSearchCV(LogisticRegression(), {'C': [1, 2]}, scoring=sklearn.metrics.make_scorer(sklearn.metrics.fbeta_score, beta=2), cv=StratifiedKFold(2)).fit(X, yb))
 for cv in (KFold(2), ShuffleSplit(2), TimeSeriesSplit(2), RepeatedKFold(n_splits=2, n_repeats=2), StratifiedShuffleSplit(2), GroupKFold(2), LeaveOneOut(), PredefinedSplit([0, 1])):
     extra("cv_" + type(cv).__name__, lambda: cv)
