@@ -16,9 +16,6 @@ use super::pickles;
 /// Longest end record with its comment (APPNOTE 4.3.16).
 const END_RECORD: u64 = 22 + 65535;
 
-/// Most archives that follow each other in one file, as the items of a DCP file do.
-const MOST_ARCHIVES: usize = 100_000;
-
 /// End records looked at from the end: random bytes hold one in four gigabytes.
 const MOST_END_RECORDS: usize = 16;
 
@@ -58,45 +55,23 @@ pub(super) fn ends_in_archive(source: &Arc<dyn ByteSource>) -> Result<Option<u64
 
 /// Takes the archive in `item` apart, and those before it when several follow each other.
 pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
-    let name = item.source.name().to_owned();
-    let mut end = item.source.len();
-    for _ in 0..MOST_ARCHIVES {
-        let window: Arc<dyn ByteSource> =
-            Arc::new(Window::new(Arc::clone(&item.source), 0..end, name.clone())?);
-        let start = before(&window)?;
-        if start == 0 {
-            return one(cx, &window, &item.place);
-        }
-        if item.extension() != "distcp" {
-            let message =
-                "another archive lies before this one: readers from the front see that one";
-            differ(cx, &item.place, "zip.hidden", Some(start), message);
-        }
-        // Look at this one as if it stood alone.
-        let alone: Arc<dyn ByteSource> = Arc::new(Window::new(window, start..end, name.clone())?);
+    let parts = Survey::parts(&item.source, cx.limits)?;
+    if let (Some(last), true) = (
+        parts.last(),
+        parts.len() > 1 && item.extension() != "distcp",
+    ) {
+        let message = "another archive lies before this one: readers from the front see that one";
+        differ(cx, &item.place, "zip.hidden", Some(last.start), message);
+    }
+    for part in parts {
+        // Each is looked at as if it stood alone.
+        let start = part.start;
+        let name = item.source.name().to_owned();
+        let alone: Arc<dyn ByteSource> =
+            Arc::new(Window::new(Arc::clone(&item.source), part, name)?);
         one(cx, &alone, &item.place.from(start))?;
-        end = start;
     }
-    Err(Error::limit(
-        "scan.too-many-archives",
-        "too many archives follow each other",
-    ))
-}
-
-/// Where the last archive of `source` begins, when another whole one lies before it; else 0.
-fn before(source: &Arc<dyn ByteSource>) -> Result<u64> {
-    let start = ends_in_archive(source)?.unwrap_or(0);
-    let mut signature = [0u8; 4];
-    if start < 22 {
-        return Ok(0);
-    }
-    source.read_at(0, &mut signature)?;
-    if signature != *b"PK\x03\x04" {
-        return Ok(0);
-    }
-    let rest = Window::new(Arc::clone(source), 0..start, source.name().to_owned())?;
-    let rest: Arc<dyn ByteSource> = Arc::new(rest);
-    Ok(ends_in_archive(&rest)?.map_or(0, |_| start))
+    Ok(())
 }
 
 fn differ(cx: &mut Examiner<'_, '_>, place: &Place, rule: &str, at: Option<u64>, message: &str) {
@@ -154,10 +129,10 @@ fn one(cx: &mut Examiner<'_, '_>, source: &Arc<dyn ByteSource>, place: &Place) -
     };
     let begins = source.read_vec(0..source.len().min(4))? == b"PK\x03\x04";
     let differences = holder.survey.differences();
-    // A truncated archive has no directory: that nothing is listed hides nothing.
+    // A truncated archive has no directory and half a member: that hides nothing.
     let ends = !differences.iter().any(|d| d.kind == Kind::NoEndRecord);
     for d in differences {
-        if ends || d.kind != Kind::Unlisted {
+        if ends || !matches!(d.kind, Kind::Unlisted | Kind::Gap) {
             difference(cx, place, d, begins);
         }
     }
