@@ -18,6 +18,8 @@ import sys
 import warnings
 
 warnings.simplefilter("ignore")
+# Old unpicklers complain about a bytearray that they did not fill.
+sys.unraisablehook = lambda _: None
 
 try:
     import resource
@@ -160,7 +162,10 @@ REASONS = [
     ("indices must be integers", "type"),
     ("must be a tuple", "type"),
     ("STACK_GLOBAL requires str", "type"),
+    ("expected an arg tuple", "type"),
+    ("isn't a type object", "type"),
     ("must be a type", "type"),
+    ("must be a dict", "type"),
 ]
 
 

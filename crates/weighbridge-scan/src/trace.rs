@@ -203,6 +203,11 @@ impl<'t, 'd> Collector<'t, 'd> {
                 if callee == call.callee || how == Use::Call =>
             {
                 if self.reached_and_applied(callee, call, how) {
+                    // The class of a persistent id is used with it, and no bare import.
+                    if let Node::Persistent(pid) = node {
+                        let parts = trace.items(*pid).unwrap_or_default();
+                        self.used.extend(parts.get(1));
+                    }
                     return;
                 }
                 self.computed += 1;

@@ -228,8 +228,10 @@ mod tests {
 
     use super::*;
 
-    #[allow(clippy::type_complexity)]
-    fn places(data: &[u8]) -> Result<(Vec<(String, u64, usize)>, u64)> {
+    /// Place, offset and length of each.
+    type Places = Vec<(String, u64, usize)>;
+
+    fn places(data: &[u8]) -> Result<(Places, u64)> {
         let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(data.to_vec(), "x"));
         let mut out = Vec::new();
         let left = pickles(&source, &Limits::default(), &mut |f| {

@@ -1,7 +1,7 @@
 //! Tuples, lists, dicts and sets: making and changing them.
 
 use super::super::opcode::Op;
-use super::super::value::{Change, Event, Node, NodeId};
+use super::super::value::{Blob, Change, Event, Node, NodeId};
 use super::{EMPTY, Machine, NONE, bad, is_plain};
 use crate::error::{Error, Result};
 
@@ -85,7 +85,7 @@ impl Machine<'_> {
                 return Ok(());
             }
             Some(Node::Call(c)) => c.items.extend_from_slice(items),
-            Some(Node::ByteArray(_)) => self.check_bytes(items),
+            Some(Node::ByteArray(_)) => self.append_bytes(target, items)?,
             Some(n) if is_plain(n) => {
                 return bad(
                     "pickle.not-a-list",
@@ -141,15 +141,7 @@ impl Machine<'_> {
         }
         match self.trace.nodes.get_mut(target as usize) {
             Some(Node::Call(c)) => c.pairs.extend_from_slice(&pairs),
-            Some(Node::ByteArray(_)) => {
-                let known = |id| is_plain(self.trace.node(id)) && self.trace.int(id).is_none();
-                if pairs.iter().any(|p| known(p.0)) {
-                    self.soften(Error::malformed(
-                        "pickle.no-index",
-                        "a bytearray has no such place",
-                    ));
-                }
-            }
+            Some(Node::ByteArray(_)) => self.set_bytes(target, &pairs)?,
             Some(n) if is_plain(n) => {
                 return bad(
                     "pickle.not-a-dict",
@@ -170,11 +162,7 @@ impl Machine<'_> {
             let Some(Node::List(l)) = self.trace.nodes.get_mut(target as usize) else {
                 return;
             };
-            let len = i64::try_from(l.len()).unwrap_or(i64::MAX);
-            let slot = index
-                .map(|i| if i < 0 { i.saturating_add(len) } else { i })
-                .and_then(|i| usize::try_from(i).ok())
-                .and_then(|i| l.get_mut(i));
+            let slot = place(index, l.len()).and_then(|i| l.get_mut(i));
             match slot {
                 Some(slot) => *slot = value,
                 // A slice or an object with `__index__` made by a call, or a list that a call has
@@ -193,17 +181,65 @@ impl Machine<'_> {
         }
     }
 
-    /// A bytearray takes small numbers only.
-    fn check_bytes(&mut self, items: &[NodeId]) {
-        let is_byte = |id: &NodeId| {
-            let known = is_plain(self.trace.node(*id));
-            !known || self.trace.int(*id).is_some_and(|v| (0..256).contains(&v))
+    /// The byte that a value is, if it is one.
+    fn byte(&self, id: NodeId) -> Option<u8> {
+        self.trace.int(id).and_then(|v| u8::try_from(v).ok())
+    }
+
+    /// The bytes of a bytearray, to be changed.
+    fn bytes(&mut self, target: NodeId) -> Result<Vec<u8>> {
+        let bytes = match self.trace.node(target) {
+            Node::ByteArray(b) => self.trace.blob(b).to_vec(),
+            _ => Vec::new(),
         };
-        if !items.iter().all(is_byte) {
-            self.soften(Error::malformed(
-                "pickle.not-a-byte",
-                "what is appended to a bytearray is no byte",
-            ));
+        // Each change copies all of them.
+        self.copies_left = self.copies_left.checked_sub(bytes.len()).ok_or_else(|| {
+            Error::limit(
+                "pickle.too-much-work",
+                "a bytearray is changed again and again",
+            )
+        })?;
+        Ok(bytes)
+    }
+
+    fn append_bytes(&mut self, target: NodeId, items: &[NodeId]) -> Result<()> {
+        let mut bytes = self.bytes(target)?;
+        for id in items {
+            match self.byte(*id) {
+                Some(b) => bytes.push(b),
+                None if is_plain(self.trace.node(*id)) => self.soften(Error::malformed(
+                    "pickle.not-a-byte",
+                    "what is appended to a bytearray is no byte",
+                )),
+                None => {}
+            }
+        }
+        self.put_bytes(target, bytes);
+        Ok(())
+    }
+
+    fn set_bytes(&mut self, target: NodeId, pairs: &[(NodeId, NodeId)]) -> Result<()> {
+        let mut bytes = self.bytes(target)?;
+        for &(key, value) in pairs {
+            let known = is_plain(self.trace.node(key));
+            let slot = place(self.trace.int(key), bytes.len()).and_then(|i| bytes.get_mut(i));
+            match (slot, self.byte(value)) {
+                (Some(slot), Some(b)) => *slot = b,
+                (slot, _) if slot.is_none() && !known => {}
+                _ => self.soften(Error::malformed(
+                    "pickle.no-index",
+                    "a bytearray has no such place or takes no such value",
+                )),
+            }
+        }
+        self.put_bytes(target, bytes);
+        Ok(())
+    }
+
+    fn put_bytes(&mut self, target: NodeId, bytes: Vec<u8>) {
+        let blob = Blob::Own(bytes.into());
+        if let Some(Node::ByteArray(b)) = self.trace.nodes.get_mut(target as usize) {
+            *b = blob;
         }
     }
 
@@ -249,6 +285,13 @@ impl Machine<'_> {
             _ => true,
         }
     }
+}
+
+/// Where an index leads in something of `len` items: from the end if it is negative.
+fn place(index: Option<i64>, len: usize) -> Option<usize> {
+    let len = i64::try_from(len).unwrap_or(i64::MAX);
+    let i = index?;
+    usize::try_from(if i < 0 { i.saturating_add(len) } else { i }).ok()
 }
 
 fn unhashable(found: bool) -> Result<()> {

@@ -73,6 +73,7 @@ fn run_once<'a>(
         names_left: data.len().saturating_mul(16).saturating_add(8 << 20),
         heap: 0,
         hash_work: 1 << 20,
+        copies_left: data.len().saturating_add(16 << 20),
     };
     let done = m.run(limits, arrays);
     m.finish(done)
@@ -103,6 +104,8 @@ struct Machine<'a> {
     heap: u64,
     /// Steps that looking for unhashable keys may still take.
     hash_work: u32,
+    /// Bytes of bytearrays that may still be copied to change them.
+    copies_left: usize,
 }
 
 fn bad<T>(rule: &'static str, message: impl Into<String>) -> Result<T> {

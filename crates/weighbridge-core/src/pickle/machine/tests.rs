@@ -153,6 +153,8 @@ fn anything_can_be_changed_and_plain_values_cannot() {
     assert_eq!(rule(b"cm\nf\nK\x01R."), "pickle.no-arguments");
     assert_eq!(rule(b"}]Ns."), "pickle.unhashable");
     assert_eq!(rule(b"NN\x93."), "pickle.no-name");
+    let t = ok(b"\x96\x02\0\0\0\0\0\0\0abK\x63aK\x00K\x41s.");
+    assert_eq!(t.render(t.root.unwrap(), 80), "b\"Abc\"");
     // A list can be set at the places it has.
     let t = ok(b"](NNeK\x01K\x05s.");
     assert_eq!(t.render(t.root.unwrap(), 80), "[None, 5]");
