@@ -6,6 +6,8 @@
 //! and `fdatasync` running beside the copy 1.11. So: allocate, copy inside the kernel where both
 //! ends are files, sync in the background, and keep the buffer for everything else.
 
+mod run;
+
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
@@ -22,6 +24,8 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, ErrorKind, Result};
 
 use crate::format::{FormatWriter, Plan};
+
+pub(crate) use run::{Run, raw_bytes};
 
 /// Where a writer puts its bytes, in order.
 pub trait Sink {

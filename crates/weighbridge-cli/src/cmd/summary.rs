@@ -116,6 +116,8 @@ fn value(v: &Value) -> String {
         Value::Int(i) => i.to_string(),
         Value::BigInt(s) => brief(s, WIDE),
         Value::Float(f) => f.to_string(),
+        Value::Number(n) => n.to_string(),
+        Value::Packed(a) => format!("array of {} {}", count(a.len()), a.element().as_str()),
         Value::Str(s) => brief(s, WIDE),
         Value::Bytes(b) | Value::ByteArray(b) => plural(b.len() as u64, "byte"),
         Value::List(l) => items("list", l.len()),

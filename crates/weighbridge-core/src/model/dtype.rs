@@ -47,11 +47,49 @@ pub enum DType {
     /// Four unsigned 2-bit values a byte (torch `quint2x4`).
     U2,
     I2,
+    // Types of GGUF whose elements are packed in blocks (`enum ggml_type` of
+    // `ggml/include/ggml.h`, ggml 0.25.3).
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q8_1,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    Q8_K,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ3_XXS,
+    IQ1_S,
+    IQ4_NL,
+    IQ3_S,
+    IQ2_S,
+    IQ4_XS,
+    IQ1_M,
+    TQ1_0,
+    TQ2_0,
+    MXFP4,
+    NVFP4,
+    Q1_0,
+    Q2_0,
+}
+
+/// How the elements of a block type are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Elements of one block; a row is a whole number of blocks.
+    pub elements: u64,
+    /// Bytes of one block.
+    pub bytes: u64,
 }
 
 impl DType {
     /// Every dtype, for tables and tests.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 58] = [
         Self::Bool,
         Self::F4,
         Self::F6_E2M3,
@@ -83,6 +121,33 @@ impl DType {
         Self::I4,
         Self::U2,
         Self::I2,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q8_1,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+        Self::Q8_K,
+        Self::IQ2_XXS,
+        Self::IQ2_XS,
+        Self::IQ3_XXS,
+        Self::IQ1_S,
+        Self::IQ4_NL,
+        Self::IQ3_S,
+        Self::IQ2_S,
+        Self::IQ4_XS,
+        Self::IQ1_M,
+        Self::TQ1_0,
+        Self::TQ2_0,
+        Self::MXFP4,
+        Self::NVFP4,
+        Self::Q1_0,
+        Self::Q2_0,
     ];
 
     /// The spelling used in every document and on the command line.
@@ -119,6 +184,33 @@ impl DType {
             Self::I4 => "I4",
             Self::U2 => "U2",
             Self::I2 => "I2",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q8_0 => "Q8_0",
+            Self::Q8_1 => "Q8_1",
+            Self::Q2_K => "Q2_K",
+            Self::Q3_K => "Q3_K",
+            Self::Q4_K => "Q4_K",
+            Self::Q5_K => "Q5_K",
+            Self::Q6_K => "Q6_K",
+            Self::Q8_K => "Q8_K",
+            Self::IQ2_XXS => "IQ2_XXS",
+            Self::IQ2_XS => "IQ2_XS",
+            Self::IQ3_XXS => "IQ3_XXS",
+            Self::IQ1_S => "IQ1_S",
+            Self::IQ4_NL => "IQ4_NL",
+            Self::IQ3_S => "IQ3_S",
+            Self::IQ2_S => "IQ2_S",
+            Self::IQ4_XS => "IQ4_XS",
+            Self::IQ1_M => "IQ1_M",
+            Self::TQ1_0 => "TQ1_0",
+            Self::TQ2_0 => "TQ2_0",
+            Self::MXFP4 => "MXFP4",
+            Self::NVFP4 => "NVFP4",
+            Self::Q1_0 => "Q1_0",
+            Self::Q2_0 => "Q2_0",
         }
     }
 
@@ -127,9 +219,41 @@ impl DType {
         Self::ALL.into_iter().find(|d| d.as_str() == name)
     }
 
-    /// Bits of one element.
-    pub fn bits(self) -> u64 {
-        match self {
+    /// The geometry of a block type; `None` for the dtypes of which each element stands alone.
+    pub fn block(self) -> Option<Block> {
+        let (elements, bytes) = match self {
+            Self::Q4_0 | Self::IQ4_NL => (32, 18),
+            Self::Q4_1 => (32, 20),
+            Self::Q5_0 => (32, 22),
+            Self::Q5_1 => (32, 24),
+            Self::Q8_0 => (32, 34),
+            Self::Q8_1 => (32, 36),
+            Self::Q2_K => (256, 84),
+            Self::Q3_K | Self::IQ3_S => (256, 110),
+            Self::Q4_K => (256, 144),
+            Self::Q5_K => (256, 176),
+            Self::Q6_K => (256, 210),
+            Self::Q8_K => (256, 292),
+            Self::IQ2_XXS | Self::TQ2_0 => (256, 66),
+            Self::IQ2_XS => (256, 74),
+            Self::IQ3_XXS => (256, 98),
+            Self::IQ1_S => (256, 50),
+            Self::IQ2_S => (256, 82),
+            Self::IQ4_XS => (256, 136),
+            Self::IQ1_M => (256, 56),
+            Self::TQ1_0 => (256, 54),
+            Self::MXFP4 => (32, 17),
+            Self::NVFP4 => (64, 36),
+            Self::Q1_0 => (128, 18),
+            Self::Q2_0 => (64, 18),
+            _ => return None,
+        };
+        Some(Block { elements, bytes })
+    }
+
+    /// Bits of one element; `None` for block types, whose elements share their scales.
+    pub fn bits(self) -> Option<u64> {
+        Some(match self {
             Self::U2 | Self::I2 => 2,
             Self::F4 | Self::U4 | Self::I4 => 4,
             Self::F6_E2M3 | Self::F6_E3M2 => 6,
@@ -147,23 +271,25 @@ impl DType {
             Self::I32 | Self::U32 | Self::F32 | Self::C32 | Self::QI32 => 32,
             Self::C64 | Self::F64 | Self::I64 | Self::U64 => 64,
             Self::C128 => 128,
-        }
+            _ => return None,
+        })
     }
 
-    /// Bytes of one element, or `None` for dtypes narrower than a byte.
+    /// Bytes of one element, or `None` for dtypes narrower than a byte and for block types.
     pub fn bytes(self) -> Option<u64> {
-        let bits = self.bits();
+        let bits = self.bits()?;
         bits.is_multiple_of(8).then_some(bits / 8)
     }
 
     /// The width in bytes of what a byte swap turns round: the element, or one component of a
-    /// complex number.
+    /// complex number. 1 for block types: their fields have several widths, and only the GGUF
+    /// reader knows them.
     pub fn swap_width(self) -> usize {
         match self {
             Self::C32 => 2,
             Self::C64 => 4,
             Self::C128 => 8,
-            _ => (self.bits() / 8).max(1) as usize,
+            _ => (self.bits().unwrap_or(8) / 8).max(1) as usize,
         }
     }
 
@@ -203,13 +329,18 @@ impl DType {
 
     /// Bytes of a contiguous tensor of `shape`, rounded up to a whole byte for packed dtypes;
     /// `None` when the product overflows (in the order of the dimensions, as the safetensors
-    /// reader multiplies).
+    /// reader multiplies), and for block types whose last dimension is no whole number of blocks.
     pub fn size_of(self, shape: &[u64]) -> Option<u64> {
         let mut n: u64 = 1;
         for &d in shape {
             n = n.checked_mul(d)?;
         }
-        n.checked_mul(self.bits()).map(|b| b.div_ceil(8))
+        if let Some(block) = self.block() {
+            let row = shape.last().copied().unwrap_or(1);
+            let whole = row.is_multiple_of(block.elements);
+            return whole.then(|| (n / block.elements).checked_mul(block.bytes))?;
+        }
+        n.checked_mul(self.bits()?).map(|b| b.div_ceil(8))
     }
 }
 

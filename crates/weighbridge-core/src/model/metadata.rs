@@ -1,6 +1,8 @@
 //! The typed metadata tree. It holds GGUF key-values, safetensors strings and a whole PyTorch
 //! training state alike, and `docs/structure.md` describes its JSON form.
 
+use super::typed::{Number, Packed};
+
 /// One value of the tree.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -15,12 +17,16 @@ pub enum Value {
     BigInt(String),
     /// A double.
     Float(f64),
+    /// A number of a fixed type, where the format has several.
+    Number(Number),
     /// Text.
     Str(String),
     /// Immutable bytes.
     Bytes(Vec<u8>),
     /// Python's mutable `bytearray`.
     ByteArray(Vec<u8>),
+    /// An array of one type that stays in the file until it is asked for.
+    Packed(Packed),
     /// A list.
     List(Vec<Value>),
     /// A tuple.
@@ -125,6 +131,7 @@ impl Value {
     pub fn as_int(&self) -> Option<i64> {
         match self {
             Self::Int(i) => Some(*i),
+            Self::Number(n) => i64::try_from(n.as_int()?).ok(),
             _ => None,
         }
     }

@@ -7,8 +7,9 @@ mod metadata;
 mod read;
 mod storage;
 mod tensor;
+mod typed;
 
-pub use dtype::DType;
+pub use dtype::{Block, DType};
 pub use graph::{Graph, GraphNode};
 pub use metadata::{Dict, NdArray, Object, Value};
 pub use read::{CHUNK, Chunks};
@@ -17,6 +18,7 @@ pub use tensor::{
     Assembly, Compute, Extra, Layout, Piece, Quantization, Shape, Sparse, Strided, Tensor,
     TensorSource, View,
 };
+pub use typed::{Coding, Element, Number, Packed};
 
 use std::path::PathBuf;
 

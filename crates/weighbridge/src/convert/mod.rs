@@ -24,6 +24,7 @@ use weighbridge_core::{Error, Limits, Result};
 pub use options::{ConvertOptions, parse_dtype, target_of};
 pub(crate) use transform::{kind_of, part_of};
 
+use crate::format::gguf::Gguf;
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
 use crate::format::{FormatWriter, Note, Plan, WriteOptions};
@@ -93,11 +94,12 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
     match format {
         FormatId::Safetensors => Ok(&Safetensors),
         FormatId::PyTorch => Ok(&PyTorchWriter),
+        FormatId::Gguf => Ok(&Gguf),
         other => Err(Error::unsupported(
             "convert.target",
             format!("writing {} is not supported yet", other.as_str()),
         )
-        .help("write .safetensors, or .pt, .pth, .ckpt or .bin for PyTorch")),
+        .help("write .safetensors, .gguf, or .pt, .pth, .ckpt or .bin for PyTorch")),
     }
 }
 

@@ -114,13 +114,14 @@ pub fn target_of(path: &Path) -> Result<FormatId> {
         .map(|e| e.to_string_lossy().to_ascii_lowercase());
     match extension.as_deref() {
         Some("safetensors") => return Ok(FormatId::Safetensors),
+        Some("gguf") => return Ok(FormatId::Gguf),
         Some("pt" | "pth" | "ckpt" | "bin") => return Ok(FormatId::PyTorch),
         _ => {}
     }
     let later = [
-        ".gguf", ".onnx", ".h5", ".keras", ".npz", ".npy", ".pb", ".tflite", ".msgpack",
+        ".onnx", ".h5", ".keras", ".npz", ".npy", ".pb", ".tflite", ".msgpack",
     ];
-    let help = "write .safetensors, or .pt, .pth, .ckpt or .bin for PyTorch";
+    let help = "write .safetensors, .gguf, or .pt, .pth, .ckpt or .bin for PyTorch";
     if let Some(known) = later.iter().find(|e| name.ends_with(**e)) {
         let message = format!("writing {known} files is not supported yet");
         return Err(Error::unsupported("convert.target", message).help(help));

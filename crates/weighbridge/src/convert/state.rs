@@ -136,7 +136,11 @@ pub(super) fn settle(
         !fact && !state
     });
     match target {
-        FormatId::Safetensors => into_metadata(model, torch, options.weights_only),
+        FormatId::Safetensors => {
+            structure::record_metadata(model);
+            into_metadata(model, torch, options.weights_only);
+        }
+        FormatId::Gguf => into_metadata(model, false, options.weights_only),
         _ if torch => {
             for (key, _) in &model.metadata {
                 let why = "a PyTorch checkpoint has no place for it beside the pickle";

@@ -58,8 +58,7 @@ impl Other {
 /// # Errors
 /// Whatever reading either gives, and what `f` returns.
 pub(crate) fn in_step(a: &Tensor, b: &Tensor, f: &mut Both<'_>) -> Result<()> {
-    // Eight elements of n bits are n bytes.
-    let unit = (a.dtype.bits() as usize, b.dtype.bits() as usize);
+    let unit = (group(a), group(b));
     if b.byte_len() <= SMALL {
         let mut other = Other::Whole(b.read_vec()?, 0);
         return walk(a, unit, &mut other, f).map(|_| ());
@@ -88,6 +87,12 @@ pub(crate) fn in_step(a: &Tensor, b: &Tensor, f: &mut Both<'_>) -> Result<()> {
             (walked, _) => walked.map(|_| ()),
         }
     })
+}
+
+/// Bytes of what is never torn apart: a block, or eight elements, which of n bits are n bytes.
+fn group(t: &Tensor) -> usize {
+    let block = t.dtype.block().map(|b| b.bytes);
+    block.or(t.dtype.bits()).unwrap_or(1) as usize
 }
 
 const STOPPED: &str = "diff.stopped";

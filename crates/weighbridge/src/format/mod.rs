@@ -130,6 +130,7 @@ pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
     Some(match format {
         FormatId::PyTorch | FormatId::Pickle => &pytorch::PyTorch,
         FormatId::Safetensors => &safetensors::Safetensors,
+        FormatId::Gguf => &gguf::Gguf,
         _ => return None,
     })
 }
@@ -137,7 +138,7 @@ pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
 /// Opens whatever lies at `path`: a file, an index, any shard, or a folder that holds a model.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Model> {
     let mut model = directory::open(directory::locate(path, options)?, options)?;
-    if model.format == FormatId::Safetensors {
+    if matches!(model.format, FormatId::Safetensors | FormatId::Gguf) {
         // What our own writer recorded beside the tensors: dropped duplicates, then the state.
         if let Err(e) = safetensors::aliases::restore(&mut model, &options.limits) {
             model.warnings.push(Warning::new(e.rule(), e.message()));

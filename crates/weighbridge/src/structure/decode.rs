@@ -2,7 +2,7 @@
 //! trusted.
 
 use serde_json::{Map, Value as Json};
-use weighbridge_core::model::{Dict, NdArray, Object, Value};
+use weighbridge_core::model::{Dict, Element, NdArray, Number, Object, Packed, Value};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::ORDERED_DICT;
@@ -158,6 +158,8 @@ impl Decoder<'_> {
             "$set" => self.items(tag, body, depth).map(Value::Set),
             "$frozenset" => self.items(tag, body, depth).map(Value::FrozenSet),
             "$ndarray" => self.ndarray(m, body),
+            "$number" => typed(m, body),
+            "$array" => packed(m, body),
             "$npscalar" => Ok(Value::NpScalar {
                 dtype: text(tag, body)?,
                 text: text(tag, m.get("value").unwrap_or(&Json::Null))?,
@@ -330,6 +332,8 @@ fn is_main_tag(key: &str) -> bool {
             | "$float"
             | "$complex"
             | "$ndarray"
+            | "$number"
+            | "$array"
             | "$npscalar"
             | "$dtype"
             | "$device"
@@ -386,6 +390,47 @@ fn scalar(m: &Map<String, Json>, tag: &str, body: &Json) -> Result<Value> {
         "$ref" => text(tag, body).map(Value::Ref),
         _ => text(tag, body).map(Value::Global),
     }
+}
+
+/// A number with its type.
+fn typed(m: &Map<String, Json>, body: &Json) -> Result<Value> {
+    let element = element("$number", body)?;
+    let text = text("$number", m.get("value").unwrap_or(&Json::Null))?;
+    let n = match m.get("raw") {
+        Some(raw) => {
+            let raw = bytes("$number", raw)?;
+            let push = |n: u64, b: &u8| (n << 8) | u64::from(*b);
+            let bits = raw.iter().rev().take(8).fold(0, push);
+            let fits = Some(raw.len()) == element.bytes();
+            fits.then(|| Number::from_bits(element, bits)).flatten()
+        }
+        None => Number::parse(element, &text),
+    };
+    n.map(Value::Number)
+        .ok_or_else(|| bad("$number", &format!("{text:?} is no {}", element.as_str())))
+}
+
+fn element(tag: &str, body: &Json) -> Result<Element> {
+    let name = text(tag, body)?;
+    Element::parse(&name).ok_or_else(|| bad(tag, &format!("there is no type {name:?}")))
+}
+
+/// An array of one type.
+fn packed(m: &Map<String, Json>, body: &Json) -> Result<Value> {
+    let element = element("$array", body)?;
+    let len = m.get("len").and_then(Json::as_u64);
+    let len = len.ok_or_else(|| bad("$array", "the length is missing"))?;
+    let data = m.get("data").unwrap_or(&Json::Null);
+    if let Some(tensor) = place(data) {
+        let shell = Packed::from_bytes(element, len, Vec::new());
+        return Ok(Value::Moved {
+            value: Box::new(Value::Packed(shell)),
+            tensor,
+        });
+    }
+    let array = Packed::from_bytes(element, len, bytes("$array", data)?);
+    array.check()?;
+    Ok(Value::Packed(array))
 }
 
 /// The tensor named in place of bytes.

@@ -1,7 +1,7 @@
 //! From the tree to tagged JSON.
 
 use serde_json::{Map, Number, Value as Json, json};
-use weighbridge_core::model::{Dict, NdArray, Object, Value};
+use weighbridge_core::model::{Dict, NdArray, Number as Typed, Object, Packed, Value};
 
 use super::{Form, ORDERED_DICT, SAFE_INT};
 
@@ -17,6 +17,8 @@ pub fn to_json(value: &Value, form: Form) -> Json {
         Value::Int(i) => json!({ "$int": i.to_string() }),
         Value::BigInt(digits) => json!({ "$int": digits }),
         Value::Float(f) => float(*f, form),
+        Value::Number(n) => typed(*n, form),
+        Value::Packed(a) => packed(a, form, || stored_bytes(a)),
         Value::Str(s) => Json::String(s.clone()),
         Value::Bytes(b) => json!({ "$bytes": hex::encode(b) }),
         Value::ByteArray(b) => json!({ "$bytearray": hex::encode(b) }),
@@ -56,6 +58,58 @@ pub fn to_json(value: &Value, form: Form) -> Json {
         // A kind of value this version of the tree's JSON has no tag for.
         other => json!({ "$global": format!("{other:?}") }),
     }
+}
+
+/// How many elements of an array of metadata are shown; vocabularies have hundreds of thousands.
+const SHOWN: u64 = 64;
+
+/// A number with its type, or, for people, the number alone.
+fn typed(n: Typed, form: Form) -> Json {
+    if form == Form::Inspect {
+        return match (n.as_int(), n) {
+            (Some(i), _) => match i64::try_from(i) {
+                Ok(i) => to_json(&Value::Int(i), form),
+                Err(_) => to_json(&Value::BigInt(i.to_string()), form),
+            },
+            // The shortest decimal of an F32, not that of the double it equals.
+            (None, Typed::F32(x)) if x.is_finite() => {
+                let short = n.to_string().parse().unwrap_or(f64::from(x));
+                float(short, form)
+            }
+            _ => float(n.as_float().unwrap_or_default(), form),
+        };
+    }
+    let mut m = Map::new();
+    m.insert("$number".into(), n.element().as_str().into());
+    m.insert("value".into(), n.to_string().into());
+    if n.as_float().is_some_and(f64::is_nan) {
+        let mut raw = Vec::new();
+        n.put(&mut raw);
+        m.insert("raw".into(), hex::encode(raw).into());
+    }
+    Json::Object(m)
+}
+
+fn stored_bytes(a: &Packed) -> Json {
+    // An array that cannot be read any more has no data, which decoding refuses.
+    a.bytes().map_or(Json::Null, |b| hex::encode(&b).into())
+}
+
+fn packed(a: &Packed, form: Form, data: impl FnOnce() -> Json) -> Json {
+    let mut m = Map::new();
+    m.insert("$array".into(), a.element().as_str().into());
+    m.insert("len".into(), a.len().into());
+    if form == Form::Stored {
+        m.insert("data".into(), data());
+        return Json::Object(m);
+    }
+    let values = a.values(SHOWN).unwrap_or_default();
+    let shown = values.iter().map(|v| to_json(v, form)).collect();
+    m.insert("values".into(), Json::Array(shown));
+    if a.len() > SHOWN {
+        m.insert("shown".into(), SHOWN.into());
+    }
+    Json::Object(m)
 }
 
 fn tagged(tag: &str, value: Json) -> Json {
@@ -169,6 +223,7 @@ fn moved(value: &Value, tensor: &str, form: Form) -> Json {
     match value {
         Value::NdArray(a) => Json::Object(array(a, form, || place)),
         Value::ByteArray(_) => tagged("$bytearray", place),
+        Value::Packed(a) => packed(a, form, || place),
         _ => tagged("$bytes", place),
     }
 }

@@ -8,8 +8,8 @@ mod state;
 pub use decode::{from_json, from_str};
 pub use encode::to_json;
 pub use state::{
-    BULK_BYTES, BULK_PREFIX, STRUCTURE_KEY, TENSORS_KEY, bulk_bytes, metadata_entries, move_bulk,
-    restore, tensor_attributes,
+    BULK_BYTES, BULK_PREFIX, METADATA_KEY, STRUCTURE_KEY, TENSORS_KEY, bulk_bytes,
+    metadata_entries, move_bulk, record_metadata, restore, tensor_attributes,
 };
 pub(crate) use state::{bulk_names, each_child, free_name, is_flat, step_name};
 

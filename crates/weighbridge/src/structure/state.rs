@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 use weighbridge_core::model::{
-    DType, Model, Storage, StorageData, Tensor, TensorSource, Value, View, Warning,
+    DType, Dict, Model, Packed, Storage, StorageData, Tensor, TensorSource, Value, View, Warning,
 };
 use weighbridge_core::source::SliceSource;
 use weighbridge_core::{Error, Limits, Result};
@@ -19,6 +19,9 @@ pub const STRUCTURE_KEY: &str = "weighbridge.structure";
 /// The metadata key that holds what a dtype and a shape do not say of tensors, such as
 /// `requires_grad`: a JSON object of objects, by tensor name.
 pub const TENSORS_KEY: &str = "weighbridge.tensors";
+
+/// The metadata key that holds typed key-values (those of GGUF) as a mapping in the stored form.
+pub const METADATA_KEY: &str = "weighbridge.metadata";
 
 /// Byte strings and arrays longer than this become tensors of their own.
 pub const BULK_BYTES: usize = 4096;
@@ -40,6 +43,9 @@ pub fn restore(model: &mut Model, limits: &Limits) {
                 from_str(text, limits).map(|s| model.structure = Some(s))
             }
             (TENSORS_KEY, Value::Str(text)) => apply_attributes(model, text, limits),
+            (METADATA_KEY, Value::Str(text)) => {
+                typed_metadata(model, text, limits).map(|typed| kept.extend(typed))
+            }
             _ => {
                 kept.push((key, value));
                 continue;
@@ -79,6 +85,64 @@ fn apply_attributes(model: &mut Model, text: &str, limits: &Limits) -> Result<()
         }
     }
     Ok(())
+}
+
+/// The typed key-values that `text` records; the tensors that hold their long arrays leave the
+/// model's.
+fn typed_metadata(model: &mut Model, text: &str, limits: &Limits) -> Result<Vec<(String, Value)>> {
+    let Value::Dict(all) = from_str(text, limits)? else {
+        let message = "metadata: a mapping is expected";
+        return Err(Error::malformed("structure.bad-value", message));
+    };
+    let by_name = names(model);
+    let (mut out, mut used) = (Vec::new(), HashSet::new());
+    for (key, value) in all.entries {
+        let Value::Str(key) = key else {
+            let message = "metadata: a key is no text";
+            return Err(Error::malformed("structure.bad-value", message));
+        };
+        let value = match value {
+            Value::Moved { value, tensor } => {
+                let t = by_name.get(&tensor).and_then(|&i| model.tensors.get(i));
+                let whole = bulk_bytes(&value, t)?;
+                used.insert(tensor);
+                whole
+            }
+            other => other,
+        };
+        out.push((key, value));
+    }
+    model.tensors.retain(|t| !used.contains(&t.name));
+    Ok(out)
+}
+
+/// Makes one record, and tensors for its long arrays, of key-values that are more than text, so
+/// that a format of text values carries them.
+pub fn record_metadata(model: &mut Model) {
+    let typed = |v: &Value| matches!(v, Value::Number(_) | Value::Packed(_));
+    if !model.metadata.iter().any(|(_, v)| typed(v)) {
+        return;
+    }
+    let own = |k: &str| k.starts_with("weighbridge.");
+    let (kept, moved) = std::mem::take(&mut model.metadata)
+        .into_iter()
+        .partition(|(k, _)| own(k));
+    model.metadata = kept;
+    let moved: Vec<(String, Value)> = moved;
+    let entries = moved.into_iter().map(|(k, v)| (Value::Str(k), v)).collect();
+    let mut record = Value::Dict(Dict {
+        entries,
+        ..Dict::default()
+    });
+    let mut taken: HashSet<String> = model.tensors.iter().map(|t| t.name.clone()).collect();
+    let mut path = format!("{BULK_PREFIX}.metadata");
+    let mut tensors = Vec::new();
+    walk(&mut record, &mut path, &mut taken, &mut tensors);
+    model.tensors.extend(tensors);
+    let text = to_json(&record, Form::Stored).to_string();
+    model
+        .metadata
+        .push((METADATA_KEY.to_owned(), Value::Str(text)));
 }
 
 fn names(model: &Model) -> HashMap<String, usize> {
@@ -270,6 +334,12 @@ fn bulk(v: &mut Value, path: &str, taken: &mut HashSet<String>) -> Option<(Tenso
             let shape = vec![b.len() as u64];
             (DType::U8, shape, b, Value::ByteArray(Vec::new()))
         }
+        Value::Packed(a) if a.stored_bytes() > BULK_BYTES as u64 => {
+            let data = a.bytes().ok()?.into_owned();
+            let shell = Packed::from_bytes(a.element(), a.len(), Vec::new());
+            let shape = vec![data.len() as u64];
+            (DType::U8, shape, data, Value::Packed(shell))
+        }
         Value::NdArray(a) if a.data.len() > BULK_BYTES => {
             let data = std::mem::take(&mut a.data);
             let typed = numpy_dtype(&a.dtype)
@@ -339,6 +409,11 @@ pub fn bulk_bytes(value: &Value, tensor: Option<&Tensor>) -> Result<Value> {
     let data = t.read_vec()?;
     match value {
         Value::ByteArray(_) => Ok(Value::ByteArray(data)),
+        Value::Packed(a) => {
+            let whole = Packed::from_bytes(a.element(), a.len(), data);
+            whole.check()?;
+            Ok(Value::Packed(whole))
+        }
         Value::NdArray(a) => {
             let digest = hex::encode(sha2::Sha256::digest(&data));
             if digest != a.sha256 {

@@ -4,6 +4,11 @@
 //! (`ggml/src/gguf.cpp`, ggml 0.25.3).
 
 pub mod raw;
+pub mod read;
 mod reader;
+mod swap;
 pub mod types;
 pub mod verify;
+pub mod write;
+
+pub use read::Gguf;

@@ -470,7 +470,7 @@ pub(super) fn refusal(t: &Tensor) -> Option<String> {
         .last()
         .copied()
         .unwrap_or(1)
-        .saturating_mul(t.dtype.bits());
+        .saturating_mul(t.dtype.bits().unwrap_or(1));
     if t.dtype.bytes().is_none() && bits % 8 != 0 {
         return Some(format!(
             "torch packs {} along the last dimension, which is no whole number of bytes here",

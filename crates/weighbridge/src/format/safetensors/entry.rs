@@ -52,7 +52,7 @@ impl<'a> Entry<'a> {
             return Ok(());
         };
         let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-        let bits = elements.and_then(|n| n.checked_mul(dtype.bits()));
+        let bits = elements.and_then(|n| n.checked_mul(dtype.bits()?));
         let (Some(bits), Some((begin, end))) = (bits, self.offsets) else {
             return if bits.is_some() {
                 Ok(())

@@ -9,10 +9,8 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ops::Range;
-use std::sync::Arc;
 
-use weighbridge_core::model::{Chunks, Layout, Model, Tensor, TensorSource, Value};
-use weighbridge_core::source::ByteSource;
+use weighbridge_core::model::{Chunks, Layout, Model, Tensor, Value};
 use weighbridge_core::{Error, Result};
 
 use super::aliases::{self, Sharing};
@@ -21,13 +19,10 @@ use super::header::{MAX_HEADER, METADATA_KEY};
 use super::json::{push_string, push_u64};
 use super::names::NameTable;
 use crate::format::{Note, Plan, PlannedFile, WriteOptions};
-use crate::output::Sink;
+use crate::output::{Run, Sink, raw_bytes};
 
 /// The data region begins at a multiple of this.
 const ALIGN: u64 = 64;
-
-/// Copies inside the kernel go in steps of this, so that progress is told in between.
-const STEP: u64 = 32 << 20;
 
 /// See [`super::Safetensors`].
 pub(super) fn plan(model: &Model, options: &WriteOptions) -> Result<Plan> {
@@ -137,6 +132,11 @@ fn refusal(t: &Tensor) -> Option<String> {
             "safetensors has no quantized dtype such as {d}: --dequantize writes the values as F32"
         ));
     }
+    if d.block().is_some() {
+        return Some(format!(
+            "safetensors has no block type such as {d}: --dequantize writes the values as F32"
+        ));
+    }
     if !has_dtype(d) {
         return Some(if d.is_complex() {
             format!("safetensors has no {d}: --complex-as-real writes real and imaginary parts")
@@ -144,7 +144,7 @@ fn refusal(t: &Tensor) -> Option<String> {
             format!("safetensors has no dtype {d}")
         });
     }
-    match t.numel().and_then(|n| n.checked_mul(d.bits())) {
+    match t.numel().and_then(|n| n.checked_mul(d.bits()?)) {
         None => Some("its size does not fit 64 bits".into()),
         Some(bits) if bits % 8 != 0 => Some(format!(
             "its {bits} bits are no whole number of bytes, which safetensors asks for"
@@ -170,6 +170,7 @@ fn metadata<'a>(
             Value::BigInt(s) => Cow::Borrowed(s.as_str()),
             Value::Int(i) => Cow::Owned(i.to_string()),
             Value::Float(f) => Cow::Owned(format!("{f:?}")),
+            Value::Number(n) => Cow::Owned(n.to_string()),
             Value::Bool(b) => Cow::Borrowed(if *b { "true" } else { "false" }),
             _ => {
                 let why = "safetensors metadata holds text only and the value is no scalar";
@@ -367,7 +368,7 @@ pub(super) fn write(
         if len == 0 {
             continue;
         }
-        if let Some((source, at)) = raw(t) {
+        if let Some((source, at)) = raw_bytes(t) {
             if !run.join(source, at, len) {
                 run.flush(out, progress)?;
                 run = Run::new(source, at, len);
@@ -400,53 +401,4 @@ pub(super) fn write(
         return Err(Error::parameter("plan.other-model", message));
     }
     Ok(())
-}
-
-/// Where a tensor's bytes lie in a file just as they are to be written.
-fn raw(t: &Tensor) -> Option<(&Arc<dyn ByteSource>, u64)> {
-    let TensorSource::View(v) = &t.source else {
-        return None;
-    };
-    if v.storage.is_big_endian() && t.dtype.swap_width() > 1 {
-        return None;
-    }
-    let (source, base) = v.storage.raw_range()?;
-    Some((source, base.checked_add(v.offset)?))
-}
-
-/// Neighbours in the source that are neighbours in the output, copied as one.
-#[derive(Default)]
-struct Run<'a> {
-    source: Option<&'a Arc<dyn ByteSource>>,
-    range: Range<u64>,
-}
-
-impl<'a> Run<'a> {
-    fn new(source: &'a Arc<dyn ByteSource>, at: u64, len: u64) -> Self {
-        Self {
-            source: Some(source),
-            range: at..at.saturating_add(len),
-        }
-    }
-
-    fn join(&mut self, source: &Arc<dyn ByteSource>, at: u64, len: u64) -> bool {
-        let next = self.source.is_some_and(|s| Arc::ptr_eq(s, source)) && self.range.end == at;
-        if next {
-            self.range.end = at.saturating_add(len);
-        }
-        next
-    }
-
-    fn flush(&mut self, out: &mut dyn Sink, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let Some(source) = self.source.take() else {
-            return Ok(());
-        };
-        while self.range.start < self.range.end {
-            let end = self.range.end.min(self.range.start.saturating_add(STEP));
-            out.copy(source.as_ref(), self.range.start..end)?;
-            progress(end - self.range.start);
-            self.range.start = end;
-        }
-        Ok(())
-    }
 }
