@@ -9,6 +9,11 @@
 //!
 //! Rooms: one file a family of types; `lanes` is the vector that all fast paths are written in.
 
+pub(crate) mod lanes;
+
+#[doc(hidden)]
+pub use lanes::Path;
+
 /// A type whose elements are packed in blocks. Names and numbers as in `enum ggml_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, missing_docs)] // the variants are the format's own names
@@ -42,8 +47,9 @@ pub enum BlockType {
     Q2_0,
 }
 
-/// Quantizes the values of one row into the whole blocks of another type.
-type Quantize = fn(&[f32], Option<&[f32]>, &mut [u8]);
+/// Quantizes the values of one row into the whole blocks of another type. For a `lanes::Kernel` it
+/// is `lanes::run::<Type>`.
+type Quantize = fn(Path, &[f32], Option<&[f32]>, &mut [u8]);
 /// The values of whole blocks.
 type Dequantize = fn(&[u8], &mut [f32]);
 
@@ -184,6 +190,18 @@ impl BlockType {
 /// Returns the bytes written: 0 where the lengths do not fit each other, the type has no
 /// quantizer, or it needs weights and has none.
 pub fn quantize_row(to: BlockType, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) -> usize {
+    quantize_row_by(Path::best(), to, row, weights, out)
+}
+
+/// As [`quantize_row`], by the given path: for tests and benchmarks.
+#[doc(hidden)]
+pub fn quantize_row_by(
+    path: Path,
+    to: BlockType,
+    row: &[f32],
+    weights: Option<&[f32]>,
+    out: &mut [u8],
+) -> usize {
     let traits = to.traits();
     let blocks = row.len() / traits.block;
     let bytes = blocks * traits.bytes;
@@ -192,7 +210,7 @@ pub fn quantize_row(to: BlockType, row: &[f32], weights: Option<&[f32]>, out: &m
         && (weights.is_some() || !traits.needs_weights);
     match (traits.quantize, out.get_mut(..bytes)) {
         (Some(quantize), Some(out)) if fits => {
-            quantize(row, weights, out);
+            quantize(path, row, weights, out);
             bytes
         }
         _ => 0,
