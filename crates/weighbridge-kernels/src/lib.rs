@@ -14,6 +14,7 @@
 
 mod affine;
 mod arch;
+pub mod block;
 mod decode;
 mod encode;
 mod int;
