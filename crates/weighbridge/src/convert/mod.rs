@@ -5,6 +5,7 @@
 //! let the target's writer plan, and stream. What changes on the way and what cannot be carried
 //! is known before the first byte is written.
 
+pub(crate) mod blocks;
 mod dense;
 mod names;
 mod options;
@@ -142,7 +143,9 @@ pub fn convert(
     if options.strict {
         refuse_changes(&report)?;
     }
-    if report.tensors == 0 {
+    // A vocabulary of its own is a GGUF file without tensors.
+    let vocabulary = target == FormatId::Gguf && job.model.tensors.is_empty();
+    if report.tensors == 0 && !(vocabulary && !job.model.metadata.is_empty()) {
         return Err(nothing_fits(&report));
     }
     if options.dry_run {

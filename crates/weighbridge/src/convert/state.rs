@@ -140,7 +140,7 @@ pub(super) fn settle(
             structure::record_metadata(model);
             into_metadata(model, torch, options.weights_only);
         }
-        FormatId::Gguf => into_metadata(model, false, options.weights_only),
+        FormatId::Gguf => into_text(model, options.weights_only),
         _ if torch => {
             for (key, _) in &model.metadata {
                 let why = "a PyTorch checkpoint has no place for it beside the pickle";
@@ -162,9 +162,18 @@ fn into_metadata(model: &mut Model, torch: bool, weights_only: bool) {
         return;
     }
     if let Some(s) = &mut model.structure {
+        // Long values as tensors: the header stays small.
         let mut taken: HashSet<String> = model.tensors.iter().map(|t| t.name.clone()).collect();
         let moved = structure::move_bulk(s, &mut taken);
         model.tensors.extend(moved);
+    }
+    into_text(model, weights_only);
+}
+
+/// Moves structure and attributes, whole, into text values of the metadata.
+fn into_text(model: &mut Model, weights_only: bool) {
+    if weights_only {
+        return;
     }
     for (key, text) in structure::metadata_entries(model) {
         model.metadata.retain(|(k, _)| *k != key);

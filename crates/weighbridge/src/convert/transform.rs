@@ -8,6 +8,7 @@ use weighbridge_core::model::{
 use weighbridge_core::{Error, Result};
 use weighbridge_kernels::{Affine, Kind, Quantized, convert, decode_f64, dequantize};
 
+use super::blocks::dequantized;
 use super::dense::Dense;
 use super::options::ConvertOptions;
 use crate::format::Note;
@@ -72,6 +73,7 @@ pub(super) fn apply(
         }
         if options.dequantize && t.has_data() {
             let from = t.dtype;
+            dequantize_blocks(t, changed);
             if let Some(d) = Dequantized::new(t) {
                 compute(t, DType::F32, Arc::new(d));
                 let why = format!("dequantized from {from} to F32");
@@ -82,10 +84,20 @@ pub(super) fn apply(
             complex_as_real(t, changed);
         }
         if let Some(to) = options.dtype {
+            dequantize_blocks(t, changed);
             cast(t, to, changed);
         }
     }
     Ok(())
+}
+
+/// Gives a tensor of a block dtype its values.
+fn dequantize_blocks(t: &mut Tensor, changed: &mut Vec<Note>) {
+    if let Some(values) = dequantized(t) {
+        let why = format!("dequantized from {} to F32", t.dtype);
+        changed.push(Note::new(t.name.as_str(), why));
+        *t = values;
+    }
 }
 
 /// Makes `t` a dense tensor of `dtype` with computed values.

@@ -7,10 +7,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use weighbridge_core::model::{Dict, Model, Part, Value, Warning};
+use weighbridge_core::model::{Dict, FormatId, Model, Part, Value, Warning};
 use weighbridge_core::source::{self, Backend};
 use weighbridge_core::{Error, Limits, Result};
 
+use super::gguf;
 use super::pytorch::{dcp, deepspeed, megatron};
 use super::shards;
 use crate::OpenOptions;
@@ -225,6 +226,9 @@ fn open_shards(path: &Path, options: &OpenOptions) -> Result<Model> {
             entries: all,
             ..Dict::default()
         }));
+    }
+    if model.format == FormatId::Gguf {
+        gguf::split::settle(&mut model, set.files.len())?;
     }
     if let Some(index) = &set.index {
         let bytes = std::fs::metadata(&index.path).map_or(0, |m| m.len());

@@ -20,6 +20,7 @@ enum Rank {
     TorchIndex,
     Torch,
     Trainer,
+    Gguf,
     Unreadable,
 }
 
@@ -50,6 +51,7 @@ pub(super) fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
             Rank::TorchIndex | Rank::Torch | Rank::Trainer => {
                 matches!(format, FormatId::PyTorch | FormatId::Pickle)
             }
+            Rank::Gguf => format == FormatId::Gguf,
             Rank::Unreadable => false,
         });
     }
@@ -147,6 +149,10 @@ fn same_model(a: &Candidate, b: &Candidate, options: &OpenOptions) -> bool {
         return !one_form;
     }
     let safetensors = |c: &Candidate| c.rank <= Rank::Safetensors;
+    if b.rank == Rank::Gguf && a.rank != Rank::Gguf {
+        // GGUF has names of its own for the same tensors: there is nothing to compare.
+        return true;
+    }
     if safetensors(a) == safetensors(b) || b.rank == Rank::Unreadable {
         return false;
     }
@@ -262,7 +268,8 @@ fn file_candidate(
                 _ => return Ok(None),
             }
         }
-        "gguf" | "onnx" | "h5" | "keras" | "npz" => Rank::Unreadable,
+        "gguf" => Rank::Gguf,
+        "onnx" | "h5" | "keras" | "npz" => Rank::Unreadable,
         _ => return Ok(None),
     };
     let (family, variant) = family(stem);

@@ -6,6 +6,7 @@
 pub mod raw;
 pub mod read;
 mod reader;
+pub mod split;
 mod swap;
 pub mod types;
 pub mod verify;
