@@ -213,7 +213,7 @@ mod tests {
             }
         }
         for r in Rules::builtin().unwrap().iter() {
-            assert!(claimed.contains(r.id.as_str()), "no check reports {}", r.id);
+            assert!(claimed.contains(r.id), "no check reports {}", r.id);
         }
     }
 

@@ -395,14 +395,20 @@ impl<'a> Findings<'a> {
         }
         self.found.push((
             Finding {
-                rule: meta.id.clone(),
+                rule: meta.id.to_owned(),
                 severity: meta.severity,
                 place: place.to_owned(),
                 offset,
                 message,
                 evidence,
                 reference: reference.map_or_else(
-                    || meta.references.first().cloned().unwrap_or_default(),
+                    || {
+                        meta.references
+                            .first()
+                            .copied()
+                            .unwrap_or_default()
+                            .to_owned()
+                    },
                     str::to_owned,
                 ),
                 origin: Origin::File,

@@ -12,11 +12,14 @@ use crate::engine::Check;
 use crate::finding::Findings;
 use crate::globals::{Catalogue, Standing};
 use crate::leaves;
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{Config, Subject, Use};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = ("config.toml", include_str!("../../rules/config.toml"));
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
+    "config.toml",
+    include_str!(concat!(env!("OUT_DIR"), "/config.json")),
+);
 
 /// The lists on configurations.
 #[derive(Debug, Deserialize)]
@@ -27,9 +30,6 @@ pub(super) struct Lists {
     targets: HashSet<String>,
     pub(super) drops: HashSet<String>,
     pub(super) trusted: HashSet<String>,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 pub(super) fn lists() -> Result<&'static Lists> {
@@ -37,7 +37,7 @@ pub(super) fn lists() -> Result<&'static Lists> {
     if let Some(l) = LISTS.get() {
         return Ok(l);
     }
-    let parsed = parse(DATA.0, DATA.1)?;
+    let parsed = parse(DATA)?;
     Ok(LISTS.get_or_init(|| parsed))
 }
 

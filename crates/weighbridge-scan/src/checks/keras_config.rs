@@ -13,11 +13,14 @@ use super::tensorflow_operators;
 use crate::engine::Check;
 use crate::finding::Findings;
 use crate::globals::{Catalogue, Standing};
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{Config, Subject, Use};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = ("keras.toml", include_str!("../../rules/keras.toml"));
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
+    "keras.toml",
+    include_str!(concat!(env!("OUT_DIR"), "/keras.json")),
+);
 
 /// Deepest nesting that is looked at; parsers of JSON stop before.
 const MOST_DEEP: usize = 500;
@@ -36,9 +39,6 @@ struct File {
     code_words: String,
     classes: String,
     functions: String,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 fn file() -> Result<&'static File> {
@@ -46,7 +46,7 @@ fn file() -> Result<&'static File> {
     if let Some(f) = FILE.get() {
         return Ok(f);
     }
-    let parsed = parse(DATA.0, DATA.1)?;
+    let parsed = parse(DATA)?;
     Ok(FILE.get_or_init(|| parsed))
 }
 

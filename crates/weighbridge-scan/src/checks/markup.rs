@@ -11,9 +11,6 @@ use crate::subject::{Subject, TextOrigin, Use};
 #[derive(Debug)]
 pub struct Markup;
 
-/// The data file of these rules.
-pub(crate) const DATA: (&str, &str) = ("markup.toml", include_str!("../../rules/markup.toml"));
-
 /// How PyYAML's own tags for Python objects begin (lib/yaml/constructor.py).
 const PYTHON: &str = "tag:yaml.org,2002:python/";
 

@@ -8,13 +8,13 @@ use weighbridge_core::Result;
 
 use crate::engine::Check;
 use crate::finding::Findings;
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{Script, Subject};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = (
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
     "torchscript.toml",
-    include_str!("../../rules/torchscript.toml"),
+    include_str!(concat!(env!("OUT_DIR"), "/torchscript.json")),
 );
 
 #[derive(Deserialize)]
@@ -22,9 +22,6 @@ pub(crate) const DATA: (&str, &str) = (
 struct Lists {
     namespaces: HashSet<String>,
     dangerous: HashSet<String>,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 fn lists() -> Result<&'static Lists> {
@@ -32,7 +29,7 @@ fn lists() -> Result<&'static Lists> {
     if let Some(l) = LISTS.get() {
         return Ok(l);
     }
-    let parsed = parse(DATA.0, DATA.1)?;
+    let parsed = parse(DATA)?;
     Ok(LISTS.get_or_init(|| parsed))
 }
 

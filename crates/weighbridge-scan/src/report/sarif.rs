@@ -43,11 +43,7 @@ pub struct Run<'a> {
 /// `Parameter` when the compiled-in rules do not parse, which the crate's tests rule out.
 pub fn log(report: &Report, run: &Run<'_>) -> weighbridge_core::Result<Json> {
     let rules = Rules::builtin()?;
-    let index: HashMap<&str, usize> = rules
-        .iter()
-        .enumerate()
-        .map(|(n, r)| (r.id.as_str(), n))
-        .collect();
+    let index: HashMap<&str, usize> = rules.iter().enumerate().map(|(n, r)| (r.id, n)).collect();
     let (mut artifacts, mut results, mut notices) = (Vec::new(), Vec::new(), Vec::new());
     for file in &report.files {
         let quiet =

@@ -74,7 +74,7 @@ fn faults(rule: &RuleMeta) -> Vec<String> {
         out.push(format!("{}: {hits} hits and {misses} misses", rule.id));
     }
     // What `--explain` shows is what the scanner says.
-    if let Some(example) = &rule.example
+    if let Some(example) = rule.example
         && !shown.contains(example)
     {
         out.push(format!(

@@ -30,7 +30,7 @@ pub(super) fn one(id: &str, out: &mut Output) -> Result<Exit> {
     out.line("")?;
     out.line(style.paint(Tone::Head, "What to do"))?;
     paragraph(&rule.advice, out)?;
-    if let Some(example) = &rule.example {
+    if let Some(example) = rule.example {
         out.line("")?;
         out.line(style.paint(Tone::Head, "Evidence of a finding"))?;
         for line in example.lines() {
