@@ -12,6 +12,7 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
+use super::shape::Shape;
 use super::{
     HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise, sevenz,
     strings, tar, tensorflow, text, zip,
@@ -147,6 +148,8 @@ pub(super) struct Examiner<'s, 'a> {
     /// Bytes that may still be inflated.
     inflated_left: u64,
     items_left: u64,
+    /// What the pickle that the file begins with amounts to, once it was run.
+    pub(super) shape: Option<Shape>,
 }
 
 impl<'s, 'a> Examiner<'s, 'a> {
@@ -157,6 +160,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
             limits,
             inflated_left: justified.clamp(INFLATED_LEAST, INFLATED_MOST),
             items_left: MOST_ITEMS,
+            shape: None,
         }
     }
 
@@ -334,33 +338,56 @@ impl<'s, 'a> Examiner<'s, 'a> {
     /// Pickles with nothing around them: torch's legacy stream, or any pickle file.
     fn bare(&mut self, item: &Item, format: Option<FormatId>) -> Result<()> {
         self.named(item, FormatId::Pickle.as_str());
-        let mut end = None;
         // Inside something else only the end of torch's own stream matters, and the reader's
         // picture of a bomb is larger than the bomb.
-        let legacy = crate::format::pytorch::legacy::sniff(&item.head);
-        if format == Some(FormatId::PyTorch) && (item.is_file() || legacy) {
-            match PyTorch.open(Arc::clone(&item.source), &self.options()) {
-                Ok(model) => {
-                    self.named(item, model.format.as_str());
-                    if item.is_file() {
-                        self.subject.container = model.container.map(str::to_owned);
-                    }
-                    if model.container == Some("legacy") {
-                        let after = model
-                            .warnings
-                            .iter()
-                            .find(|w| w.rule == "pytorch.trailing-data");
-                        end = Some(after.and_then(|w| w.offset).unwrap_or(item.source.len()));
-                    }
-                }
-                // The pickles themselves say below what is wrong with them.
-                Err(e) if e.rule().starts_with("pickle.") => {}
-                Err(e) => self.failed(&item.place, e),
-            }
+        if format == Some(FormatId::PyTorch) && crate::format::pytorch::legacy::sniff(&item.head) {
+            return match self.read(item) {
+                Some(end) => pickles::take_legacy(self, item, end),
+                None => pickles::take_stream(self, item, 0),
+            };
         }
-        match end {
-            Some(end) => pickles::take_legacy(self, item, end),
-            None => pickles::take_stream(self, item, 0),
+        pickles::take_stream(self, item, 0)?;
+        let Some(shape) = self.shape.take() else {
+            return Ok(());
+        };
+        if format != Some(FormatId::PyTorch) || !item.is_file() || !shape.whole {
+            return Ok(());
+        }
+        if shape.small {
+            self.read(item);
+            return Ok(());
+        }
+        if shape.torch {
+            self.named(item, FormatId::PyTorch.as_str());
+        }
+        self.subject.container = Some("pickle".into());
+        if let Err(e) = shape.within {
+            self.failed(&item.place, e);
+        }
+        Ok(())
+    }
+
+    /// Lets the reader of torch's files read `item`, and gives the end of a legacy stream.
+    fn read(&mut self, item: &Item) -> Option<u64> {
+        match PyTorch.open(Arc::clone(&item.source), &self.options()) {
+            Ok(model) => {
+                self.named(item, model.format.as_str());
+                if item.is_file() {
+                    self.subject.container = model.container.map(str::to_owned);
+                }
+                let after = model
+                    .warnings
+                    .iter()
+                    .find(|w| w.rule == "pytorch.trailing-data");
+                let end = after.and_then(|w| w.offset).unwrap_or(item.source.len());
+                (model.container == Some("legacy")).then_some(end)
+            }
+            // The pickles themselves say what is wrong with them.
+            Err(e) if e.rule().starts_with("pickle.") => None,
+            Err(e) => {
+                self.failed(&item.place, e);
+                None
+            }
         }
     }
 

@@ -23,6 +23,7 @@ mod pickles;
 mod promise;
 mod proto_text;
 mod sevenz;
+mod shape;
 mod stream;
 mod strings;
 mod tar;

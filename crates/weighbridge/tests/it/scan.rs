@@ -118,3 +118,29 @@ fn a_compressed_pickle_may_not_take_what_its_size_does_not_justify() {
         .collect();
     assert!(evidence.contains(&"pickle.too-much-memory"), "{evidence:?}");
 }
+
+/// A pickle of `front` and then 600,000 opcodes that leave nothing behind.
+fn idle(front: &[u8]) -> Vec<u8> {
+    [b"\x80\x02", front, &b"N0".repeat(300_000), b"."].concat()
+}
+
+#[test]
+fn large_pickles_keep_to_the_limits_of_small_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.pkl");
+    let of = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        verdict(&path)
+    };
+    let list = [b"](".as_slice(), &b"K\x01".repeat(500_000), b"e"].concat();
+    assert_eq!(of(&idle(&list)), Verdict::Clean);
+    let nested = |n: usize| [b"]".repeat(n), b"a".repeat(n - 1)].concat();
+    assert_eq!(of(&idle(&nested(150))), Verdict::Clean);
+    assert_eq!(of(&idle(&nested(1000))), Verdict::Malformed);
+    let mut doubled = b")q\0".to_vec();
+    for i in 0..40 {
+        doubled.extend([b'h', i, b'h', i, 0x86, b'q', i + 1]);
+    }
+    assert_eq!(of(&idle(&doubled)), Verdict::Malformed);
+    assert_eq!(of(&idle(b"cposix\nsystem\nVid\n\x85R")), Verdict::Malicious);
+}
