@@ -148,6 +148,8 @@ pub(super) struct Examiner<'s, 'a> {
     /// Bytes that may still be inflated.
     inflated_left: u64,
     items_left: u64,
+    /// Bytes that compressed payload which is not read may still expand to.
+    payload_left: u64,
     /// What the pickle that the file begins with amounts to, once it was run.
     pub(super) shape: Option<Shape>,
 }
@@ -155,11 +157,13 @@ pub(super) struct Examiner<'s, 'a> {
 impl<'s, 'a> Examiner<'s, 'a> {
     pub(super) fn new(subject: &'s mut Subject<'a>, limits: &'s Limits) -> Self {
         let justified = subject.source.len().saturating_mul(INFLATED_PER_BYTE);
+        let payload_left = limits.expand_cap(subject.source.len());
         Self {
             subject,
             limits,
             inflated_left: justified.clamp(INFLATED_LEAST, INFLATED_MOST),
             items_left: MOST_ITEMS,
+            payload_left,
             shape: None,
         }
     }
@@ -195,6 +199,14 @@ impl<'s, 'a> Examiner<'s, 'a> {
         })?;
         gate::spend(bytes);
         Ok(())
+    }
+
+    /// Counts `bytes` that compressed payload says it expands to, and says whether the file's size
+    /// justifies as many.
+    pub(super) fn expand(&mut self, bytes: u64) -> bool {
+        let left = self.payload_left.checked_sub(bytes);
+        self.payload_left = left.unwrap_or(self.payload_left);
+        left.is_some()
     }
 
     /// Records that something went wrong at `place`, whose own offsets `error` counts in.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weighbridge_core::source::{ByteSource, Window};
 use weighbridge_core::wire::codec::Caps;
+use weighbridge_core::wire::npy::needs_only_head;
 use weighbridge_core::wire::zip::survey::{Entry, Kind, Reading, Survey, View};
 use weighbridge_core::wire::zip::{Archive, Method};
 use weighbridge_core::{Error, ErrorKind, Result};
@@ -307,8 +308,30 @@ fn member(
 /// Longest stored member whose checksum is verified: longer ones are weights.
 const CHECKED: u64 = 16 << 20;
 
+/// Whether a long compressed member is an array of plain values: payload, of which only the head
+/// is read, as of tensors that lie in the file as they are.
+fn is_plain_array(cx: &mut Examiner<'_, '_>, survey: &Survey, reading: &Reading) -> bool {
+    if reading.size <= CHECKED || reading.says_encrypted {
+        return false;
+    }
+    let mut head = Vec::new();
+    let caps = Caps::new(2 * super::HEAD, u64::MAX);
+    // Nothing but what came out counts: a stream that breaks so early has no whole head.
+    let _ = survey.read(reading, &caps, &mut |part| {
+        head.extend_from_slice(part);
+        if head.len() as u64 >= super::HEAD {
+            return Err(Error::limit("scan.head", "the head is all that is wanted"));
+        }
+        Ok(())
+    });
+    let whole = super::npy::is_npy(&head).then(|| needs_only_head(&head));
+    // A length that the header does not explain hides something or was cut short.
+    whole.flatten() == Some(reading.size) && cx.expand(reading.size)
+}
+
 /// The bytes of a member: a window of the file where it is stored as it is, else inflated into
-/// memory. `None` when they are encrypted, which has been recorded.
+/// memory. `None` when they are encrypted, which has been recorded, or payload that no loader
+/// interprets.
 fn item_of(
     cx: &mut Examiner<'_, '_>,
     holder: &Holder<'_>,
@@ -321,6 +344,9 @@ fn item_of(
         View::Local => e.local.as_ref().map_or("", |h| h.name.as_str()),
     };
     let plain = reading.method == Method::Stored;
+    if !plain && is_plain_array(cx, survey, reading) {
+        return Ok(None);
+    }
     let mut data = Vec::new();
     let mut outcome = Ok(true);
     if !plain || reading.stored <= CHECKED {

@@ -144,3 +144,59 @@ fn large_pickles_keep_to_the_limits_of_small_ones() {
     assert_eq!(of(&idle(&doubled)), Verdict::Malformed);
     assert_eq!(of(&idle(b"cposix\nsystem\nVid\n\x85R")), Verdict::Malicious);
 }
+
+/// A zip of one deflated member.
+fn zipped(name: &str, data: &[u8]) -> Vec<u8> {
+    let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut deflate, data).unwrap();
+    let packed = deflate.finish().unwrap();
+    let mut crc = flate2::Crc::new();
+    crc.update(data);
+    // From the version on, the two headers have the same fields (APPNOTE 4.3.7, 4.3.12).
+    let mut fields = vec![20, 0, 0, 0, 8, 0, 0, 0, 0x21, 0];
+    fields.extend(crc.sum().to_le_bytes());
+    fields.extend((packed.len() as u32).to_le_bytes());
+    fields.extend((data.len() as u32).to_le_bytes());
+    fields.extend((name.len() as u16).to_le_bytes());
+    fields.extend([0, 0]);
+    let mut out = [b"PK\x03\x04", &fields[..], name.as_bytes(), &packed].concat();
+    let at = out.len() as u32;
+    let entry = [b"PK\x01\x02\x14\0", &fields[..], &[0; 14], name.as_bytes()].concat();
+    out.extend(&entry);
+    out.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+    out.extend((entry.len() as u32).to_le_bytes());
+    out.extend(at.to_le_bytes());
+    out.extend([0, 0]);
+    out
+}
+
+#[test]
+fn of_a_long_compressed_array_only_the_head_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.npz");
+    let of = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        verdict(&path)
+    };
+    let npy = |descr: &str, n: usize, data: &[u8]| {
+        let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({n},)}}\n");
+        let mut out = b"\x93NUMPY\x01\0".to_vec();
+        out.extend((text.len() as u16).to_le_bytes());
+        out.extend(text.as_bytes());
+        out.extend(data);
+        out
+    };
+    // More than may be inflated for a file of this size.
+    const LONG: usize = 176 << 20;
+    let zeros = vec![0; LONG];
+    let whole = npy("|u1", LONG, &zeros);
+    assert_eq!(of(&zipped("a.npy", &whole)), Verdict::Clean);
+    // What the header does not account for is looked at, or said not to be.
+    let more = [&whole[..], b"cposix\nsystem\nVid\n\x85R."].concat();
+    assert_ne!(of(&zipped("a.npy", &more)), Verdict::Clean);
+    assert_ne!(of(&zipped("a.npy", &whole[..LONG])), Verdict::Clean);
+    let evil = b"\x80\x02cposix\nsystem\nX\x02\0\0\0id\x85R.";
+    let mut evil = npy("|O", 1, evil);
+    evil.resize(17 << 20, 0);
+    assert_eq!(of(&zipped("a.npy", &evil)), Verdict::Malicious);
+}
