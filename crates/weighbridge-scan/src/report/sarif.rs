@@ -112,8 +112,8 @@ fn descriptor(rule: &RuleMeta) -> Json {
     }
     json!({
         "id": rule.id,
-        "shortDescription": {"text": escaped(&rule.title)},
-        "fullDescription": {"text": escaped(&rule.why)},
+        "shortDescription": {"text": escaped(rule.title)},
+        "fullDescription": {"text": escaped(rule.why)},
         "help": {"text": escaped(&help), "markdown": markdown},
         "helpUri": rule.page(),
         "defaultConfiguration": {"level": level(rule.severity)},

@@ -21,15 +21,15 @@ pub(super) fn one(id: &str, out: &mut Output) -> Result<Exit> {
     let style = out.style;
     out.line(format_args!(
         "{} {} ({})",
-        style.paint(Tone::Head, &rule.id),
+        style.paint(Tone::Head, rule.id),
         rule.title,
         style.paint(tone(rule.severity), rule.severity.as_str())
     ))?;
     out.line("")?;
-    paragraph(&rule.why, out)?;
+    paragraph(rule.why, out)?;
     out.line("")?;
     out.line(style.paint(Tone::Head, "What to do"))?;
-    paragraph(&rule.advice, out)?;
+    paragraph(rule.advice, out)?;
     if let Some(example) = rule.example {
         out.line("")?;
         out.line(style.paint(Tone::Head, "Evidence of a finding"))?;
@@ -61,7 +61,7 @@ pub(super) fn all(out: &mut Output) -> Result<Exit> {
     for rule in rules.iter() {
         out.line(format_args!(
             "{}  {}  {}",
-            style.paint(Tone::Head, &rule.id),
+            style.paint(Tone::Head, rule.id),
             style.paint(
                 tone(rule.severity),
                 format_args!("{:<10}", rule.severity.as_str())
