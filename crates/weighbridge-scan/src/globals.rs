@@ -48,6 +48,10 @@ pub(crate) enum ByArguments {
     Encoding,
     /// Module and name of something that the function imports.
     Names,
+    /// The only one is `None` or another constant of which there is one: its type is given.
+    TypeOfConstant,
+    /// The first is a form of `typing`, which is filled in.
+    Subscript,
     /// Bytes that are read as a pickle.
     LoadsPickle,
     /// Bytes that are read as a file of torch.
@@ -89,6 +93,17 @@ pub struct Allowed {
     pub until: Option<String>,
 }
 
+/// What a function calls by itself.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// Which of its arguments.
+    pub arguments: Vec<usize>,
+    /// Called, or built without calling.
+    pub how: Use,
+    /// What it is handed by the library itself, which is no call of anything else.
+    but_for: Vec<String>,
+}
+
 /// What is known of globals: the profiles and the lists behind them.
 #[derive(Debug)]
 pub struct Catalogue {
@@ -98,9 +113,10 @@ pub struct Catalogue {
     by_arguments: HashMap<String, ByArguments>,
     by_state: Vec<StateRule>,
     no_attributes: HashSet<String>,
+    wrappers: HashSet<String>,
     encodings: HashSet<String>,
     /// Function to the arguments it calls, and how.
-    applies: HashMap<String, (Vec<usize>, Use)>,
+    applies: HashMap<String, Applied>,
     stdlib: HashSet<String>,
     installed: HashSet<String>,
     code_objects: HashSet<String>,
@@ -201,6 +217,7 @@ impl Catalogue {
                 .collect(),
             by_state: allow.by_state,
             no_attributes: allow.no_attributes.into_iter().collect(),
+            wrappers: allow.wrappers.into_iter().collect(),
             encodings: allow.encodings.into_iter().collect(),
             advisories: known.advisories,
             applies: allow
@@ -212,7 +229,12 @@ impl Catalogue {
                     } else {
                         Use::Call
                     };
-                    (a.function, (a.arguments, how))
+                    let applied = Applied {
+                        arguments: a.arguments,
+                        how,
+                        but_for: a.but_for,
+                    };
+                    (a.function, applied)
                 })
                 .collect(),
             stdlib: known.stdlib.into_iter().collect(),
@@ -314,9 +336,14 @@ impl Catalogue {
     /// signatures of methods are harmless there.
     pub(crate) fn executes(&self, module: &str, name: &str) -> Option<&str> {
         let mut rules = self.by_state.iter();
-        let rule =
-            rules.find(|r| name.ends_with(&r.suffix) && r.modules.iter().any(|m| m == module))?;
+        let named = |r: &StateRule| name.ends_with(&r.suffix) || r.names.iter().any(|n| n == name);
+        let rule = rules.find(|r| named(r) && r.modules.iter().any(|m| m == module))?;
         Some(&rule.signatures)
+    }
+
+    /// Whether instances of `module.name` pass changes on to what they were built around.
+    pub(crate) fn wraps_argument(&self, module: &str, name: &str) -> bool {
+        self.wrappers.contains(&self.canonical(module, name))
     }
 
     /// Whether `name` is a text encoding, spelled as Python takes it.
@@ -358,10 +385,14 @@ impl Catalogue {
         }
     }
 
-    /// Which arguments the allowed function `module.name` calls by itself, and how.
-    pub fn applies(&self, module: &str, name: &str) -> Option<(&[usize], Use)> {
-        let (arguments, how) = self.applies.get(&self.canonical(module, name))?;
-        Some((arguments, *how))
+    /// Which arguments the function `module.name` calls by itself, and how.
+    pub fn applies(&self, module: &str, name: &str) -> Option<&Applied> {
+        self.applies.get(&self.canonical(module, name))
+    }
+
+    /// Whether `module.name` is one of what `applied` may call without a word.
+    pub(crate) fn excepted(&self, applied: &Applied, module: &str, name: &str) -> bool {
+        !applied.but_for.is_empty() && applied.but_for.contains(&self.canonical(module, name))
     }
 
     /// Whether a dotted name belongs to a package that lies beside most model loaders.
@@ -386,24 +417,34 @@ impl Catalogue {
     }
 
     fn danger(&self, full: &str, name: &str) -> Option<(&str, &str)> {
-        let listed = |key: &str| self.dangerous.get_key_value(key);
-        // The full name and every module above it.
-        let mut prefix = full;
-        loop {
-            if let Some((through, why)) = listed(prefix) {
-                return Some((through, why));
-            }
-            match prefix.rfind('.') {
-                Some(dot) => prefix = prefix.get(..dot).unwrap_or_default(),
-                None => break,
-            }
+        if let Some(found) = self.listed_above(full) {
+            return Some(found);
         }
         // A dotted name walks attributes: `module.os.system` reaches `os` through whatever module
-        // imported it.
-        let mut steps = name.split('.');
-        steps.next_back();
-        let (through, why) = steps.find_map(listed)?;
-        Some((through, why))
+        // imported it, and `module.builtins.eval` what is dangerous of a harmless module.
+        let mut rest = name;
+        while let Some((_, tail)) = rest.split_once('.') {
+            if let Some(found) = self.listed_above(rest) {
+                return Some(found);
+            }
+            rest = tail;
+        }
+        // The last step is a name like any other, unless it leads on by itself.
+        if rest.starts_with("__") && rest.len() < name.len() {
+            return self.listed_above(rest);
+        }
+        None
+    }
+
+    /// The dotted name or the first of its beginnings that is on the list.
+    fn listed_above(&self, full: &str) -> Option<(&str, &str)> {
+        let mut prefix = full;
+        loop {
+            if let Some((through, why)) = self.dangerous.get_key_value(prefix) {
+                return Some((through, why));
+            }
+            prefix = prefix.get(..prefix.rfind('.')?)?;
+        }
     }
 }
 

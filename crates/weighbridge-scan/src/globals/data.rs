@@ -13,6 +13,7 @@ pub(super) struct AllowFile {
     pub(super) by_arguments: Vec<ArgumentRule>,
     pub(super) by_state: Vec<StateRule>,
     pub(super) no_attributes: Vec<String>,
+    pub(super) wrappers: Vec<String>,
     pub(super) encodings: Vec<String>,
     pub(super) profile: Vec<ProfileData>,
 }
@@ -55,6 +56,8 @@ pub(crate) struct StateRule {
     pub(super) modules: Vec<String>,
     /// What the names of the classes end with.
     pub(super) suffix: String,
+    /// Those of them with other names.
+    pub(super) names: Vec<String>,
     /// The attribute, which holds signatures of methods.
     pub(super) signatures: String,
 }
@@ -74,6 +77,9 @@ pub(super) struct Applies {
     pub(super) arguments: Vec<usize>,
     #[serde(default)]
     pub(super) construct: bool,
+    /// What it is called with by the library's own pickles, and may be.
+    #[serde(default)]
+    pub(super) but_for: Vec<String>,
 }
 
 #[derive(Deserialize)]
