@@ -1,87 +1,90 @@
-//! State that turns an instance against the program: methods which the unpickler itself calls on
-//! it, and containers that pass changes on to what they wrap.
+//! State that turns an instance against the program: functions in the place of the methods that a
+//! later opcode calls on it, and containers that pass changes on to what they wrap.
 
 use std::collections::HashMap;
 
-use weighbridge_core::pickle::{Build, Change, Node, NodeId};
+use weighbridge_core::pickle::{Change, Node, NodeId};
 
-use super::{ARGS_CHARS, Collector, render_change};
+use super::{ARGS_CHARS, Collector, REPEATS, render_change};
 use crate::globals::Standing;
-use crate::subject::{ComputedCall, Use};
+use crate::subject::Use;
 
-/// Methods that the unpickler looks up on an instance and calls, so that an attribute of that name
-/// takes their place (Modules/_pickle.c, `load_build`, `do_append`, `load_additems`).
-const CALLED: [&str; 4] = ["__setstate__", "append", "extend", "add"];
+/// Most values that are followed from the states of instances.
+const FOLLOWED: usize = 10_000;
 
 impl<'t> Collector<'t, '_> {
-    /// Records the calls of functions that a state puts in the place of a method which a later
-    /// opcode of the stream calls.
+    /// Picklers set the state of an instance last. A stream that goes on to append to it, to set
+    /// items on it or to set another state has the unpickler call methods of the instance that it
+    /// made itself: `__setstate__`, `append`, `extend` and `add` are looked up on the instance
+    /// (Modules/_pickle.c, `load_build`, `do_append`), and what they call in turn too. Whatever
+    /// function such a state holds is taken for called.
     pub(super) fn replaced_methods(&mut self) {
         let trace = self.trace;
-        let mut last: Option<HashMap<NodeId, usize>> = None;
+        let mut first: HashMap<NodeId, usize> = HashMap::new();
+        let mut after: Vec<(NodeId, usize)> = Vec::new();
         for b in &trace.builds {
-            let Some(method) = self.replaces(b) else {
-                continue;
-            };
-            let last = last.get_or_insert_with(|| {
-                let builds = trace.builds.iter().map(|b| (b.target, b.offset));
-                let changes = trace.changes.iter().map(|c| (c.target, c.offset));
-                let mut last = HashMap::new();
-                for (target, offset) in builds.chain(changes) {
-                    let at = last.entry(target).or_insert(offset);
-                    *at = offset.max(*at);
+            match first.get(&b.target) {
+                Some(_) => after.push((b.target, b.offset)),
+                None => {
+                    first.insert(b.target, b.offset);
                 }
-                last
-            });
-            let Some(&at) = last.get(&b.target).filter(|&&at| at > b.offset) else {
-                continue;
-            };
-            match trace.node(method) {
-                Node::Global(_) => {
-                    self.used.insert(method);
-                    if let Some(g) = trace.global(method) {
-                        let args = || trace.render(b.target, ARGS_CHARS);
-                        self.add(Some(&g.module), Some(&g.name), at, Use::Call, args);
+            }
+        }
+        for c in &trace.changes {
+            if first.get(&c.target).is_some_and(|&at| at < c.offset) {
+                after.push((c.target, c.offset));
+            }
+        }
+        let mut left = FOLLOWED;
+        for (target, offset) in after {
+            let mut work = vec![target];
+            while let Some(id) = work.pop() {
+                let Node::Call(object) = trace.node(id) else {
+                    continue;
+                };
+                let Some(rest) = left.checked_sub(1) else {
+                    return;
+                };
+                left = rest;
+                for value in self.held(&object.states) {
+                    if id == value || left == 0 {
+                        continue;
+                    }
+                    left -= 1;
+                    match trace.node(value) {
+                        Node::Global(_) => self.taken_for_called(value, target, offset),
+                        Node::Call(_) => work.push(value),
+                        _ => {}
                     }
                 }
-                Node::DynamicGlobal(..) | Node::Extension(_) => {
-                    self.used.insert(method);
-                    self.hidden(method, at, Use::Call);
-                }
-                Node::Call(inner) => {
-                    self.computed += 1;
-                    if self.computed <= super::REPEATS {
-                        self.out.computed.push(ComputedCall {
-                            offset: at as u64,
-                            how: Use::Call,
-                            root: self.root(inner),
-                            direct: false,
-                            text: format!("{}(…)", trace.render(method, ARGS_CHARS)),
-                        });
-                    }
-                }
-                _ => {}
             }
         }
     }
 
-    /// What `build` puts in the place of a method that the unpickler calls.
-    fn replaces(&self, build: &Build) -> Option<NodeId> {
+    fn taken_for_called(&mut self, function: NodeId, target: NodeId, offset: usize) {
         let trace = self.trace;
-        let of = |dict: NodeId| {
-            let mut pairs = trace.dict(dict)?.iter();
-            let pair = pairs.find(|&&(key, _)| {
-                trace
-                    .text(key)
-                    .is_some_and(|key| CALLED.contains(&key.as_ref()))
-            });
-            pair.map(|&(_, value)| value)
+        let Some(g) = trace.global(function) else {
+            return;
         };
-        // A pair holds the attributes of `__dict__` and those of slots.
-        match trace.items(build.state) {
-            Some([dict, slots]) => of(*dict).or_else(|| of(*slots)),
-            _ => of(build.state),
+        if self.catalogue.judge(&g.module, &g.name, Use::Import) != Standing::Allowed {
+            self.used.insert(function);
+            let args = || trace.render(target, ARGS_CHARS);
+            self.add(Some(&g.module), Some(&g.name), offset, Use::Call, args);
         }
+    }
+
+    /// The values of the attributes that states set. A pair holds those of `__dict__` and those of
+    /// slots.
+    fn held(&self, states: &'t [NodeId]) -> impl Iterator<Item = NodeId> + use<'t> {
+        let trace = self.trace;
+        let values = move |id: NodeId| {
+            let pairs = trace.dict(id).unwrap_or_default();
+            pairs.iter().map(|&(_, value)| value)
+        };
+        states.iter().flat_map(move |&s| {
+            let parts = trace.items(s).unwrap_or_default();
+            values(s).chain(parts.iter().flat_map(move |&part| values(part)))
+        })
     }
 
     /// Items are set on an object that was built around something imported, as a `ChainMap` is
@@ -98,19 +101,11 @@ impl<'t> Collector<'t, '_> {
         if !classes.any(|g| self.catalogue.wraps_argument(&g.module, &g.name)) {
             return;
         }
-        let values = |id: NodeId| {
-            let pairs = trace.dict(id).unwrap_or_default();
-            pairs.iter().map(|&(_, value)| value)
-        };
         let arguments = trace.items(built.args).unwrap_or_default().iter().copied();
-        let states = built.states.iter().flat_map(|&s| {
-            let parts = trace.items(s).unwrap_or_default();
-            values(s).chain(parts.iter().flat_map(|&part| values(part)))
-        });
         let wrapped: Vec<NodeId> = arguments
-            .chain(states)
+            .chain(self.held(&built.states))
             .filter(|&id| matches!(trace.node(id), Node::Global(_)))
-            .take(super::REPEATS as usize)
+            .take(REPEATS as usize)
             .collect();
         for id in wrapped {
             let Some(g) = trace.global(id) else { continue };
@@ -162,21 +157,23 @@ mod tests {
             let found = built(&format!("{name}\ncposix\nsystem\nsb{op}"));
             assert!(found.contains(&"Call posix.system".into()), "{found:?}");
         }
-        // Nothing calls it, or the name is one that nobody looks up.
-        for rest in [
-            "append\ncposix\nsystem\nsb.",
-            "loss\ncposix\nsystem\nsbVid\nb.",
-        ] {
-            let found = built(rest);
-            assert!(found.contains(&"Import posix.system".into()), "{found:?}");
-        }
-        // Text under such a name is no method.
+        // Nothing calls it.
+        let found = built("append\ncposix\nsystem\nsb.");
+        assert!(found.contains(&"Import posix.system".into()), "{found:?}");
+        // Methods call others, which a state replaces as well.
+        let dict = b"\x80\x02ctorch.nn.modules.container\nModuleDict\n)\x81}Vadd_module\ncbuiltins\nexec\nsbVpass\n}s.";
+        let found = uses(dict);
+        assert!(found.contains(&"Call builtins.exec".into()), "{found:?}");
+        let list = b"\x80\x02ccollections\nUserList\n)\x81}Vdata\ncargparse\nNamespace\n)\x81}Vappend\ncposix\nsystem\nsbsbVid\na.";
+        let found = uses(list);
+        assert!(found.contains(&"Call posix.system".into()), "{found:?}");
+        // Items before the state are what picklers write.
+        let honest = b"\x80\x02cm\nList\n)\x81Vx\na}Vkey\ncm\nfunction\nsb.";
+        assert_eq!(uses(honest), ["Construct m.List", "Import m.function"]);
         assert_eq!(
             built("add\nVplain\nsb}b."),
             ["Construct argparse.Namespace"]
         );
-        let wrapped = built("append\ncfunctools\npartial\n(cposix\nsystem\ntRsbVid\na.");
-        assert!(wrapped.iter().any(|u| u.starts_with("computed functools")));
     }
 
     #[test]
