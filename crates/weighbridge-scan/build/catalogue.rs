@@ -25,6 +25,7 @@ struct AllowFile {
     by_arguments: Vec<ArgumentRule>,
     by_state: Vec<StateRule>,
     no_attributes: Vec<String>,
+    wrappers: Vec<String>,
     encodings: Vec<String>,
     profile: Vec<Profile>,
 }
@@ -70,6 +71,7 @@ struct AllowedModule {
 struct StateRule {
     modules: Vec<String>,
     suffix: String,
+    names: Vec<String>,
     signatures: String,
 }
 
@@ -88,6 +90,8 @@ struct Applies {
     arguments: Vec<usize>,
     #[serde(default)]
     construct: bool,
+    #[serde(default)]
+    but_for: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -145,19 +149,23 @@ pub(super) fn write(folder: &Path, out: &Path) -> Result<()> {
     let mut applies = BTreeMap::new();
     for a in &allow.applies {
         let how = if a.construct { USES[1] } else { USES[2] };
-        applies.insert(a.function.clone(), format!("(&{:?}, {how})", a.arguments));
+        let (arguments, but_for) = (&a.arguments, &a.but_for);
+        let literal =
+            format!("Applied {{ arguments: &{arguments:?}, how: {how}, but_for: &{but_for:?} }}");
+        applies.insert(a.function.clone(), literal);
     }
     table(&mut text, "applies", &applies)?;
     text.push_str("by_state: &[");
     for r in &allow.by_state {
-        let (modules, suffix, signatures) = (&r.modules, &r.suffix, &r.signatures);
+        let (modules, suffix, names, signatures) = (&r.modules, &r.suffix, &r.names, &r.signatures);
         write!(
             text,
-            "StateRule {{ modules: &{modules:?}, suffix: {suffix:?}, signatures: {signatures:?} }}, "
+            "StateRule {{ modules: &{modules:?}, suffix: {suffix:?}, names: &{names:?}, signatures: {signatures:?} }}, "
         )?;
     }
     text.push_str("],\n");
     set(&mut text, "no_attributes", allow.no_attributes)?;
+    set(&mut text, "wrappers", allow.wrappers)?;
     set(&mut text, "encodings", allow.encodings)?;
     set(&mut text, "stdlib", known.stdlib)?;
     set(&mut text, "installed", known.installed)?;

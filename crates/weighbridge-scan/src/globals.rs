@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use weighbridge_core::Result;
 
 use crate::subject::Use;
-use data::{DATA, Data, find};
+use data::{DATA, Data, StateRule, find};
 
 /// How a global stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,10 @@ pub(crate) enum ByArguments {
     Encoding,
     /// Module and name of something that the function imports.
     Names,
+    /// The only one is `None` or another constant of which there is one: its type is given.
+    TypeOfConstant,
+    /// The first is a form of `typing`, which is filled in.
+    Subscript,
     /// Bytes that are read as a pickle.
     LoadsPickle,
     /// Bytes that are read as a file of torch.
@@ -84,6 +88,17 @@ pub struct Allowed {
     pub since: Option<&'static str>,
     /// The last one.
     pub until: Option<&'static str>,
+}
+
+/// What a function calls by itself.
+#[derive(Debug)]
+pub struct Applied {
+    /// Which of its arguments.
+    pub arguments: &'static [usize],
+    /// Called, or built without calling.
+    pub how: Use,
+    /// What it is handed by the library itself, which is no call of anything else.
+    but_for: &'static [&'static str],
 }
 
 /// What is known of globals: the profiles and the lists behind them.
@@ -210,8 +225,14 @@ impl Catalogue {
     /// signatures of methods are harmless there.
     pub(crate) fn executes(&self, module: &str, name: &str) -> Option<&str> {
         let mut rules = self.data.by_state.iter();
-        let rule = rules.find(|r| name.ends_with(r.suffix) && r.modules.contains(&module))?;
+        let named = |r: &StateRule| name.ends_with(r.suffix) || r.names.contains(&name);
+        let rule = rules.find(|r| named(r) && r.modules.contains(&module))?;
         Some(rule.signatures)
+    }
+
+    /// Whether instances of `module.name` pass changes on to what they were built around.
+    pub(crate) fn wraps_argument(&self, module: &str, name: &str) -> bool {
+        self.data.wrappers.contains(&self.canonical(module, name))
     }
 
     /// Whether `name` is a text encoding, spelled as Python takes it.
@@ -253,10 +274,15 @@ impl Catalogue {
         }
     }
 
-    /// Which arguments the allowed function `module.name` calls by itself, and how.
-    pub fn applies(&self, module: &str, name: &str) -> Option<(&[usize], Use)> {
-        let (arguments, how) = self.data.applies.get(&self.canonical(module, name))?;
-        Some((arguments, *how))
+    /// Which arguments the function `module.name` calls by itself, and how.
+    pub fn applies(&self, module: &str, name: &str) -> Option<&'static Applied> {
+        self.data.applies.get(&self.canonical(module, name))
+    }
+
+    /// Whether `module.name` is one of what `applied` may call without a word.
+    pub(crate) fn excepted(&self, applied: &Applied, module: &str, name: &str) -> bool {
+        let full = || self.canonical(module, name);
+        !applied.but_for.is_empty() && applied.but_for.contains(&&*full())
     }
 
     /// Whether a dotted name belongs to a package that lies beside most model loaders.
@@ -283,24 +309,34 @@ impl Catalogue {
     }
 
     fn danger(&self, full: &str, name: &str) -> Option<(&str, &str)> {
-        let listed = |key: &str| self.data.dangerous.entry(key).copied();
-        // The full name and every module above it.
-        let mut prefix = full;
-        loop {
-            if let Some((through, why)) = listed(prefix) {
-                return Some((through, why));
-            }
-            match prefix.rfind('.') {
-                Some(dot) => prefix = prefix.get(..dot).unwrap_or_default(),
-                None => break,
-            }
+        if let Some(found) = self.listed_above(full) {
+            return Some(found);
         }
         // A dotted name walks attributes: `module.os.system` reaches `os` through whatever module
-        // imported it.
-        let mut steps = name.split('.');
-        steps.next_back();
-        let (through, why) = steps.find_map(listed)?;
-        Some((through, why))
+        // imported it, and `module.builtins.eval` what is dangerous of a harmless module.
+        let mut rest = name;
+        while let Some((_, tail)) = rest.split_once('.') {
+            if let Some(found) = self.listed_above(rest) {
+                return Some(found);
+            }
+            rest = tail;
+        }
+        // The last step is a name like any other, unless it leads on by itself.
+        if rest.starts_with("__") && rest.len() < name.len() {
+            return self.listed_above(rest);
+        }
+        None
+    }
+
+    /// The dotted name or the first of its beginnings that is on the list.
+    fn listed_above(&self, full: &str) -> Option<(&str, &str)> {
+        let mut prefix = full;
+        loop {
+            if let Some((through, why)) = self.data.dangerous.entry(prefix).copied() {
+                return Some((through, why));
+            }
+            prefix = prefix.get(..prefix.rfind('.')?)?;
+        }
     }
 }
 
@@ -447,8 +483,13 @@ mod tests {
             }
         }
         for &(full, _) in c.data.by_arguments.0 {
-            let allowed = full == "_codecs.encode";
-            assert_eq!(find(&c.allowed, full).is_some(), allowed, "{full}");
+            let most = match full {
+                "_codecs.encode" => Some(Use::Call),
+                // A class like any other, where it is only named.
+                "builtins.type" => Some(Use::Import),
+                _ => None,
+            };
+            assert_eq!(find(&c.allowed, full).map(|e| e.1), most, "{full}");
         }
         // What loads further pickles stays out even though torch itself writes one of them.
         assert!(find(&c.allowed, "torch.storage._load_from_bytes").is_none());

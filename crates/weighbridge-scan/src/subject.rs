@@ -32,6 +32,8 @@ pub struct ComputedCall {
     pub how: Use,
     /// The global at the root of the chain, as module and name, where there is one.
     pub root: Option<(String, String)>,
+    /// Whether what is called is what that global gave, with no further call between them.
+    pub direct: bool,
     /// The whole call as source text.
     pub text: String,
 }

@@ -1,6 +1,6 @@
 //! The tables that the catalogue is made of, as `build/catalogue.rs` compiles them from `rules/`.
 
-use super::{Allowed, ByArguments, Profile};
+use super::{Allowed, Applied, ByArguments, Profile};
 use crate::subject::Use;
 
 /// A table from name to value, sorted by name.
@@ -38,6 +38,8 @@ pub(super) struct StateRule {
     pub(super) modules: &'static [&'static str],
     /// What the names of the classes end with.
     pub(super) suffix: &'static str,
+    /// Those of them with other names.
+    pub(super) names: &'static [&'static str],
     /// The attribute, which holds signatures of methods.
     pub(super) signatures: &'static str,
 }
@@ -50,9 +52,10 @@ pub(super) struct Data {
     pub(super) allowed: Table<Use>,
     pub(super) by_arguments: Table<ByArguments>,
     /// Function to the arguments it calls, and how.
-    pub(super) applies: Table<(&'static [usize], Use)>,
+    pub(super) applies: Table<Applied>,
     pub(super) by_state: &'static [StateRule],
     pub(super) no_attributes: Table<()>,
+    pub(super) wrappers: Table<()>,
     pub(super) encodings: Table<()>,
     pub(super) stdlib: Table<()>,
     pub(super) installed: Table<()>,

@@ -307,10 +307,12 @@ impl<'s, 'a> Examiner<'s, 'a> {
             }
             zip::take(self, item)?;
         }
-        if format == Some(FormatId::Safetensors)
-            && pickles::is_pickle(&item.head, path, self.limits)
-        {
-            pickles::take_stream(self, item, 0)?;
+        if format == Some(FormatId::Safetensors) {
+            if is_zip || weighbridge_core::wire::tar::is_tar(&item.head) {
+                self.container(item, None, is_zip)?;
+            } else if pickles::is_pickle(&item.head, path, self.limits) {
+                pickles::take_stream(self, item, 0)?;
+            }
         }
         if item.is_file() {
             self.subject.misnamed = promise::broken(&item.extension(), &self.subject.format);

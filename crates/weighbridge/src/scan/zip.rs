@@ -277,8 +277,11 @@ fn member(
     reading: &Reading,
 ) -> Result<()> {
     if holder.torch && e.names().iter().all(|n| is_tensor_record(n)) {
-        // Raw values: no loader interprets them.
-        return Ok(());
+        let export = e.names().iter().any(|n| is_export_record(n));
+        if !export || !is_saved_tensor(holder, reading)? {
+            // Raw values: no loader interprets them.
+            return Ok(());
+        }
     }
     if reading.stored == 0 {
         return Ok(());
@@ -426,10 +429,28 @@ fn is_tensor_record(name: &str) -> bool {
     let number = !file.is_empty() && file.bytes().all(|b| b.is_ascii_digit());
     match folder {
         "data" | "constants" | "tensors" => number || file.starts_with("tensor_"),
-        "weights" => !file.ends_with(".json"),
+        "weights" => file.starts_with("weight_"),
         ".data" => file.ends_with(".storage"),
         _ => false,
     }
+}
+
+/// Whether the record is one of `torch.export`, whose configuration says whether it holds raw
+/// values or what `torch.save` wrote (`torch/export/pt2_archive/_package.py`).
+fn is_export_record(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or_default();
+    file.starts_with("weight_") || file.starts_with("tensor_")
+}
+
+/// Whether a record begins like a file of `torch.save`: raw values do so once in four thousand
+/// million times, and are then no archive.
+fn is_saved_tensor(holder: &Holder<'_>, reading: &Reading) -> Result<bool> {
+    if reading.method != Method::Stored || reading.stored < 4 {
+        return Ok(false);
+    }
+    let mut signature = [0u8; 4];
+    holder.survey.source().read_at(reading.at, &mut signature)?;
+    Ok(signature == *b"PK\x03\x04")
 }
 
 #[cfg(test)]
@@ -451,6 +472,7 @@ mod tests {
             "archive/data.pkl",
             "archive/data/x.pkl",
             "data/weights/model_weights_config.json",
+            "data/weights/model.pt",
             "archive/extra/0",
             "archive/data/",
         ] {

@@ -92,6 +92,70 @@ fn a_payload_is_found_wherever_it_is_put() {
     assert_eq!(put("e.safetensors", EVIL), Verdict::Malicious);
 }
 
+/// An archive of one stored member.
+fn stored_zip(name: &str, data: &[u8]) -> Vec<u8> {
+    let crc = {
+        let mut crc = flate2::Crc::new();
+        crc.update(data);
+        crc.sum()
+    };
+    let sizes = [crc, data.len() as u32, data.len() as u32]
+        .map(u32::to_le_bytes)
+        .concat();
+    let name_len = (name.len() as u16).to_le_bytes();
+    let mut zip = b"PK\x03\x04\x14\0\0\0\0\0\0\0\x21\0".to_vec();
+    zip.extend([&sizes[..], &name_len, &[0, 0], name.as_bytes(), data].concat());
+    let directory = zip.len() as u32;
+    zip.extend(b"PK\x01\x02\x14\0\x14\0\0\0\0\0\0\0\x21\0");
+    zip.extend([&sizes[..], &name_len, &[0; 16], name.as_bytes()].concat());
+    let size = (zip.len() as u32 - directory).to_le_bytes();
+    zip.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+    zip.extend([&size[..], &directory.to_le_bytes(), &[0, 0]].concat());
+    zip
+}
+
+#[test]
+fn an_archive_is_one_under_any_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let evil = stored_zip("archive/data.pkl", b"\x80\x02cposix\nsystem\n(Vid\ntR.");
+    for name in ["a.pt", "a.safetensors", "a.bin", "a"] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, &evil).unwrap();
+        assert_eq!(verdict(&path), Verdict::Malicious, "{name}");
+    }
+}
+
+#[test]
+fn what_follows_or_breaks_a_compressed_stream_counts() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        verdict(&path)
+    };
+    let gzip = |data: &[u8]| {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(data).unwrap();
+        gz.finish().unwrap()
+    };
+    let clean = gzip(b"\x80\x02N.");
+    assert_eq!(put("a.pkl.gz", &clean), Verdict::Clean);
+    assert_eq!(
+        put("padded.pkl.gz", &[&clean[..], &[0; 512]].concat()),
+        Verdict::Clean
+    );
+    let more = [&clean[..], b"more text here"].concat();
+    assert_eq!(put("more.pkl.gz", &more), Verdict::Malformed);
+    // A zlib stream that is cut off after the call of its pickle.
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::none());
+    zlib.write_all(b"\x80\x02cposix\nsystem\n(Vid\ntR0")
+        .unwrap();
+    zlib.write_all(&[b'N'; 4000]).unwrap();
+    let cut = zlib.finish().unwrap();
+    assert_eq!(put("b.joblib", &cut[..2000]), Verdict::Malicious);
+}
+
 /// A few hundred kilobytes that decompress to hundreds of megabytes of values.
 #[test]
 fn a_compressed_pickle_may_not_take_what_its_size_does_not_justify() {
