@@ -13,8 +13,8 @@ use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
 use super::{
-    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise, sevenz,
-    strings, tar, tensorflow, text, zip,
+    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise,
+    sentencepiece, sevenz, strings, tar, tensorflow, text, zip,
 };
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
@@ -262,6 +262,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
             self.bare(item, format)?;
         } else if !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
+            && !sentencepiece::take(self, item)?
             && !hdf5::take(self, item)?
             && !keras::take(self, item)?
             && !text::take(self, item)?

@@ -22,6 +22,7 @@ mod onnx_tensor;
 mod pickles;
 mod promise;
 mod proto_text;
+mod sentencepiece;
 mod sevenz;
 mod stream;
 mod strings;
