@@ -3,7 +3,7 @@
 use weighbridge_core::Result;
 
 use crate::engine::Check;
-use crate::finding::Findings;
+use crate::finding::{Findings, Global};
 use crate::globals::{Catalogue, Standing};
 use crate::subject::{Subject, TextOrigin, Use};
 
@@ -32,7 +32,8 @@ impl Check for Markup {
         for c in &subject.configs {
             for (tag, at) in &c.tags {
                 if let Some((rule, message)) = judge(catalogue, tag) {
-                    out.add(rule, &c.place, Some(*at), message, tag.as_str())?;
+                    let global = named(tag).and_then(|(m, n, how)| Global::of(m, n, how));
+                    out.add_global(rule, &c.place, Some(*at), global, message, tag.as_str())?;
                 }
             }
         }
@@ -53,7 +54,8 @@ impl Check for Markup {
     }
 }
 
-fn judge(catalogue: &Catalogue, tag: &str) -> Option<(&'static str, String)> {
+/// The global that a tag makes PyYAML look up, as module and name, and what is done with it.
+pub(super) fn named(tag: &str) -> Option<(&str, &str, Use)> {
     let kind = tag
         .strip_prefix(PYTHON)
         .or_else(|| tag.strip_prefix("!!python/"))?;
@@ -61,12 +63,19 @@ fn judge(catalogue: &Catalogue, tag: &str) -> Option<(&'static str, String)> {
     if VALUES.contains(&kind) || kind == "tuple" {
         return None;
     }
-    let (module, object) = name.rsplit_once('.').unwrap_or(("builtins", name));
     let how = match kind {
         "object/apply" => Use::Call,
         "object/new" | "object" => Use::Construct,
         _ => Use::Import,
     };
+    let (module, object) = name.rsplit_once('.').unwrap_or(("builtins", name));
+    Some((module, object, how))
+}
+
+fn judge(catalogue: &Catalogue, tag: &str) -> Option<(&'static str, String)> {
+    let (module, object, how) = named(tag)?;
+    let name = tag.split_once("python/").map_or(tag, |(_, kind)| kind);
+    let name = name.split_once(':').map_or("", |(_, name)| name);
     Some(match (catalogue.judge(module, object, how), how) {
         (Standing::Allowed, _) => return None,
         (Standing::Dangerous { why, .. }, Use::Call | Use::Construct) => {
