@@ -328,7 +328,10 @@ mod tests {
 
     fn look(data: &[u8]) -> Option<Hidden> {
         let wanted = Wanted { commands: false };
-        Looker::new(Catalogue::builtin().unwrap()).unwrap().look(data, wanted).unwrap()
+        Looker::new(Catalogue::builtin().unwrap())
+            .unwrap()
+            .look(data, wanted)
+            .unwrap()
     }
 
     fn base64(data: &[u8]) -> Vec<u8> {

@@ -94,7 +94,12 @@ pub(crate) fn harm(text: &str) -> Option<&'static str> {
 fn is_download_cradle(line: &str) -> bool {
     let line = line.trim().to_ascii_lowercase();
     let begins = ["iex", "invoke-expression", "$", "(", "&", "."];
-    let fetches = [".downloadstring(", ".downloaddata(", "invoke-webrequest", "iwr "];
+    let fetches = [
+        ".downloadstring(",
+        ".downloaddata(",
+        "invoke-webrequest",
+        "iwr ",
+    ];
     let mut words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
     begins.iter().any(|b| line.starts_with(b))
         && fetches.iter().any(|f| line.contains(f))

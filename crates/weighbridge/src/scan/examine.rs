@@ -14,7 +14,7 @@ use weighbridge_scan::{Fault, Gap, Subject};
 
 use super::{
     HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise,
-    sentencepiece, sevenz, strings, tar, tensorflow, text, zip,
+    sentencepiece, sevenz, strings, tar, tensorflow, text, tflite, zip,
 };
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
@@ -260,7 +260,8 @@ impl<'s, 'a> Examiner<'s, 'a> {
             npy::take(self, item)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !onnx::take(self, item)?
+        } else if !tflite::take(self, item)?
+            && !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
             && !sentencepiece::take(self, item)?
             && !hdf5::take(self, item)?

@@ -30,6 +30,7 @@ mod tar;
 mod tensorflow;
 mod tensorflow_graph;
 mod text;
+mod tflite;
 mod walk;
 mod xml;
 mod yaml;

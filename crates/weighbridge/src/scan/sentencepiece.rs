@@ -152,8 +152,11 @@ impl Walk<'_, '_, '_> {
 
     fn text(&mut self, span: Span, key: &str) -> Result<()> {
         self.left = self.left.checked_sub(span.len()).ok_or_else(|| {
-            Error::limit("sentencepiece.text", "the model holds more text than is read")
-                .at(span.start)
+            Error::limit(
+                "sentencepiece.text",
+                "the model holds more text than is read",
+            )
+            .at(span.start)
         })?;
         let bytes = self.reader.read(span, MOST_TEXT)?;
         let place = self.item.place.text();
