@@ -161,6 +161,7 @@ impl Engine {
             malformed,
             bytes: Some(subject.source.len()),
             sha256: settled.sha256,
+            of_folder: subject.of_folder,
         })
     }
 }

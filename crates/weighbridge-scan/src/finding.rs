@@ -233,6 +233,9 @@ pub struct FileReport {
     /// The SHA-256 of the file, where a policy or a baseline asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Whether what lies beside the file had a say: the report then holds in its folder only.
+    #[serde(skip)]
+    pub of_folder: bool,
 }
 
 impl FileReport {
@@ -252,6 +255,7 @@ impl FileReport {
             malformed: false,
             bytes: None,
             sha256: None,
+            of_folder: false,
         }
     }
 }

@@ -191,7 +191,7 @@ impl Rules {
             .find(|r| r.id.eq_ignore_ascii_case(id))
             .ok_or_else(|| {
                 Error::parameter("scan.unknown-rule", format!("there is no rule `{id}`"))
-                    .help(format!("the rules are {}", self.ids().join(", ")))
+                    .help(self.near(id))
             })
     }
 
@@ -200,8 +200,20 @@ impl Rules {
         self.0.iter()
     }
 
-    fn ids(&self) -> Vec<&str> {
-        self.0.iter().map(|r| r.id.as_str()).collect()
+    /// What to try instead of `id`: its family, where it names one.
+    fn near(&self, id: &str) -> String {
+        let family = id.rsplit_once('-').map_or("", |(family, _)| family);
+        let of_family = |r: &&RuleMeta| {
+            let own = r.id.rsplit_once('-').map_or("", |(family, _)| family);
+            own.eq_ignore_ascii_case(family)
+        };
+        let ids = self.0.iter().filter(of_family);
+        let ids: Vec<&str> = ids.map(|r| &*r.id).collect();
+        let all = "weighbridge scan --list-rules lists all rules";
+        if ids.is_empty() {
+            return all.into();
+        }
+        format!("{family} has {}; {all}", ids.join(", "))
     }
 }
 
@@ -276,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_found_in_any_case_and_unknown_ones_name_the_known() {
+    fn rules_are_found_in_any_case_and_unknown_ones_name_their_family() {
         let rules = Rules::builtin().unwrap();
         assert_eq!(
             rules.get("wb-pkl-001").unwrap().severity,
@@ -284,6 +296,9 @@ mod tests {
         );
         let e = rules.get("WB-PKL-999").unwrap_err();
         assert_eq!(e.rule(), "scan.unknown-rule");
-        assert!(e.advice().unwrap().contains("WB-PKL-001"));
+        let advice = e.advice().unwrap();
+        assert!(advice.contains("WB-PKL-001") && !advice.contains("WB-ARC"));
+        let e = rules.get("nothing").unwrap_err();
+        assert!(e.advice().unwrap().contains("--list-rules"));
     }
 }

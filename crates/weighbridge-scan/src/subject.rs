@@ -309,6 +309,8 @@ pub struct Subject<'a> {
     pub faults: Vec<Fault>,
     /// What could not be looked at.
     pub gaps: Vec<Gap>,
+    /// Whether what lies beside the file was asked for.
+    pub of_folder: bool,
 }
 
 impl<'a> Subject<'a> {
@@ -337,6 +339,7 @@ impl<'a> Subject<'a> {
             encrypted: Vec::new(),
             faults: Vec::new(),
             gaps: Vec::new(),
+            of_folder: false,
         }
     }
 

@@ -337,12 +337,6 @@ fn preamble(python: &Path, samples: usize) -> Result<String> {
          {sys.version.split()[0]}, ' + ', '.join(f'{p} {v(p)}' for p in ['picklescan', \
          'fickling', 'modelscan', 'modelaudit', 'scikit-learn', 'h5py', 'numpy']))",
     ]))?;
-    let rustc = repo::output(Command::new("rustc").arg("--version"))?;
-    let commit = repo::output(
-        Command::new("git")
-            .args(["describe", "--always", "--dirty"])
-            .current_dir(repo::root()),
-    )?;
     Ok(format!(
         "Measured {} by `cargo xtask bench scan` at commit {}.\n\
          Machine: {}.\n\
@@ -353,9 +347,9 @@ fn preamble(python: &Path, samples: usize) -> Result<String> {
          else, a crash too. Peers run without torch and tensorflow and with their telemetry off, \
          all of which makes them faster.\n",
         repo::today(),
-        commit.trim(),
+        repo::commit()?,
         repo::machine(),
-        rustc.trim(),
+        repo::rustc()?,
         versions.trim(),
         LIMIT.as_secs(),
     ))

@@ -153,6 +153,7 @@ mod tests {
                 malformed: false,
                 bytes: Some(7),
                 sha256: Some("00".into()),
+                of_folder: false,
             }],
         };
         let plain = serde_json::json!({

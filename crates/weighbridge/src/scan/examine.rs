@@ -4,6 +4,7 @@
 //! What the bytes are decides; a name only adds what it promises. Whatever an archive or a
 //! compressed stream holds comes back here, so that every format is looked into at every depth.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -147,6 +148,8 @@ pub(super) struct Examiner<'s, 'a> {
     /// Bytes that may still be inflated.
     inflated_left: u64,
     items_left: u64,
+    /// The reasons of gaps that are told once.
+    told: HashSet<String>,
 }
 
 impl<'s, 'a> Examiner<'s, 'a> {
@@ -157,6 +160,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
             limits,
             inflated_left: justified.clamp(INFLATED_LEAST, INFLATED_MOST),
             items_left: MOST_ITEMS,
+            told: HashSet::new(),
         }
     }
 
@@ -209,6 +213,14 @@ impl<'s, 'a> Examiner<'s, 'a> {
             offset: at.map(|at| place.offset(at)),
             reason: reason.into(),
         });
+    }
+
+    /// The same for a reason that many parts have in common: it is told at the first of them.
+    pub(super) fn gap_once(&mut self, place: &Place, at: Option<u64>, reason: String) {
+        if !self.told.contains(&reason) {
+            self.told.insert(reason.clone());
+            self.gap(place, at, reason);
+        }
     }
 
     /// Looks into something inside the file. What is wrong with it is recorded.

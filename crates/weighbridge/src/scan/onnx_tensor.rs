@@ -312,6 +312,7 @@ fn beside(
     span: Span,
     place: &str,
 ) -> Result<()> {
+    cx.subject.of_folder = true;
     let model = PathBuf::from(&cx.subject.path);
     let folder = match model.parent() {
         Some(p) if !p.as_os_str().is_empty() => p.to_owned(),
@@ -320,10 +321,7 @@ fn beside(
     let data = folder.join(location.replace('\\', "/"));
     let Ok(meta) = std::fs::metadata(&data) else {
         let reason = format!("the external data {location} is not beside the model");
-        let known = |g: &weighbridge_scan::Gap| g.reason == reason;
-        if !cx.subject.gaps.iter().any(known) {
-            cx.gap(&item.place, Some(span.start), reason);
-        }
+        cx.gap_once(&item.place, Some(span.start), reason);
         // A link that leads nowhere here may lead somewhere elsewhere.
         if std::fs::symlink_metadata(&data).is_err() {
             return Ok(());
