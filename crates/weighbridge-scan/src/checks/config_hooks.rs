@@ -9,7 +9,7 @@ use weighbridge_core::Result;
 
 use crate::danger::Dangers;
 use crate::engine::Check;
-use crate::finding::Findings;
+use crate::finding::{Findings, Global};
 use crate::globals::{Catalogue, Standing};
 use crate::leaves;
 use crate::rule::parse;
@@ -63,7 +63,7 @@ impl Check for ConfigHooks {
         }
         let judge = Judge {
             lists: lists()?,
-            catalogue: Catalogue::builtin()?,
+            catalogue: out.catalogue()?,
             dangers: Dangers::builtin()?,
         };
         for c in &subject.configs {
@@ -80,9 +80,9 @@ impl Check for ConfigHooks {
     }
 }
 
-struct Judge {
+struct Judge<'c> {
     lists: &'static Lists,
-    catalogue: &'static Catalogue,
+    catalogue: &'c Catalogue,
     dangers: &'static Dangers,
 }
 
@@ -94,7 +94,7 @@ enum Target {
     Unknown,
 }
 
-impl Judge {
+impl Judge<'_> {
     fn node(
         &self,
         c: &Config,
@@ -169,13 +169,15 @@ impl Judge {
         if !is_dotted(name) {
             return Ok(());
         }
+        let global = target(name).and_then(|(m, n)| Global::of(m, n, Use::Call));
         match self.standing(name) {
             Target::Dangerous => {
                 let message = format!("`{path}` makes a loader call {name}");
-                out.add(
+                out.add_global(
                     "WB-CFG-004",
                     &c.place,
                     None,
+                    global,
                     message,
                     format!("{path}: {name}"),
                 )
@@ -184,10 +186,11 @@ impl Judge {
             Target::Unknown if key == "_target_" || key == "__target__" => {
                 let message =
                     format!("`{path}` makes a loader build {name}, of an unknown package");
-                out.add(
+                out.add_global(
                     "WB-CFG-005",
                     &c.place,
                     None,
+                    global,
                     message,
                     format!("{path}: {name}"),
                 )
@@ -292,6 +295,12 @@ impl Judge {
             _ => Target::Unknown,
         }
     }
+}
+
+/// The module and the name in it that a dotted name stands for.
+pub(super) fn target(name: &str) -> Option<(&str, &str)> {
+    let name = name.trim();
+    is_dotted(name).then(|| name.rsplit_once('.')).flatten()
 }
 
 /// Whether a tree is the recipe of a training run, which says how its author loaded the base

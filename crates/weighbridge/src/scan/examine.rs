@@ -15,8 +15,8 @@ use weighbridge_scan::{Fault, Gap, Subject};
 
 use super::shape::Shape;
 use super::{
-    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise, sevenz,
-    strings, tar, tensorflow, text, zip,
+    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise,
+    sentencepiece, sevenz, strings, tar, tensorflow, text, tflite, zip,
 };
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
@@ -288,8 +288,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             npy::take(self, item)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !onnx::take(self, item)?
+        } else if !tflite::take(self, item)?
+            && !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
+            && !sentencepiece::take(self, item)?
             && !hdf5::take(self, item)?
             && !keras::take(self, item)?
             && !text::take(self, item)?
