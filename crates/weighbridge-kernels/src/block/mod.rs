@@ -18,6 +18,8 @@ mod q3_k;
 mod q4_k;
 mod q6_k;
 mod search;
+mod search_lanes;
+mod superblock;
 
 #[doc(hidden)]
 pub use lanes::Path;
