@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
-use crate::block::lanes::{Float, Int, Kernel, Lanes, Mask};
+use crate::block::lanes::{Float, Int, Kernel, Lanes, Mask, fill};
 
 /// Whether eight lanes can be used.
 pub(crate) fn has_avx2() -> bool {
@@ -120,13 +120,13 @@ macro_rules! vectors {
 
             #[inline(always)]
             fn f_from(self, f: impl FnMut(usize) -> f32) -> $f {
-                let x: [f32; $n] = std::array::from_fn(f);
+                let x: [f32; $n] = fill(0.0, f);
                 self.load(&x)
             }
 
             #[inline(always)]
             fn i_from(self, f: impl FnMut(usize) -> i32) -> $i {
-                let x: [i32; $n] = std::array::from_fn(f);
+                let x: [i32; $n] = fill(0, f);
                 self.load_i(&x)
             }
 

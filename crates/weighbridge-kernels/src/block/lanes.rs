@@ -12,7 +12,9 @@
 //!   also with NaN.
 //! - `nearest()`, `trunc()`: to integers, bit for bit as the reference on x86-64 also out of range.
 //! - Mark every function between [`Kernel::lanes`] and the vectors `#[inline(always)]`: what is
-//!   not inlined is compiled without the instructions and calls each of them.
+//!   not inlined is compiled without the instructions and calls each of them. For the same reason
+//!   let no closure touch a vector, nor `array::map` or `array::from_fn`: use loops and local
+//!   macros. `objdump -d --demangle` shows calls in `run_avx512::inside` that should not be there.
 
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
@@ -223,6 +225,16 @@ pub(crate) fn run<K: Kernel>(path: Path, row: &[f32], weights: Option<&[f32]>, o
     }
 }
 
+/// `f(place)` in every place.
+#[inline(always)]
+pub(crate) fn fill<T: Copy, const N: usize>(zero: T, mut f: impl FnMut(usize) -> T) -> [T; N] {
+    let mut out = [zero; N];
+    for (place, out) in out.iter_mut().enumerate() {
+        *out = f(place);
+    }
+    out
+}
+
 /// The token of plain code, which needs no instructions in particular.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -266,12 +278,12 @@ impl Lanes for Portable {
 
     #[inline(always)]
     fn f_from(self, f: impl FnMut(usize) -> f32) -> Four<f32> {
-        Four(std::array::from_fn(f))
+        Four(fill(0.0, f))
     }
 
     #[inline(always)]
     fn i_from(self, f: impl FnMut(usize) -> i32) -> Four<i32> {
-        Four(std::array::from_fn(f))
+        Four(fill(0, f))
     }
 
     #[inline(always)]

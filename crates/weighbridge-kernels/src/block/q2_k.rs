@@ -4,7 +4,7 @@
 //! halves), 64 of levels (value `32 n + m` of each 128 in bits `2 n` of byte `m`), then binary16
 //! scales of the scales and of the offsets. Constants from `quantize_row_q2_K_ref` and `_impl`.
 
-use super::lanes::{Float, Kernel, Lanes, nearest};
+use super::lanes::{Kernel, Lanes, nearest};
 use super::search::{Steps, affine, positive};
 use super::superblock::{self, Affines};
 use super::{half, rounded, value};
@@ -149,9 +149,13 @@ impl Kernel for Q2K {
                     let q = &q[256 * S::N * i..];
                     Affines::weighted::<S, 16, 16>(s, WEIGHTED, 1.0, x, q)
                 }
-                None => Affines::plain::<S, 16>(s, PLAIN, x, |_, x| x.map(Float::abs)),
+                None => Affines::plain::<S, 16>(s, PLAIN, x, false),
             };
-            let heads = weights.map(|_| found.heads::<S, 16>(s, 15, x.len() / 256));
+            let heads = if weights.is_some() {
+                Some(found.heads::<S, 16>(s, 15, x.len() / 256))
+            } else {
+                None
+            };
             let blocks = x.as_chunks::<256>().0.iter();
             for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<84>().0).enumerate() {
                 let head = match &heads {

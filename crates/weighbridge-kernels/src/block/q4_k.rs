@@ -7,7 +7,7 @@
 //! `m` of each 64 in the lower half of byte `m`, value 32 + `m` in the upper. Constants from
 //! `quantize_row_q4_K_ref`, `quantize_row_q5_K_ref` and the `_impl` of each.
 
-use super::lanes::{Float, Kernel, Lanes, nearest};
+use super::lanes::{Kernel, Lanes, nearest};
 use super::search::{Steps, affine, positive};
 use super::superblock::{self, Affines};
 use super::{half, rounded, value};
@@ -210,16 +210,13 @@ fn lanes<S: Lanes, const TOP: i32, const BYTES: usize>(
     for (i, (x, out)) in chunks.enumerate() {
         let found = match weights {
             Some(q) => Affines::weighted::<S, 32, 8>(s, steps, 2.0, x, &q[256 * S::N * i..]),
-            None => Affines::plain::<S, 32>(s, steps, x, |s, x| {
-                let mut sum = s.f(0.0);
-                for &x in x {
-                    sum = sum + x * x;
-                }
-                let mean = (sum / s.f(32.0)).sqrt();
-                x.map(|x| mean + x.abs())
-            }),
+            None => Affines::plain::<S, 32>(s, steps, x, true),
         };
-        let heads = weights.map(|_| found.heads::<S, 8>(s, 63, x.len() / 256));
+        let heads = if weights.is_some() {
+            Some(found.heads::<S, 8>(s, 63, x.len() / 256))
+        } else {
+            None
+        };
         let blocks = x.as_chunks::<256>().0.iter();
         for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<BYTES>().0).enumerate() {
             let head = match &heads {

@@ -24,6 +24,26 @@ fn level<F: Float>(t: F, magic: F, low: F, high: F) -> F {
     (t + magic).min(high).max(low) - magic
 }
 
+/// The weighted sum of the errors of levels.
+#[inline(always)]
+fn error<S: Lanes, const LEN: usize>(
+    s: S,
+    absolute: bool,
+    x: &[S::F; LEN],
+    w: &[S::F; LEN],
+    levels: &[S::F; LEN],
+    scale: S::F,
+    min: S::F,
+) -> S::F {
+    let mut sum = s.f(0.0);
+    for i in 0..LEN {
+        let diff = scale * levels[i] + min - x[i];
+        let diff = if absolute { diff.abs() } else { diff * diff };
+        sum = sum + w[i] * diff;
+    }
+    sum
+}
+
 /// `search::find_affine` in every lane.
 #[inline(always)]
 pub(super) fn affine<S: Lanes, const LEN: usize>(
@@ -45,36 +65,25 @@ pub(super) fn affine<S: Lanes, const LEN: usize>(
     low = low.gt(zero).select(zero, low);
     let flat = high.eq(low);
     let mut safe = zero.eq(zero);
-    let error = |levels: &[S::F; LEN], scale: S::F, min: S::F| {
-        let mut sum = zero;
-        for i in 0..LEN {
-            let diff = scale * levels[i] + min - x[i];
-            let diff = if steps.absolute {
-                diff.abs()
-            } else {
-                diff * diff
-            };
-            sum = sum + w[i] * diff;
-        }
-        sum
-    };
     let mut levels = [zero; LEN];
     let mut min = low;
-    let mut inverse = |levels: f32, min: S::F| {
-        let span = high - min;
-        let iscale = flat.select(zero, s.f(levels) / span);
-        let (most, least) = ((iscale * span).abs(), (iscale * (low - min)).abs());
-        safe = safe & (flat | most.lt(s.f(SAFE)) & least.lt(s.f(SAFE)));
-        iscale
-    };
-    let (mut iscale, mut from) = (inverse(top, min), min);
+    macro_rules! inverse {
+        ($levels:expr) => {{
+            let span = high - min;
+            let iscale = flat.select(zero, s.f($levels) / span);
+            let (most, least) = ((iscale * span).abs(), (iscale * (low - min)).abs());
+            safe = safe & (flat | most.lt(s.f(SAFE)) & least.lt(s.f(SAFE)));
+            iscale
+        }};
+    }
+    let (mut iscale, mut from) = (inverse!(top), min);
     let mut scale = s.f(1.0) / iscale;
     for i in 0..LEN {
         levels[i] = level(iscale * (x[i] - min), magic, magic, high_level);
     }
-    let mut best = error(&levels, scale, min);
+    let mut best = error(s, steps.absolute, x, w, &levels, scale, min);
     for step in 0..=steps.last {
-        let this = inverse(steps.levels(step), min);
+        let this = inverse!(steps.levels(step));
         let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
         for i in 0..LEN {
             let l = level(this * (x[i] - min), magic, magic, high_level);
@@ -92,7 +101,7 @@ pub(super) fn affine<S: Lanes, const LEN: usize>(
             this_min = above.select(zero, this_min);
             this_scale = above.select(sum_xl / sum_l2, this_scale);
         }
-        let sum = error(&levels, this_scale, this_min);
+        let sum = error(s, steps.absolute, x, w, &levels, this_scale, this_min);
         let better = det.gt(zero) & sum.lt(best);
         best = better.select(sum, best);
         iscale = better.select(this, iscale);
@@ -179,30 +188,36 @@ pub(super) fn symmetric<S: Lanes, const LEN: usize, const FINITE: bool>(
     for i in 0..LEN {
         wx[i] = w[i] * x[i];
     }
-    let sums = |iscale: S::F| {
-        let (mut lx, mut l2) = (zero, zero);
-        for i in 0..LEN {
-            let t = iscale * x[i];
-            let l = if FINITE {
-                // No more than the levels in magnitude, so that this is `nearest`.
-                level(t, magic, least, most)
-            } else {
-                let l = t.nearest(magic).min(s.i(half - 1));
-                l.max(s.i(-half)).float()
-            };
-            lx = lx + wx[i] * l;
-            l2 = l2 + w[i] * l * l;
-        }
-        (lx, l2)
-    };
-    let inverse = |levels: f32| nothing.select(zero, s.f(levels) / max);
-    let mut chosen = inverse(-half as f32);
-    let (lx, l2) = sums(chosen);
+    macro_rules! sums {
+        ($iscale:expr) => {{
+            let (mut lx, mut l2) = (zero, zero);
+            for i in 0..LEN {
+                let t = $iscale * x[i];
+                let l = if FINITE {
+                    // No more than the levels in magnitude, so that this is `nearest`.
+                    level(t, magic, least, most)
+                } else {
+                    let l = t.nearest(magic).min(s.i(half - 1));
+                    l.max(s.i(-half)).float()
+                };
+                lx = lx + wx[i] * l;
+                l2 = l2 + w[i] * l * l;
+            }
+            (lx, l2)
+        }};
+    }
+    macro_rules! inverse {
+        ($levels:expr) => {
+            nothing.select(zero, s.f($levels) / max)
+        };
+    }
+    let mut chosen = inverse!(-half as f32);
+    let (lx, l2) = sums!(chosen);
     let mut scale = l2.eq(zero).select(zero, lx / l2);
     let mut best = scale * lx;
     for step in (-9..=9).filter(|step| *step != 0) {
-        let iscale = inverse(-(half as f32 + 0.1 * step as f32));
-        let (lx, l2) = sums(iscale);
+        let iscale = inverse!(-(half as f32 + 0.1 * step as f32));
+        let (lx, l2) = sums!(iscale);
         let better = l2.gt(zero) & (lx * lx).gt(best * l2);
         let this = lx / l2;
         chosen = better.select(iscale, chosen);

@@ -17,7 +17,11 @@ pub(super) fn columns<S: Lanes, const LEN: usize>(s: S, x: &[f32], first: usize)
             turned[lane] = *x;
         }
     }
-    turned.map(|x| s.load(&x))
+    let mut out = [s.f(0.0); LEN];
+    for (out, x) in out.iter_mut().zip(&turned) {
+        *out = s.load(x);
+    }
+    out
 }
 
 /// The sum of the squares of each block, in the order of its values.
@@ -46,7 +50,11 @@ pub(super) fn weigh<S: Lanes, const LEN: usize, const SUBS: usize>(
     importance: &[S::F; LEN],
 ) -> [S::F; LEN] {
     let sigma2 = s.f_from(|lane| times * sums[((first + lane) / SUBS).min(15)] / 256.0);
-    std::array::from_fn(|i| importance[i] * (sigma2 + x[i] * x[i]).sqrt())
+    let mut w = *importance;
+    for (w, &x) in w.iter_mut().zip(x) {
+        *w = *w * (sigma2 + x * x).sqrt();
+    }
+    w
 }
 
 /// Scales and offsets of the sub-blocks of up to sixteen super-blocks.
@@ -87,18 +95,28 @@ impl Affines {
         found.from.store(&mut self.from[first..]);
     }
 
-    /// With weights that depend on a sub-block's values.
+    /// Weights are the magnitudes, over the root of the mean square where `mean` says so.
     #[inline(always)]
     pub(super) fn plain<S: Lanes, const LEN: usize>(
         s: S,
         steps: Steps,
         x: &[f32],
-        weigh: impl Fn(S, &[S::F; LEN]) -> [S::F; LEN],
+        mean: bool,
     ) -> Self {
         let mut out = Self::new();
         for first in (0..x.len() / LEN).step_by(S::N) {
-            let values = columns(s, x, first);
-            let w = weigh(s, &values);
+            let values: [S::F; LEN] = columns(s, x, first);
+            let mut w = values;
+            let mut offset = s.f(0.0);
+            if mean {
+                for &x in &values {
+                    offset = offset + x * x;
+                }
+                offset = (offset / s.f(LEN as f32)).sqrt();
+            }
+            for w in &mut w {
+                *w = offset + w.abs();
+            }
             out.search(s, steps, first, &values, &w);
         }
         out
@@ -160,20 +178,19 @@ impl Affines {
         top: i32,
         blocks: usize,
     ) -> Heads {
-        let column = |x: &[f32; 256]| -> [S::F; SUBS] { columns(s, &x[..SUBS * blocks], 0) };
-        let sums = column(&self.sum);
+        let sums: [S::F; SUBS] = columns(s, &self.sum[..SUBS * blocks], 0);
         let mut heads = Heads {
             d: [0.0; 16],
             min: [0.0; 16],
             scales: [[0; 16]; 16],
             mins: [[0; 16]; 16],
         };
-        let (d, levels) = positive(s, top, &column(&self.scale), &sums);
+        let (d, levels) = positive(s, top, &columns(s, &self.scale[..SUBS * blocks], 0), &sums);
         d.store(&mut heads.d);
         for (level, out) in levels.iter().zip(&mut heads.scales) {
             level.store(out);
         }
-        let (min, levels) = positive(s, top, &column(&self.min), &sums);
+        let (min, levels) = positive(s, top, &columns(s, &self.min[..SUBS * blocks], 0), &sums);
         min.store(&mut heads.min);
         for (level, out) in levels.iter().zip(&mut heads.mins) {
             level.store(out);
