@@ -171,15 +171,15 @@ fn extreme<S: Lanes, const LEN: usize>(s: S, x: &[S::F; LEN]) -> (S::F, S::F) {
     (max, amax)
 }
 
-/// `search::symmetric` in every lane: the scale, and the inverse scale that levels were made
-/// with, 0 where all is nearly zero. `FINITE` says that all values are.
+/// `search::symmetric` in every lane: the scale, the inverse scale that levels were made with, 0
+/// where all is nearly zero, and where that is. `FINITE` says that all values are.
 #[inline(always)]
 pub(super) fn symmetric<S: Lanes, const LEN: usize, const FINITE: bool>(
     s: S,
     half: i32,
     x: &[S::F; LEN],
     w: &[S::F; LEN],
-) -> (S::F, S::F) {
+) -> (S::F, S::F, S::M) {
     let (zero, magic) = (s.f(0.0), s.f(MAGIC));
     let (least, most) = (s.f(MAGIC - half as f32), s.f(MAGIC + (half - 1) as f32));
     let (max, amax) = extreme(s, x);
@@ -224,7 +224,7 @@ pub(super) fn symmetric<S: Lanes, const LEN: usize, const FINITE: bool>(
         scale = better.select(this, scale);
         best = better.select(this * lx, best);
     }
-    (nothing.select(zero, scale), chosen)
+    (nothing.select(zero, scale), chosen, nothing)
 }
 
 /// `search::descent` in every lane: the scale, and the levels as they are stored.

@@ -1,9 +1,9 @@
 //! What the K types' fast paths share: super-blocks of 256 values, as many at once as there are
 //! lanes, and the results of the searches in their sub-blocks.
 
-use super::lanes::{Float, Int, Lanes, MAGIC};
+use super::lanes::{Float, Int, Lanes, MAGIC, Mask, nearest};
 use super::search::{Found, Steps};
-use super::search_lanes::{affine, positive};
+use super::search_lanes::{affine, positive, symmetric};
 
 /// Value `i` of sub-block `first + lane` in every lane of element `i`; beyond the last sub-block
 /// it is repeated.
@@ -218,6 +218,107 @@ impl Heads {
             std::array::from_fn(|j| self.scales[j][block] as u8),
             std::array::from_fn(|j| self.mins[j][block] as u8),
         )
+    }
+}
+
+/// Scales of the sub-blocks of 16 of up to sixteen super-blocks, without offsets.
+pub(super) struct Symmetrics {
+    pub(super) scale: [f32; 256],
+    iscale: [f32; 256],
+    /// The sums of their weights.
+    sum: [f32; 256],
+}
+
+/// The weights of a search without offsets.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    /// The squares of the values.
+    Squares,
+    /// The importance of the columns.
+    Importance(&'a [f32]),
+    /// The importance of the columns and the size of the values.
+    Sized(&'a [f32]),
+}
+
+impl Symmetrics {
+    /// For levels from -`halfway` to `halfway` - 1.
+    #[inline(always)]
+    pub(super) fn search<S: Lanes>(s: S, halfway: i32, x: &[f32], weights: Weights) -> Self {
+        let mut out = Self {
+            scale: [0.0; 256],
+            iscale: [0.0; 256],
+            sum: [0.0; 256],
+        };
+        let sums = if let Weights::Sized(_) = weights {
+            squares(s, x)
+        } else {
+            [0.0; 16]
+        };
+        for first in (0..x.len() / 16).step_by(S::N) {
+            let values: [S::F; 16] = columns(s, x, first);
+            let w = match weights {
+                Weights::Squares => {
+                    let mut w = values;
+                    for w in &mut w {
+                        *w = *w * *w;
+                    }
+                    w
+                }
+                Weights::Importance(q) => columns(s, &q[..x.len()], first),
+                Weights::Sized(q) => {
+                    let q = columns(s, &q[..x.len()], first);
+                    let w = weigh::<S, 16, 16>(s, 2.0, &sums, first, &values, &q);
+                    let mut sum = s.f(0.0);
+                    for &w in &w {
+                        sum = sum + w;
+                    }
+                    sum.store(&mut out.sum[first..]);
+                    w
+                }
+            };
+            let (scale, iscale, _) = symmetric::<S, 16, true>(s, halfway, &values, &w);
+            scale.store(&mut out.scale[first..]);
+            iscale.store(&mut out.iscale[first..]);
+        }
+        out
+    }
+
+    /// The scales of a super-block.
+    #[inline(always)]
+    pub(super) fn scales(&self, block: usize) -> &[f32; 16] {
+        &self.scale.as_chunks().0[block]
+    }
+
+    /// The level, as it is stored, that the search gave to a value.
+    #[inline(always)]
+    pub(super) fn level(&self, halfway: i32, sub: usize, x: f32) -> i32 {
+        let iscale = self.iscale[sub];
+        if iscale == 0.0 {
+            return 0;
+        }
+        nearest(iscale * x).min(halfway - 1).max(-halfway) + halfway
+    }
+
+    /// The scales of the scales, and those scales plus `halfway`, a super-block in every lane.
+    #[inline(always)]
+    pub(super) fn heads<S: Lanes>(&self, s: S, halfway: i32, blocks: usize) -> Heads {
+        let sums: [S::F; 16] = columns(s, &self.sum[..16 * blocks], 0);
+        let x: [S::F; 16] = columns(s, &self.scale[..16 * blocks], 0);
+        let (d, iscale, none) = symmetric::<S, 16, false>(s, halfway, &x, &sums);
+        let mut heads = Heads {
+            d: [0.0; 16],
+            min: [0.0; 16],
+            scales: [[0; 16]; 16],
+            mins: [[0; 16]; 16],
+        };
+        d.store(&mut heads.d);
+        let magic = s.f(MAGIC);
+        let (least, most, shift) = (s.i(-halfway), s.i(halfway - 1), s.i(halfway));
+        for (x, out) in x.iter().zip(&mut heads.scales) {
+            let level = (iscale * *x).nearest(magic).min(most).max(least) + shift;
+            none.select_i(s.i(0), level).store(out);
+        }
+        heads
     }
 }
 
