@@ -12,6 +12,7 @@
 mod few;
 pub(crate) mod lanes;
 mod legacy;
+mod legacy_lanes;
 mod mx;
 mod q2_k;
 mod q3_k;
