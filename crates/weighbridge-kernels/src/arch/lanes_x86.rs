@@ -294,6 +294,11 @@ macro_rules! vectors {
             }
 
             #[inline(always)]
+            fn store_bytes(self, out: &mut [u8]) {
+                self.low_bytes(&mut out[..$n]);
+            }
+
+            #[inline(always)]
             fn each(self, mut f: impl FnMut(usize, i32)) {
                 let mut all = [0; $n];
                 self.store(&mut all);
@@ -387,6 +392,20 @@ impl V8 {
 }
 
 impl V8I {
+    /// `out` has eight bytes.
+    #[inline(always)]
+    fn low_bytes(self, out: &mut [u8]) {
+        let x = has!(_mm256_and_si256(self.0, _mm256_set1_epi32(255)));
+        // Narrowing works in 128-bit lanes: the second four come to stand above.
+        let x = has!(_mm256_packus_epi32(x, x));
+        let x = has!(_mm256_packus_epi16(x, x));
+        let x = has!(_mm_unpacklo_epi32(
+            _mm256_castsi256_si128(x),
+            _mm256_extracti128_si256::<1>(x)
+        ));
+        out.copy_from_slice(&has!(_mm_cvtsi128_si64(x)).to_le_bytes());
+    }
+
     #[inline(always)]
     fn same(self, other: Self) -> V8M {
         V8M(has!(_mm256_cmpeq_epi32(self.0, other.0)))
@@ -438,6 +457,15 @@ impl V16 {
 }
 
 impl V16I {
+    /// `out` has sixteen bytes.
+    #[inline(always)]
+    fn low_bytes(self, out: &mut [u8]) {
+        let x = has!(_mm512_cvtepi32_epi8(self.0));
+        let (low, high) = out.split_at_mut(8);
+        low.copy_from_slice(&has!(_mm_cvtsi128_si64(x)).to_le_bytes());
+        high.copy_from_slice(&has!(_mm_extract_epi64::<1>(x)).to_le_bytes());
+    }
+
     #[inline(always)]
     fn same(self, other: Self) -> V16M {
         V16M(has!(_mm512_cmpeq_epi32_mask(self.0, other.0)))

@@ -133,6 +133,8 @@ pub(crate) trait Int:
     fn low23(self) -> Self;
     /// Writes the lanes to the front of `out`, which must hold as many.
     fn store(self, out: &mut [i32]);
+    /// Writes the low byte of every lane to the front of `out`, which must hold as many.
+    fn store_bytes(self, out: &mut [u8]);
     /// `f(lane, value)` for every lane.
     fn each(self, f: impl FnMut(usize, i32));
 }
@@ -476,6 +478,11 @@ impl Int for Four<i32> {
     }
 
     #[inline(always)]
+    fn store_bytes(self, out: &mut [u8]) {
+        out[..N].copy_from_slice(&self.map(|x| x as u8).0);
+    }
+
+    #[inline(always)]
     fn each(self, mut f: impl FnMut(usize, i32)) {
         for (lane, x) in self.0.into_iter().enumerate() {
             f(lane, x);
@@ -586,6 +593,9 @@ mod tests {
             put(x);
             put(x.float().bits());
             put(x.low23().from_bits().bits());
+            let mut bytes = [0; 16];
+            x.store_bytes(&mut bytes);
+            put(s.i_from(|lane| i32::from(bytes[lane])));
         }
         for x in [
             i.shl::<3>(),
@@ -635,7 +645,7 @@ mod tests {
 
     #[test]
     fn every_width_calculates_the_same() {
-        let each = 4 * (9 + 7 * 4 + 1 + 8 * 3 + 5 + 1);
+        let each = 4 * (9 + 7 * 4 + 1 + 8 * 4 + 5 + 1);
         let mut want = vec![0; 256 * each];
         run::<Everything>(Path::Twin, &[], None, &mut want);
         for path in Path::ALL.into_iter().filter(|p| p.is_available()) {

@@ -63,14 +63,6 @@ pub(super) fn round<F: Float>(x: F, half: F::I, sign: F::I) -> F::I {
 /// The bits of the greatest number below 0.5.
 pub(super) const BELOW_HALF: i32 = 0x3eff_ffff;
 
-/// The low bytes of numbers.
-#[inline(always)]
-pub(super) fn put_bytes<const LEN: usize>(numbers: &[i32; LEN], out: &mut [u8]) {
-    for (out, x) in out[..LEN].iter_mut().zip(numbers) {
-        *out = *x as u8;
-    }
-}
-
 /// Scales, as they are stored and as they are used, of as many blocks as there are lanes.
 pub(super) struct Scales {
     pub(super) stored: [i32; 16],
@@ -95,27 +87,57 @@ impl Scales {
     }
 }
 
-/// Levels in the order of the values, as bytes of Q4, with fifth bits before them if `FIVE`.
-#[inline(always)]
-fn pack<const FIVE: bool>(levels: &[i32; 32], out: &mut [u8]) {
-    let mut bytes = [0; 16];
-    for i in 0..16 {
-        bytes[i] = if FIVE {
-            levels[i] & 15 | levels[16 + i] << 4
-        } else {
-            levels[i] | levels[16 + i] << 4
-        };
-    }
-    if FIVE {
-        let mut high = 0;
-        for (i, level) in levels.iter().enumerate() {
-            high |= (*level as u32 >> 4 & 1) << i;
+/// Levels of 32 values, packed as they come: two a byte, and the fifth bits of Q5 apart.
+struct Packed {
+    bytes: [u8; 16],
+    fifths: u32,
+}
+
+impl Packed {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            bytes: [0; 16],
+            fifths: 0,
         }
-        out[..4].copy_from_slice(&high.to_le_bytes());
-        put_bytes(&bytes, &mut out[4..]);
-    } else {
-        put_bytes(&bytes, out);
     }
+
+    /// The levels of values `i` and on, and 16 + `i` and on.
+    #[inline(always)]
+    fn put<S: Lanes, const FIVE: bool>(&mut self, s: S, i: usize, low: S::I, high: S::I) {
+        if FIVE {
+            let bit = s.i(16);
+            self.fifths |= (low & bit).eq(bit).bits() << i;
+            self.fifths |= (high & bit).eq(bit).bits() << (16 + i);
+            (low & s.i(15) | high.shl::<4>()).store_bytes(&mut self.bytes[i..]);
+        } else {
+            (low | high.shl::<4>()).store_bytes(&mut self.bytes[i..]);
+        }
+    }
+
+    #[inline(always)]
+    fn write<const FIVE: bool>(&self, out: &mut [u8]) {
+        if FIVE {
+            out[..4].copy_from_slice(&self.fifths.to_le_bytes());
+            out[4..20].copy_from_slice(&self.bytes);
+        } else {
+            out[..16].copy_from_slice(&self.bytes);
+        }
+    }
+}
+
+/// A block's levels: `$level` of the values `$x`.
+macro_rules! pack {
+    ($s:ident, $five:ident, $block:ident, $out:expr, |$x:ident| $level:expr) => {{
+        let mut packed = Packed::new();
+        for i in (0..16).step_by(S::N) {
+            let $x = $s.load(&$block[i..]);
+            let low = $level;
+            let $x = $s.load(&$block[16 + i..]);
+            packed.put::<S, $five>($s, i, low, $level);
+        }
+        packed.write::<$five>($out);
+    }};
 }
 
 /// `x` with the low byte's sign extended.
@@ -148,14 +170,10 @@ pub(super) fn symmetrics<S: Lanes, const HALF: i32, const BYTES: usize, const FI
         for (b, (x, out)) in blocks.iter().zip(out).enumerate() {
             let id = s.f(scales.used[b]);
             let (shift, most) = (s.f(HALF as f32 + 0.5), s.i(2 * HALF - 1));
-            let mut levels = [0; 32];
-            for i in (0..32).step_by(S::N) {
-                let level = (s.load(&x[i..]) * id + shift).trunc();
-                let level = low_byte(level).min(most) & s.i(255);
-                level.store(&mut levels[i..]);
-            }
             scales.put(b, out);
-            pack::<FIVE>(&levels, &mut out[2..]);
+            pack!(s, FIVE, x, &mut out[2..], |v| {
+                low_byte((v * id + shift).trunc()).min(most) & s.i(255)
+            });
         }
     }
 }
@@ -194,16 +212,15 @@ fn weighted_symmetrics<S: Lanes, const HALF: i32, const BYTES: usize, const FIVE
         let nothing = nothing.bits();
         let blocks = row[32 * first..].as_chunks::<32>().0.iter();
         for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<BYTES>().0).enumerate() {
-            let mut levels = [0; 32];
-            if nothing >> b & 1 == 0 {
-                let iscale = s.f(scales.used[b]);
-                for i in (0..32).step_by(S::N) {
-                    let level = (s.load(&x[i..]) * iscale).nearest(magic);
-                    (level.min(most).max(least) + shift).store(&mut levels[i..]);
-                }
-            }
             scales.put(b, out);
-            pack::<FIVE>(&levels, &mut out[2..]);
+            if nothing >> b & 1 == 1 {
+                out[2..].fill(0);
+                continue;
+            }
+            let iscale = s.f(scales.used[b]);
+            pack!(s, FIVE, x, &mut out[2..], |v| {
+                (v * iscale).nearest(magic).min(most).max(least) + shift
+            });
         }
     }
 }
@@ -233,19 +250,17 @@ pub(super) fn affines<S: Lanes, const TOP: i32, const BYTES: usize, const FIVE: 
         let out = out.as_chunks_mut::<BYTES>().0;
         for (b, (x, out)) in blocks.iter().zip(out).enumerate() {
             let (id, min) = (s.f(scales.used[b]), s.f(offsets.used[b]));
-            let mut levels = [0; 32];
-            for i in (0..32).step_by(S::N) {
-                let level = ((s.load(&x[i..]) - min) * id + s.f(0.5)).trunc();
+            scales.put(b, out);
+            offsets.put(b, &mut out[2..]);
+            pack!(s, FIVE, x, &mut out[4..], |v| {
+                let level = ((v - min) * id + s.f(0.5)).trunc();
                 let level = if FIVE {
                     level
                 } else {
                     low_byte(level).min(s.i(TOP))
                 };
-                (level & s.i(255)).store(&mut levels[i..]);
-            }
-            scales.put(b, out);
-            offsets.put(b, &mut out[2..]);
-            pack::<FIVE>(&levels, &mut out[4..]);
+                level & s.i(255)
+            });
         }
     }
 }
@@ -295,15 +310,13 @@ fn weighted_affines<S: Lanes, const TOP: i32, const BYTES: usize, const FIVE: bo
         let offsets = Scales::new(s, -found.min, found.from);
         let blocks = row[32 * first..].as_chunks::<32>().0.iter();
         for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<BYTES>().0).enumerate() {
-            let mut levels = [0; 32];
             let (iscale, from) = (s.f(scales.used[b]), s.f(offsets.used[b]));
-            for i in (0..32).step_by(S::N) {
-                let level = (iscale * (s.load(&x[i..]) - from)).nearest(magic);
-                level.min(most).max(least).store(&mut levels[i..]);
-            }
             scales.put(b, out);
             offsets.put(b, &mut out[2..]);
-            pack::<FIVE>(&levels, &mut out[4..]);
+            pack!(s, FIVE, x, &mut out[4..], |v| {
+                let level = (iscale * (v - from)).nearest(magic);
+                level.min(most).max(least)
+            });
         }
     }
 }
@@ -324,12 +337,11 @@ pub(super) fn eights<S: Lanes>(s: S, row: &[f32], out: &mut [u8]) {
         let out = out.as_chunks_mut::<34>().0;
         for (b, (x, out)) in blocks.iter().zip(out).enumerate() {
             let id = s.f(scales.used[b]);
-            let mut levels = [0; 32];
-            for i in (0..32).step_by(S::N) {
-                round(s.load(&x[i..]) * id, below_half, sign).store(&mut levels[i..]);
-            }
             scales.put(b, out);
-            put_bytes(&levels, &mut out[2..]);
+            for i in (0..32).step_by(S::N) {
+                let level = round(s.load(&x[i..]) * id, below_half, sign);
+                level.store_bytes(&mut out[2 + i..]);
+            }
         }
     }
 }

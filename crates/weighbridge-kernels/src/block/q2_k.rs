@@ -177,7 +177,7 @@ impl Kernel for Q2K {
                     let (d, min) = (d * f32::from(scale & 15), min * f32::from(scale >> 4));
                     superblock::refine(s, x, d, min, 3, levels, &found.at(16 * b + j));
                 }
-                write(&head, &levels.map(|l| l as u8), out);
+                write(&head, &levels, out);
             }
         }
     }

@@ -142,11 +142,11 @@ fn weighted<S: Lanes>(s: S, x: &[f32], importance: &[f32], out: &mut [u8]) {
         for (j, (x, levels)) in subs.enumerate() {
             if !refine_signed(s, x, head.scale(j), 4, levels) {
                 for (x, level) in x.iter().zip(levels) {
-                    *level = found.level(4, 16 * b + j, *x);
+                    *level = found.level(4, 16 * b + j, *x) as u8;
                 }
             }
         }
-        head.write(&levels.map(|l| l as u8), out);
+        head.write(&levels, out);
     }
 }
 
@@ -182,11 +182,11 @@ fn plain<S: Lanes>(s: S, x: &[f32], out: &mut [u8]) {
         for (j, (x, levels)) in subs.enumerate() {
             if !refine_signed(s, x, head.scale(j), 4, levels) {
                 for (level, found) in levels.iter_mut().zip(&found[16 * b + j]) {
-                    *level = *found as i32;
+                    *level = *found as u8;
                 }
             }
         }
-        head.write(&levels.map(|l| l as u8), out);
+        head.write(&levels, out);
     }
 }
 

@@ -236,7 +236,7 @@ fn lanes<S: Lanes, const TOP: i32, const BYTES: usize>(
                 let (d, min) = head.of(j);
                 superblock::refine(s, x, d, min, TOP, levels, &found.at(8 * b + j));
             }
-            write(TOP, &head, &levels.map(|l| l as u8), out);
+            write(TOP, &head, &levels, out);
         }
     }
 }

@@ -116,11 +116,11 @@ impl Kernel for Q6K {
                 for (j, (x, levels)) in subs.enumerate() {
                     if !refine_signed(s, x, head.scale(j), 32, levels) {
                         for (x, level) in x.iter().zip(levels) {
-                            *level = found.level(32, 16 * b + j, *x);
+                            *level = found.level(32, 16 * b + j, *x) as u8;
                         }
                     }
                 }
-                head.write(&levels.map(|l| l as u8), out);
+                head.write(&levels, out);
             }
         }
     }

@@ -330,12 +330,12 @@ pub(super) fn refine<S: Lanes>(
     d: f32,
     min: f32,
     top: i32,
-    levels: &mut [i32],
+    levels: &mut [u8],
     found: &Found,
 ) {
     if d == 0.0 {
         for (x, level) in x.iter().zip(levels) {
-            *level = found.level(top, *x);
+            *level = found.level(top, *x) as u8;
         }
         return;
     }
@@ -343,7 +343,7 @@ pub(super) fn refine<S: Lanes>(
     let (zero, top) = (s.i(0), s.i(top));
     for (x, level) in x.chunks_exact(S::N).zip(levels.chunks_exact_mut(S::N)) {
         let nearest = ((s.load(x) + min) / d).nearest(magic);
-        nearest.min(top).max(zero).store(level);
+        nearest.min(top).max(zero).store_bytes(level);
     }
 }
 
@@ -354,7 +354,7 @@ pub(super) fn refine_signed<S: Lanes>(
     x: &[f32],
     d: f32,
     halfway: i32,
-    levels: &mut [i32],
+    levels: &mut [u8],
 ) -> bool {
     if d == 0.0 {
         return false;
@@ -363,7 +363,7 @@ pub(super) fn refine_signed<S: Lanes>(
     let (least, most) = (s.i(-halfway), s.i(halfway - 1));
     for (x, level) in x.chunks_exact(S::N).zip(levels.chunks_exact_mut(S::N)) {
         let nearest = (s.load(x) / d).nearest(magic);
-        (nearest.min(most).max(least) + shift).store(level);
+        (nearest.min(most).max(least) + shift).store_bytes(level);
     }
     true
 }
