@@ -46,6 +46,8 @@ pub(crate) trait Lanes: Copy {
     fn load_i(self, x: &[i32]) -> Self::I;
     /// `table[at]`; a place beyond the table is its last. The table must not be empty.
     fn gather(self, table: &[i32], at: Self::I) -> Self::I;
+    /// Turns `N` rows of `N` values into their columns; `rows` must be as many.
+    fn turn(self, rows: &mut [Self::F]);
 }
 
 /// Binary32 lanes.
@@ -303,6 +305,14 @@ impl Lanes for Portable {
     #[inline(always)]
     fn gather(self, table: &[i32], at: Four<i32>) -> Four<i32> {
         at.map(|at| table[(at as u32 as usize).min(table.len() - 1)])
+    }
+
+    #[inline(always)]
+    fn turn(self, rows: &mut [Four<f32>]) {
+        let [a, b, c, d] = [rows[0].0, rows[1].0, rows[2].0, rows[3].0];
+        for (i, row) in rows[..N].iter_mut().enumerate() {
+            *row = Four([a[i], b[i], c[i], d[i]]);
+        }
     }
 }
 
@@ -651,6 +661,33 @@ mod tests {
                     calculate(s, s.f_from(|_| a), s.load(&CASES[first..]), &mut put);
                 }
             }
+        }
+    }
+
+    /// Turns the lanes' own numbers.
+    enum Turned {}
+
+    impl Kernel for Turned {
+        fn twin(_: &[f32], _: Option<&[f32]>, _: &mut [u8]) {}
+
+        #[inline(always)]
+        fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, _: &mut [u8]) {
+            let mut rows = [s.f(0.0); 16];
+            for (i, x) in rows.iter_mut().enumerate() {
+                *x = s.load(&row[16 * i..]);
+            }
+            s.turn(&mut rows[..S::N]);
+            for (column, x) in rows[..S::N].iter().enumerate() {
+                x.each(|lane, x| assert_eq!(x, row[16 * lane + column]));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_turn_into_columns() {
+        let row: Vec<f32> = (0..256u16).map(f32::from).collect();
+        for path in Path::ALL {
+            run::<Turned>(path, &row, None, &mut []);
         }
     }
 

@@ -10,16 +10,19 @@ use super::search_lanes::{affine, positive, symmetric};
 #[inline(always)]
 pub(super) fn columns<S: Lanes, const LEN: usize>(s: S, x: &[f32], first: usize) -> [S::F; LEN] {
     let subs = x.as_chunks::<LEN>().0;
-    let mut turned = [[0.0; 16]; LEN];
-    for lane in 0..S::N {
-        let sub = &subs[(first + lane).min(subs.len() - 1)];
-        for (turned, x) in turned.iter_mut().zip(sub) {
-            turned[lane] = *x;
-        }
-    }
     let mut out = [s.f(0.0); LEN];
-    for (out, x) in out.iter_mut().zip(&turned) {
-        *out = s.load(x);
+    if LEN < S::N {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = s.f_from(|lane| subs[(first + lane).min(subs.len() - 1)][i]);
+        }
+        return out;
+    }
+    for (i, out) in out.chunks_exact_mut(S::N).enumerate() {
+        for (lane, out) in out.iter_mut().enumerate() {
+            let sub = &subs[(first + lane).min(subs.len() - 1)];
+            *out = s.load(&sub[S::N * i..]);
+        }
+        s.turn(out);
     }
     out
 }
