@@ -131,6 +131,11 @@ macro_rules! vectors {
             }
 
             #[inline(always)]
+            fn turn(self, rows: &mut [$f]) {
+                $turn(rows);
+            }
+
+            #[inline(always)]
             fn load(self, x: &[f32]) -> $f {
                 let x = &x[..$n];
                 // SAFETY: so many values are readable there; for the instructions see above.
@@ -151,11 +156,6 @@ macro_rules! vectors {
                 // SAFETY: every place is at most the last of the table, unsigned; the table has
                 // fewer than 2^30 places, so none is negative.
                 $i(unsafe { $gather!(table.as_ptr(), $minu(at.0, last.0)) })
-            }
-
-            #[inline(always)]
-            fn turn(self, rows: &mut [$f]) {
-                $turn(rows);
             }
         }
 

@@ -30,11 +30,22 @@ pub(super) fn columns<S: Lanes, const LEN: usize>(s: S, x: &[f32], first: usize)
 /// The sum of the squares of each block, in the order of its values.
 #[inline(always)]
 pub(super) fn squares<S: Lanes>(s: S, x: &[f32]) -> [f32; 16] {
-    let blocks = x.as_chunks::<256>().0;
     let mut sum = s.f(0.0);
-    for i in 0..256 {
-        let x = s.f_from(|lane| blocks[lane.min(blocks.len() - 1)][i]);
-        sum = sum + x * x;
+    for part in 0..16 {
+        // The parts of the blocks in columns, each part after the one before it.
+        let mut parts = [0.0; 256];
+        for (part, x) in parts
+            .as_chunks_mut::<16>()
+            .0
+            .iter_mut()
+            .zip(x.chunks(256).map(|x| &x[16 * part..]))
+        {
+            part.copy_from_slice(&x[..16]);
+        }
+        let columns: [S::F; 16] = columns(s, &parts, 0);
+        for &x in &columns {
+            sum = sum + x * x;
+        }
     }
     let mut out = [0.0; 16];
     sum.store(&mut out);
