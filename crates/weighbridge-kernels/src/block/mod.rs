@@ -9,6 +9,15 @@
 //!
 //! Rooms: one file a family of types; `lanes` is the vector that all fast paths are written in.
 
+mod grid;
+mod grid_tables;
+mod iq;
+mod iq1;
+mod iq2;
+mod iq3;
+mod iq4;
+mod iq_dequant;
+
 /// A type whose elements are packed in blocks. Names and numbers as in `enum ggml_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, missing_docs)] // the variants are the format's own names
@@ -118,15 +127,27 @@ impl BlockType {
             Self::Q5_K => row!("Q5_K" 13 256 176 false None, None),
             Self::Q6_K => row!("Q6_K" 14 256 210 false None, None),
             Self::Q8_K => row!("Q8_K" 15 256 292 false None, None),
-            Self::IQ2_XXS => row!("IQ2_XXS" 16 256 66 true None, None),
-            Self::IQ2_XS => row!("IQ2_XS" 17 256 74 true None, None),
-            Self::IQ3_XXS => row!("IQ3_XXS" 18 256 98 false None, None),
-            Self::IQ1_S => row!("IQ1_S" 19 256 50 true None, None),
-            Self::IQ4_NL => row!("IQ4_NL" 20 32 18 false None, None),
-            Self::IQ3_S => row!("IQ3_S" 21 256 110 false None, None),
-            Self::IQ2_S => row!("IQ2_S" 22 256 82 false None, None),
-            Self::IQ4_XS => row!("IQ4_XS" 23 256 136 false None, None),
-            Self::IQ1_M => row!("IQ1_M" 29 256 56 false None, None),
+            Self::IQ2_XXS => {
+                row!("IQ2_XXS" 16 256 66 true Some(iq2::twin_xxs), Some(iq_dequant::iq2_xxs))
+            }
+            Self::IQ2_XS => {
+                row!("IQ2_XS" 17 256 74 true Some(iq2::twin_xs), Some(iq_dequant::iq2_xs))
+            }
+            Self::IQ3_XXS => {
+                row!("IQ3_XXS" 18 256 98 false Some(iq3::twin_xxs), Some(iq_dequant::iq3_xxs))
+            }
+            Self::IQ1_S => row!("IQ1_S" 19 256 50 true Some(iq1::twin_s), Some(iq_dequant::iq1_s)),
+            Self::IQ4_NL => {
+                row!("IQ4_NL" 20 32 18 false Some(iq4::twin_nl), Some(iq_dequant::iq4_nl))
+            }
+            Self::IQ3_S => {
+                row!("IQ3_S" 21 256 110 false Some(iq3::twin_s), Some(iq_dequant::iq3_s))
+            }
+            Self::IQ2_S => row!("IQ2_S" 22 256 82 false Some(iq2::twin_s), Some(iq_dequant::iq2_s)),
+            Self::IQ4_XS => {
+                row!("IQ4_XS" 23 256 136 false Some(iq4::twin_xs), Some(iq_dequant::iq4_xs))
+            }
+            Self::IQ1_M => row!("IQ1_M" 29 256 56 false Some(iq1::twin_m), Some(iq_dequant::iq1_m)),
             Self::TQ1_0 => row!("TQ1_0" 34 256 54 false None, None),
             Self::TQ2_0 => row!("TQ2_0" 35 256 66 false None, None),
             Self::MXFP4 => row!("MXFP4" 39 32 17 false None, None),
