@@ -1,6 +1,8 @@
 //! The kernels that have SIMD twins, and the choice between them.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod lanes_x86;
+#[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use crate::decode::each as from;

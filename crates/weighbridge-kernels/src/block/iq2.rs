@@ -7,8 +7,9 @@
 //! and the scale nibbles. Where signs have seven bits, the eighth makes the minus signs even.
 
 use super::grid::{self, Grid};
+use super::half;
 use super::iq::{Fit, SUPER, Sub, Tries, nearest_int, refit, scale_level, search, sum_of_squares};
-use crate::scalar::f32_to_f16;
+use super::lanes::{Kernel, Lanes};
 
 const TOP: u8 = 2;
 
@@ -26,7 +27,21 @@ fn codes<const D: usize, const N: usize>(grid: &Grid<D>, levels: &[u8; N]) -> [u
     out
 }
 
-pub(super) fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ2_XXS.
+pub(super) enum Xxs {}
+
+impl Kernel for Xxs {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_xxs(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_xxs(row, weights, out);
+    }
+}
+
+fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let weights = weights.unwrap_or_default();
     let grid = grid::iq2_xxs();
     let blocks = row
@@ -61,7 +76,7 @@ fn block_xxs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 
         return;
     }
     let d = max / 31.0;
-    out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
+    out[..2].copy_from_slice(&half(d).to_le_bytes());
     for (ib, scale) in scales.into_iter().enumerate() {
         words[2 * ib + 1] |= u32::from(scale_level(scale, 1.0 / d, 15)) << 28;
     }
@@ -221,7 +236,21 @@ fn scale_nibbles(scales: &[f32; 16], out: &mut [u8]) -> Option<f32> {
     Some(d)
 }
 
-pub(super) fn twin_xs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ2_XS.
+pub(super) enum Xs {}
+
+impl Kernel for Xs {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_xs(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_xs(row, weights, out);
+    }
+}
+
+fn twin_xs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let weights = weights.unwrap_or_default();
     let grid = grid::iq2_xs();
     let blocks = row
@@ -251,14 +280,28 @@ fn block_xs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 7
         scales[ib] = fit.scale;
     }
     if let Some(d) = scale_nibbles(&scales, &mut out[66..]) {
-        out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
+        out[..2].copy_from_slice(&half(d).to_le_bytes());
         for (out, word) in out[2..66].chunks_exact_mut(2).zip(words) {
             out.copy_from_slice(&word.to_le_bytes());
         }
     }
 }
 
-pub(super) fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ2_S.
+pub(super) enum S {}
+
+impl Kernel for S {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_s(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_s(row, weights, out);
+    }
+}
+
+fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq2_s();
     let rows = row
         .as_chunks::<SUPER>()
@@ -293,6 +336,6 @@ fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
         scales[ib] = fit.scale;
     }
     if let Some(d) = scale_nibbles(&scales, &mut out[74..]) {
-        out[..2].copy_from_slice(&f32_to_f16(d * 0.9875).to_le_bytes());
+        out[..2].copy_from_slice(&half(d * 0.9875).to_le_bytes());
     }
 }

@@ -5,8 +5,9 @@
 //! of 64 codes, their ninth bits eight to a byte, 32 bytes of signs, and a scale nibble for each 32.
 
 use super::grid::{self, Grid};
+use super::half;
 use super::iq::{Fit, SUPER, Sub, Tries, refit, scale_level, search, sum_of_squares};
-use crate::scalar::f32_to_f16;
+use super::lanes::{Kernel, Lanes};
 
 const TOP: u8 = 7;
 
@@ -42,7 +43,21 @@ fn fit(grid: &Grid<4>, sub: &mut Sub<32>, reach: i32, all: bool) -> Fit<32> {
     fit
 }
 
-pub(super) fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ3_XXS.
+pub(super) enum Xxs {}
+
+impl Kernel for Xxs {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_xxs(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_xxs(row, weights, out);
+    }
+}
+
+fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq3_xxs();
     let rows = row
         .as_chunks::<SUPER>()
@@ -80,7 +95,7 @@ fn block_xxs(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &m
         return;
     }
     let d = max / 31.0;
-    out[..2].copy_from_slice(&f32_to_f16(d * 1.0125).to_le_bytes());
+    out[..2].copy_from_slice(&half(d * 1.0125).to_le_bytes());
     out[2..66].copy_from_slice(&codes);
     for (ib, out) in out[66..].chunks_exact_mut(4).enumerate() {
         let scale = scale_level(scales[ib], 1.0 / d, 15);
@@ -88,7 +103,21 @@ fn block_xxs(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &m
     }
 }
 
-pub(super) fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ3_S.
+pub(super) enum S {}
+
+impl Kernel for S {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_s(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_s(row, weights, out);
+    }
+}
+
+fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq3_s();
     let rows = row
         .as_chunks::<SUPER>()
@@ -129,7 +158,7 @@ fn block_s(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
         return;
     }
     let d = max / 31.0;
-    out[..2].copy_from_slice(&f32_to_f16(d * 1.033).to_le_bytes());
+    out[..2].copy_from_slice(&half(d * 1.033).to_le_bytes());
     for (out, pair) in out[106..].iter_mut().zip(scales.as_chunks::<2>().0) {
         let [low, high] = pair.map(|s| scale_level(s, 1.0 / d, 15));
         *out = low | high << 4;
