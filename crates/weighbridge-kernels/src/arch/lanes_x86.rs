@@ -152,6 +152,11 @@ macro_rules! vectors {
                 // fewer than 2^30 places, so none is negative.
                 $i(unsafe { $gather!(table.as_ptr(), $minu(at.0, last.0)) })
             }
+
+            #[inline(always)]
+            fn lookup(self, table: &[f32; 16], at: $i) -> $f {
+                $f::lookup(self, table, at)
+            }
         }
 
         impl Neg for $f {
@@ -379,6 +384,16 @@ vectors! {
 
 impl V8 {
     #[inline(always)]
+    fn lookup(token: Avx2, table: &[f32; 16], at: V8I) -> Self {
+        let (low, high) = (token.load(&table[..8]), token.load(&table[8..]));
+        Self(has!(_mm256_blendv_ps(
+            _mm256_permutevar8x32_ps(low.0, at.0),
+            _mm256_permutevar8x32_ps(high.0, at.0),
+            _mm256_castsi256_ps(_mm256_slli_epi32::<28>(at.0))
+        )))
+    }
+
+    #[inline(always)]
     fn compare<const HOW: i32>(self, other: Self) -> V8M {
         V8M(has!(_mm256_castps_si256(_mm256_cmp_ps::<HOW>(
             self.0, other.0
@@ -431,6 +446,11 @@ impl Mask for V8M {
 }
 
 impl V16 {
+    #[inline(always)]
+    fn lookup(token: Avx512, table: &[f32; 16], at: V16I) -> Self {
+        Self(has!(_mm512_permutexvar_ps(at.0, token.load(table).0)))
+    }
+
     #[inline(always)]
     fn compare<const HOW: i32>(self, other: Self) -> V16M {
         V16M(has!(_mm512_cmp_ps_mask::<HOW>(self.0, other.0)))

@@ -29,6 +29,19 @@ pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |sum, x| sum + x * x)
 }
 
+/// The sums of squares of up to four blocks, each in its order.
+#[inline(always)]
+pub(super) fn sums_of_squares<const N: usize>(blocks: &[[f32; N]]) -> [f32; 4] {
+    let block: [&[f32; N]; 4] = std::array::from_fn(|i| &blocks[i.min(blocks.len() - 1)]);
+    let mut sums = [0.0; 4];
+    for i in 0..N {
+        for (sum, block) in sums.iter_mut().zip(block) {
+            *sum += block[i] * block[i];
+        }
+    }
+    sums
+}
+
 /// One sub-block, ready for the search.
 pub(super) struct Sub<const N: usize> {
     /// Magnitudes; where signs are kept in seven bits of eight, one may be negative.

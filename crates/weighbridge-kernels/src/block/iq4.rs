@@ -4,9 +4,9 @@
 //! below one of the second. IQ4_XS is an f16 scale, a word of eight times two upper scale bits, four
 //! bytes of lower scale nibbles, and such 16 bytes for each 32 elements; scales are offset by 32.
 
-use super::half;
 use super::iq::{SUPER, nearest_int, sum_of_squares};
 use super::lanes::{Kernel, Lanes};
+use super::{half, iq4_lanes};
 
 /// `kvalues_iq4nl` of `ggml-common.h`.
 pub(super) const VALUES: [f32; 16] = [
@@ -18,7 +18,7 @@ pub(super) const VALUES: [f32; 16] = [
 pub(super) const REACH: i32 = 7;
 
 /// The value next to `x`, the greater one of two equally near.
-fn nearest(x: f32) -> u8 {
+pub(super) fn nearest(x: f32) -> u8 {
     if x <= VALUES[0] {
         return 0;
     }
@@ -97,8 +97,8 @@ impl Kernel for Nl {
     }
 
     #[inline(always)]
-    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_nl(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        iq4_lanes::nl(s, row, weights, out);
     }
 }
 
@@ -130,8 +130,8 @@ impl Kernel for Xs {
     }
 
     #[inline(always)]
-    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_xs(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        iq4_lanes::xs(s, row, weights, out);
     }
 }
 

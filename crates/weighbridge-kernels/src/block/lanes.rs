@@ -44,6 +44,8 @@ pub(crate) trait Lanes: Copy {
     fn load_i(self, x: &[i32]) -> Self::I;
     /// `table[at]`; a place beyond the table is its last. The table must not be empty.
     fn gather(self, table: &[i32], at: Self::I) -> Self::I;
+    /// `table[at & 15]`.
+    fn lookup(self, table: &[f32; 16], at: Self::I) -> Self::F;
 }
 
 /// Binary32 lanes.
@@ -287,6 +289,11 @@ impl Lanes for Portable {
     #[inline(always)]
     fn gather(self, table: &[i32], at: Four<i32>) -> Four<i32> {
         at.map(|at| table[(at as u32 as usize).min(table.len() - 1)])
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[f32; 16], at: Four<i32>) -> Four<f32> {
+        at.map(|at| table[at as usize & 15])
     }
 }
 

@@ -17,6 +17,7 @@ mod iq1;
 mod iq2;
 mod iq3;
 mod iq4;
+mod iq4_lanes;
 mod iq_dequant;
 pub(crate) mod lanes;
 mod legacy;
