@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
-use crate::block::lanes::{Float, Int, Kernel, Lanes, Mask};
+use crate::block::lanes::{Float, Int, Kernel, Lanes, Mask, fill};
 
 /// Whether eight lanes can be used.
 pub(crate) fn has_avx2() -> bool {
@@ -120,13 +120,13 @@ macro_rules! vectors {
 
             #[inline(always)]
             fn f_from(self, f: impl FnMut(usize) -> f32) -> $f {
-                let x: [f32; $n] = std::array::from_fn(f);
+                let x: [f32; $n] = fill(0.0, f);
                 self.load(&x)
             }
 
             #[inline(always)]
             fn i_from(self, f: impl FnMut(usize) -> i32) -> $i {
-                let x: [i32; $n] = std::array::from_fn(f);
+                let x: [i32; $n] = fill(0, f);
                 self.load_i(&x)
             }
 
@@ -299,6 +299,11 @@ macro_rules! vectors {
             }
 
             #[inline(always)]
+            fn store_bytes(self, out: &mut [u8]) {
+                self.low_bytes(&mut out[..$n]);
+            }
+
+            #[inline(always)]
             fn each(self, mut f: impl FnMut(usize, i32)) {
                 let mut all = [0; $n];
                 self.store(&mut all);
@@ -402,6 +407,20 @@ impl V8 {
 }
 
 impl V8I {
+    /// `out` has eight bytes.
+    #[inline(always)]
+    fn low_bytes(self, out: &mut [u8]) {
+        let x = has!(_mm256_and_si256(self.0, _mm256_set1_epi32(255)));
+        // Narrowing works in 128-bit lanes: the second four come to stand above.
+        let x = has!(_mm256_packus_epi32(x, x));
+        let x = has!(_mm256_packus_epi16(x, x));
+        let x = has!(_mm_unpacklo_epi32(
+            _mm256_castsi256_si128(x),
+            _mm256_extracti128_si256::<1>(x)
+        ));
+        out.copy_from_slice(&has!(_mm_cvtsi128_si64(x)).to_le_bytes());
+    }
+
     #[inline(always)]
     fn same(self, other: Self) -> V8M {
         V8M(has!(_mm256_cmpeq_epi32(self.0, other.0)))
@@ -458,6 +477,15 @@ impl V16 {
 }
 
 impl V16I {
+    /// `out` has sixteen bytes.
+    #[inline(always)]
+    fn low_bytes(self, out: &mut [u8]) {
+        let x = has!(_mm512_cvtepi32_epi8(self.0));
+        let (low, high) = out.split_at_mut(8);
+        low.copy_from_slice(&has!(_mm_cvtsi128_si64(x)).to_le_bytes());
+        high.copy_from_slice(&has!(_mm_extract_epi64::<1>(x)).to_le_bytes());
+    }
+
     #[inline(always)]
     fn same(self, other: Self) -> V16M {
         V16M(has!(_mm512_cmpeq_epi32_mask(self.0, other.0)))

@@ -12,7 +12,9 @@
 //!   also with NaN.
 //! - `nearest()`, `trunc()`: to integers, bit for bit as the reference on x86-64 also out of range.
 //! - Mark every function between [`Kernel::lanes`] and the vectors `#[inline(always)]`: what is
-//!   not inlined is compiled without the instructions and calls each of them.
+//!   not inlined is compiled without the instructions and calls each of them. For the same reason
+//!   let no closure touch a vector, nor `array::map` or `array::from_fn`: use loops and local
+//!   macros. `objdump -d --demangle` shows calls in `run_avx512::inside` that should not be there.
 
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
@@ -133,6 +135,8 @@ pub(crate) trait Int:
     fn low23(self) -> Self;
     /// Writes the lanes to the front of `out`, which must hold as many.
     fn store(self, out: &mut [i32]);
+    /// Writes the low byte of every lane to the front of `out`, which must hold as many.
+    fn store_bytes(self, out: &mut [u8]);
     /// `f(lane, value)` for every lane.
     fn each(self, f: impl FnMut(usize, i32));
 }
@@ -225,6 +229,16 @@ pub(crate) fn run<K: Kernel>(path: Path, row: &[f32], weights: Option<&[f32]>, o
     }
 }
 
+/// `f(place)` in every place.
+#[inline(always)]
+pub(crate) fn fill<T: Copy, const N: usize>(zero: T, mut f: impl FnMut(usize) -> T) -> [T; N] {
+    let mut out = [zero; N];
+    for (place, out) in out.iter_mut().enumerate() {
+        *out = f(place);
+    }
+    out
+}
+
 /// The token of plain code, which needs no instructions in particular.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -268,12 +282,12 @@ impl Lanes for Portable {
 
     #[inline(always)]
     fn f_from(self, f: impl FnMut(usize) -> f32) -> Four<f32> {
-        Four(std::array::from_fn(f))
+        Four(fill(0.0, f))
     }
 
     #[inline(always)]
     fn i_from(self, f: impl FnMut(usize) -> i32) -> Four<i32> {
-        Four(std::array::from_fn(f))
+        Four(fill(0, f))
     }
 
     #[inline(always)]
@@ -471,6 +485,11 @@ impl Int for Four<i32> {
     }
 
     #[inline(always)]
+    fn store_bytes(self, out: &mut [u8]) {
+        out[..N].copy_from_slice(&self.map(|x| x as u8).0);
+    }
+
+    #[inline(always)]
     fn each(self, mut f: impl FnMut(usize, i32)) {
         for (lane, x) in self.0.into_iter().enumerate() {
             f(lane, x);
@@ -581,6 +600,9 @@ mod tests {
             put(x);
             put(x.float().bits());
             put(x.low23().from_bits().bits());
+            let mut bytes = [0; 16];
+            x.store_bytes(&mut bytes);
+            put(s.i_from(|lane| i32::from(bytes[lane])));
         }
         for x in [
             i.shl::<3>(),
@@ -630,7 +652,7 @@ mod tests {
 
     #[test]
     fn every_width_calculates_the_same() {
-        let each = 4 * (9 + 7 * 4 + 1 + 8 * 3 + 5 + 1);
+        let each = 4 * (9 + 7 * 4 + 1 + 8 * 4 + 5 + 1);
         let mut want = vec![0; 256 * each];
         run::<Everything>(Path::Twin, &[], None, &mut want);
         for path in Path::ALL.into_iter().filter(|p| p.is_available()) {
