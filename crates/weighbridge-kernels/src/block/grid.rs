@@ -25,8 +25,8 @@ struct Slot {
 
 /// What a vector of levels is.
 pub(super) enum Place<'a> {
-    /// A point of the grid, by its code.
-    Code(u16),
+    /// A point of the grid.
+    Point,
     /// None; these are the points near it, packed, in the order in which they are to be tried.
     Near(&'a [u16]),
 }
@@ -61,13 +61,15 @@ impl<const D: usize> Grid<D> {
     /// The point or the points near it.
     #[inline(always)]
     pub(super) fn place(&self, levels: &[u8; D]) -> Place<'_> {
-        let slot = self
-            .slots
-            .get(Self::key(levels))
-            .copied()
-            .unwrap_or_default();
+        self.place_of(Self::key(levels))
+    }
+
+    /// As `place`, of the number that the levels are the digits of.
+    #[inline(always)]
+    pub(super) fn place_of(&self, key: usize) -> Place<'_> {
+        let slot = self.slots.get(key).copied().unwrap_or_default();
         if slot.len == 0 {
-            return Place::Code(slot.code);
+            return Place::Point;
         }
         let start = slot.start as usize;
         let near = self.near.get(start..start + usize::from(slot.len));

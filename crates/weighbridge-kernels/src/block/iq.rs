@@ -182,8 +182,38 @@ fn quantize<const D: usize, const N: usize>(
     moved
 }
 
+/// How the scales are searched: by the twin, or in lanes.
+pub(super) trait Search: Copy {
+    /// Tries the scales about `1 / max` and keeps the best in `fit`.
+    fn search<const D: usize, const N: usize>(
+        self,
+        grid: &Grid<D>,
+        sub: &Sub<N>,
+        tries: &Tries,
+        max: f32,
+        fit: &mut Fit<N>,
+    );
+}
+
+/// The twin's search.
+#[derive(Clone, Copy)]
+pub(super) struct Twin;
+
+impl Search for Twin {
+    fn search<const D: usize, const N: usize>(
+        self,
+        grid: &Grid<D>,
+        sub: &Sub<N>,
+        tries: &Tries,
+        max: f32,
+        fit: &mut Fit<N>,
+    ) {
+        search(grid, sub, tries, max, fit);
+    }
+}
+
 /// Tries the scales about `1 / max` and keeps the best in `fit`.
-pub(super) fn search<const D: usize, const N: usize>(
+fn search<const D: usize, const N: usize>(
     grid: &Grid<D>,
     sub: &Sub<N>,
     tries: &Tries,

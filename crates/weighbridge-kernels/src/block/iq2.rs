@@ -8,7 +8,10 @@
 
 use super::grid::{self, Grid};
 use super::half;
-use super::iq::{Fit, SUPER, Sub, Tries, nearest_int, refit, scale_level, search, sum_of_squares};
+use super::iq::{
+    Fit, SUPER, Search, Sub, Tries, Twin, nearest_int, refit, scale_level, sum_of_squares,
+};
+use super::iq_lanes::InLanes;
 use super::lanes::{Kernel, Lanes};
 
 const TOP: u8 = 2;
@@ -32,16 +35,17 @@ pub(super) enum Xxs {}
 
 impl Kernel for Xxs {
     fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_xxs(row, weights, out);
+        row_xxs(Twin, row, weights, out);
     }
 
     #[inline(always)]
-    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_xxs(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_xxs(InLanes(s), row, weights, out);
     }
 }
 
-fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+#[inline(always)]
+fn row_xxs(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let weights = weights.unwrap_or_default();
     let grid = grid::iq2_xxs();
     let blocks = row
@@ -50,11 +54,18 @@ fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .iter()
         .zip(weights.as_chunks::<SUPER>().0);
     for ((x, w), out) in blocks.zip(out.as_chunks_mut::<66>().0) {
-        block_xxs(grid, x, w, out);
+        block_xxs(search, grid, x, w, out);
     }
 }
 
-fn block_xxs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 66]) {
+#[inline(always)]
+fn block_xxs(
+    search: impl Search,
+    grid: &Grid<8>,
+    x: &[f32; SUPER],
+    w: &[f32; SUPER],
+    out: &mut [u8; 66],
+) {
     out.fill(0);
     let sigma2 = sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 8];
@@ -62,7 +73,7 @@ fn block_xxs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 
     let subs = x.as_chunks::<32>().0.iter().zip(w.as_chunks::<32>().0);
     for (ib, (x, w)) in subs.enumerate() {
         let mut sub = Sub::new(x, weigh(x, w, sigma2), true);
-        let Some(fit) = fit_xxs(grid, &mut sub) else {
+        let Some(fit) = fit_xxs(search, grid, &mut sub) else {
             continue;
         };
         for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(4) {
@@ -85,7 +96,8 @@ fn block_xxs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 
     }
 }
 
-fn fit_xxs(grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit<32>> {
+#[inline(always)]
+fn fit_xxs(search: impl Search, grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit<32>> {
     const TRIES: Tries = Tries {
         reach: 6,
         step: 0.1,
@@ -104,7 +116,7 @@ fn fit_xxs(grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit<32>> {
         levels,
         moved: 0,
     };
-    search(grid, sub, &TRIES, span, &mut fit);
+    search.search(grid, sub, &TRIES, span, &mut fit);
     if fit.scale > 0.0 {
         refit(grid, sub, TOP, 255, &mut fit);
     }
@@ -199,7 +211,14 @@ fn improve<const N: usize>(
 }
 
 /// The search of the types with a scale for each 16.
-fn fit_16(grid: &Grid<8>, sub: &mut Sub<16>, least: f32, even: bool) -> Option<Fit<16>> {
+#[inline(always)]
+fn fit_16(
+    search: impl Search,
+    grid: &Grid<8>,
+    sub: &mut Sub<16>,
+    least: f32,
+    even: bool,
+) -> Option<Fit<16>> {
     const TRIES: Tries = Tries {
         reach: 9,
         step: 0.1,
@@ -213,7 +232,7 @@ fn fit_16(grid: &Grid<8>, sub: &mut Sub<16>, least: f32, even: bool) -> Option<F
         levels: [0; 16],
         moved: 0,
     };
-    search(grid, sub, &TRIES, sub.max, &mut fit);
+    search.search(grid, sub, &TRIES, sub.max, &mut fit);
     if fit.moved != 0 && fit.scale > 0.0 {
         let which = fit.moved;
         refit(grid, sub, TOP, which, &mut fit);
@@ -241,16 +260,17 @@ pub(super) enum Xs {}
 
 impl Kernel for Xs {
     fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_xs(row, weights, out);
+        row_xs(Twin, row, weights, out);
     }
 
     #[inline(always)]
-    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_xs(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_xs(InLanes(s), row, weights, out);
     }
 }
 
-fn twin_xs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+#[inline(always)]
+fn row_xs(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let weights = weights.unwrap_or_default();
     let grid = grid::iq2_xs();
     let blocks = row
@@ -259,11 +279,18 @@ fn twin_xs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .iter()
         .zip(weights.as_chunks::<SUPER>().0);
     for ((x, w), out) in blocks.zip(out.as_chunks_mut::<74>().0) {
-        block_xs(grid, x, w, out);
+        block_xs(search, grid, x, w, out);
     }
 }
 
-fn block_xs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 74]) {
+#[inline(always)]
+fn block_xs(
+    search: impl Search,
+    grid: &Grid<8>,
+    x: &[f32; SUPER],
+    w: &[f32; SUPER],
+    out: &mut [u8; 74],
+) {
     out.fill(0);
     let sigma2 = sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 16];
@@ -271,7 +298,7 @@ fn block_xs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 7
     let subs = x.as_chunks::<16>().0.iter().zip(w.as_chunks::<16>().0);
     for (ib, (x, w)) in subs.enumerate() {
         let mut sub = Sub::new(x, weigh(x, w, sigma2), true);
-        let Some(fit) = fit_16(grid, &mut sub, 1e-15, true) else {
+        let Some(fit) = fit_16(search, grid, &mut sub, 1e-15, true) else {
             continue;
         };
         for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(2) {
@@ -292,16 +319,17 @@ pub(super) enum S {}
 
 impl Kernel for S {
     fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_s(row, weights, out);
+        row_s(Twin, row, weights, out);
     }
 
     #[inline(always)]
-    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_s(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_s(InLanes(s), row, weights, out);
     }
 }
 
-fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+#[inline(always)]
+fn row_s(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq2_s();
     let rows = row
         .as_chunks::<SUPER>()
@@ -310,11 +338,18 @@ fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .zip(out.as_chunks_mut::<82>().0);
     for (i, (x, out)) in rows.enumerate() {
         let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_s(grid, x, w, out);
+        block_s(search, grid, x, w, out);
     }
 }
 
-fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut [u8; 82]) {
+#[inline(always)]
+fn block_s(
+    search: impl Search,
+    grid: &Grid<8>,
+    x: &[f32; SUPER],
+    w: Option<&[f32; SUPER]>,
+    out: &mut [u8; 82],
+) {
     out.fill(0);
     let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 16];
@@ -324,7 +359,7 @@ fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
             None => x.map(|x| 0.25 * sigma2 + x * x),
         };
         let mut sub = Sub::new(x, weight, false);
-        let Some(fit) = fit_16(grid, &mut sub, 1e-8, false) else {
+        let Some(fit) = fit_16(search, grid, &mut sub, 1e-8, false) else {
             continue;
         };
         for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(2) {

@@ -19,6 +19,7 @@ mod iq3;
 mod iq4;
 mod iq4_lanes;
 mod iq_dequant;
+mod iq_lanes;
 pub(crate) mod lanes;
 mod legacy;
 mod legacy_lanes;
