@@ -299,6 +299,11 @@ macro_rules! vectors {
             }
 
             #[inline(always)]
+            fn greatest(self) -> i32 {
+                self.most()
+            }
+
+            #[inline(always)]
             fn store_bytes(self, out: &mut [u8]) {
                 self.low_bytes(&mut out[..$n]);
             }
@@ -407,6 +412,15 @@ impl V8 {
 }
 
 impl V8I {
+    #[inline(always)]
+    fn most(self) -> i32 {
+        let high = has!(_mm256_extracti128_si256::<1>(self.0));
+        let x = has!(_mm_max_epi32(_mm256_castsi256_si128(self.0), high));
+        let x = has!(_mm_max_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x)));
+        let x = has!(_mm_max_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)));
+        has!(_mm_cvtsi128_si32(x))
+    }
+
     /// `out` has eight bytes.
     #[inline(always)]
     fn low_bytes(self, out: &mut [u8]) {
@@ -477,6 +491,11 @@ impl V16 {
 }
 
 impl V16I {
+    #[inline(always)]
+    fn most(self) -> i32 {
+        has!(_mm512_reduce_max_epi32(self.0))
+    }
+
     /// `out` has sixteen bytes.
     #[inline(always)]
     fn low_bytes(self, out: &mut [u8]) {

@@ -139,6 +139,8 @@ pub(crate) trait Int:
     fn store_bytes(self, out: &mut [u8]);
     /// `f(lane, value)` for every lane.
     fn each(self, f: impl FnMut(usize, i32));
+    /// The greatest of the lanes, signed.
+    fn greatest(self) -> i32;
 }
 
 /// Truth values.
@@ -485,6 +487,12 @@ impl Int for Four<i32> {
     }
 
     #[inline(always)]
+    fn greatest(self) -> i32 {
+        let [a, b, c, d] = self.0;
+        Ord::max(Ord::max(a, b), Ord::max(c, d))
+    }
+
+    #[inline(always)]
     fn store_bytes(self, out: &mut [u8]) {
         out[..N].copy_from_slice(&self.map(|x| x as u8).0);
     }
@@ -613,6 +621,9 @@ mod tests {
         ] {
             put(x);
         }
+        let mut greatest = i32::MIN;
+        i.each(|_, x| greatest = Ord::max(greatest, x));
+        put(s.i(i.greatest() - greatest));
         put(s.gather(&[3, 1, 4, 1, 5], i & s.i(7)));
     }
 
@@ -652,7 +663,7 @@ mod tests {
 
     #[test]
     fn every_width_calculates_the_same() {
-        let each = 4 * (9 + 7 * 4 + 1 + 8 * 4 + 5 + 1);
+        let each = 4 * (9 + 7 * 4 + 1 + 8 * 4 + 5 + 2);
         let mut want = vec![0; 256 * each];
         run::<Everything>(Path::Twin, &[], None, &mut want);
         for path in Path::ALL.into_iter().filter(|p| p.is_available()) {

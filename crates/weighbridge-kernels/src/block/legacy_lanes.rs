@@ -6,27 +6,27 @@ use super::legacy::{mean_square, steps};
 use super::search_lanes::{affine, symmetric};
 use super::superblock::columns;
 
-/// The greatest magnitude of finite values.
+/// The greatest magnitude of finite values, which are a multiple of the lanes.
 #[inline(always)]
-pub(super) fn greatest<const LEN: usize>(x: &[f32; LEN]) -> f32 {
+pub(super) fn greatest<S: Lanes>(s: S, x: &[f32]) -> f32 {
     // Bits of magnitudes are in the order of the magnitudes, and integers may be compared in any.
-    let mut most = 0;
-    for x in x {
-        most = most.max(x.to_bits() & 0x7fff_ffff);
+    let mut most = s.i(0);
+    for x in x.chunks_exact(S::N) {
+        most = most.max(s.load(x).abs().bits());
     }
-    f32::from_bits(most)
+    f32::from_bits(most.greatest() as u32)
 }
 
 /// The value of the greatest magnitude, the first of equals.
 #[inline(always)]
-fn extreme(x: &[f32; 32]) -> f32 {
-    let most = greatest(x);
-    let (mut above, mut below) = (false, false);
-    for x in x {
-        above |= *x == most;
-        below |= *x == -most;
+fn extreme<S: Lanes>(s: S, x: &[f32; 32]) -> f32 {
+    let most = greatest(s, x);
+    let (mut above, mut below) = (s.f(0.0).lt(s.f(0.0)), s.f(0.0).lt(s.f(0.0)));
+    for x in x.chunks_exact(S::N) {
+        above = above | s.load(x).eq(s.f(most));
+        below = below | s.load(x).eq(s.f(-most));
     }
-    match (above, below) {
+    match (above.any(), below.any()) {
         (true, false) => most,
         (false, true) => -most,
         _ => super::search::extreme(x).0,
@@ -162,7 +162,7 @@ pub(super) fn symmetrics<S: Lanes, const HALF: i32, const BYTES: usize, const FI
         let blocks = x.as_chunks::<32>().0;
         let mut most = [0.0; 16];
         for (x, most) in blocks.iter().zip(&mut most) {
-            *most = extreme(x);
+            *most = extreme(s, x);
         }
         let d = s.load(&most) / s.f(-HALF as f32);
         let scales = Scales::new(s, d, inverse(s, d));
@@ -269,23 +269,16 @@ pub(super) fn affines<S: Lanes, const TOP: i32, const BYTES: usize, const FIVE: 
 /// looked for.
 #[inline(always)]
 fn range<S: Lanes>(s: S, x: &[f32; 32]) -> (f32, f32) {
-    let (mut low, mut high) = (s.load(x), s.load(x));
-    for i in (S::N..32).step_by(S::N) {
-        low = s.load(&x[i..]).min(low);
-        high = s.load(&x[i..]).max(high);
+    // As integers that are in the order of the values; of a complement the greatest is the least.
+    let (mut least, mut most) = (s.i(i32::MIN), s.i(i32::MIN));
+    for x in x.chunks_exact(S::N) {
+        let bits = s.load(x).bits();
+        let key = bits ^ (bits.sar::<31>() & s.i(i32::MAX));
+        most = most.max(key);
+        least = least.max(key ^ s.i(-1));
     }
-    let (mut lows, mut highs) = ([0.0; 16], [0.0; 16]);
-    low.store(&mut lows);
-    high.store(&mut highs);
-    let (mut low, mut high) = (lows[0], highs[0]);
-    for lane in 1..S::N {
-        low = if lows[lane] < low { lows[lane] } else { low };
-        high = if highs[lane] > high {
-            highs[lane]
-        } else {
-            high
-        };
-    }
+    let value = |key: i32| f32::from_bits((key ^ (key >> 31 & i32::MAX)) as u32);
+    let (low, high) = (value(!least.greatest()), value(most.greatest()));
     if low == 0.0 || high == 0.0 {
         return super::legacy::range(x);
     }
@@ -330,7 +323,7 @@ pub(super) fn eights<S: Lanes>(s: S, row: &[f32], out: &mut [u8]) {
         let blocks = x.as_chunks::<32>().0;
         let mut most = [0.0; 16];
         for (x, most) in blocks.iter().zip(&mut most) {
-            *most = greatest(x);
+            *most = greatest(s, x);
         }
         let d = s.load(&most) / s.f(127.0);
         let scales = Scales::new(s, d, inverse(s, d));
