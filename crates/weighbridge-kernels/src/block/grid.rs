@@ -13,6 +13,9 @@ pub(super) struct Grid<const D: usize> {
     near: Vec<u16>,
 }
 
+/// Lists of eights begin at multiples of it and are filled up with their last point.
+pub(super) const PAD: usize = 16;
+
 /// What is known of a vector of levels.
 #[derive(Clone, Copy, Default)]
 struct Slot {
@@ -62,6 +65,16 @@ impl<const D: usize> Grid<D> {
     #[inline(always)]
     pub(super) fn place(&self, levels: &[u8; D]) -> Place<'_> {
         self.place_of(Self::key(levels))
+    }
+
+    /// The near points of a number that is none, filled up to whole vectors.
+    #[inline(always)]
+    pub(super) fn padded(&self, key: usize) -> &[u16] {
+        let slot = self.slots.get(key).copied().unwrap_or_default();
+        let (start, len) = (slot.start as usize, usize::from(slot.len));
+        self.near
+            .get(start..start + len.next_multiple_of(PAD))
+            .unwrap_or_default()
     }
 
     /// As `place`, of the number that the levels are the digits of.
@@ -117,6 +130,10 @@ impl<const D: usize> Grid<D> {
                 }
                 push_nearest(&distance, wanted, |j| near.push(Self::pack(&points[j])));
                 slot.len = (near.len() - slot.start as usize) as u16;
+                // Whole vectors of eights; four-dimensional lists are short and not read so.
+                let last = near.last().copied().unwrap_or_default();
+                let padded = near.len().next_multiple_of(if D == 8 { PAD } else { 1 });
+                near.resize(padded, last);
             }
             slots.push(slot);
         }

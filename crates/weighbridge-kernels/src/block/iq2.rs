@@ -8,9 +8,7 @@
 
 use super::grid::{self, Grid};
 use super::half;
-use super::iq::{
-    Fit, SUPER, Search, Sub, Tries, Twin, nearest_int, refit, scale_level, sum_of_squares,
-};
+use super::iq::{Fit, SUPER, Search, Sub, Tries, Twin, refit, scale_level, sum_of_squares};
 use super::iq_lanes::InLanes;
 use super::lanes::{Kernel, Lanes};
 
@@ -70,10 +68,13 @@ fn block_xxs(
     let sigma2 = sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 8];
     let mut words = [0u32; 16];
-    let subs = x.as_chunks::<32>().0.iter().zip(w.as_chunks::<32>().0);
-    for (ib, (x, w)) in subs.enumerate() {
-        let mut sub = Sub::new(x, weigh(x, w, sigma2), true);
-        let Some(fit) = fit_xxs(search, grid, &mut sub) else {
+    let mut subs: [Sub<32>; 8] = std::array::from_fn(|ib| {
+        let (x, w) = (&x.as_chunks::<32>().0[ib], &w[32 * ib..32 * ib + 32]);
+        Sub::new(x, weigh(x, w, sigma2), true)
+    });
+    let firsts = search.positive(i32::from(TOP) + 2, &subs);
+    for (ib, (sub, first)) in subs.iter_mut().zip(firsts).enumerate() {
+        let Some(fit) = fit_xxs(search, grid, sub, first) else {
             continue;
         };
         for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(4) {
@@ -97,7 +98,12 @@ fn block_xxs(
 }
 
 #[inline(always)]
-fn fit_xxs(search: impl Search, grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit<32>> {
+fn fit_xxs(
+    search: impl Search,
+    grid: &Grid<8>,
+    sub: &mut Sub<32>,
+    (scale, levels): (f32, [u8; 32]),
+) -> Option<Fit<32>> {
     const TRIES: Tries = Tries {
         reach: 6,
         step: 0.1,
@@ -106,7 +112,6 @@ fn fit_xxs(search: impl Search, grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit
     if sub.max < 1e-15 {
         return None;
     }
-    let (scale, levels) = positive_scale(&sub.x, &sub.weight, i32::from(TOP) + 2);
     let span = scale * f32::from(TOP + 1);
     if span <= 0.0 {
         return None;
@@ -118,7 +123,7 @@ fn fit_xxs(search: impl Search, grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit
     };
     search.search(grid, sub, &TRIES, span, &mut fit);
     if fit.scale > 0.0 {
-        refit(grid, sub, TOP, 255, &mut fit);
+        refit(search, grid, sub, TOP, 255, &mut fit);
     }
     turn(sub, &mut fit, true);
     Some(fit)
@@ -130,84 +135,6 @@ fn turn<const N: usize>(sub: &mut Sub<N>, fit: &mut Fit<N>, even: bool) {
         fit.scale = -fit.scale;
         sub.flip(even);
     }
-}
-
-/// The scale of the integers up to `top` that come nearest to `x`, and those (`make_qp_quants`).
-/// The integers are kept in bytes, as there: a negative one wraps.
-pub(super) fn positive_scale<const N: usize>(
-    x: &[f32; N],
-    w: &[f32; N],
-    top: i32,
-) -> (f32, [u8; N]) {
-    let max = x.iter().fold(0.0f32, |m, x| if m > *x { m } else { *x });
-    if max < 1e-15 {
-        return (0.0, [0; N]);
-    }
-    let mut inverse = top as f32 / max;
-    let scale = 1.0 / inverse;
-    let mut best = 0.0;
-    for i in 0..N {
-        let diff = x[i] - scale * f32::from(nearest_int(inverse * x[i]) as u8);
-        best += w[i] * diff * diff;
-    }
-    for step in [-4, -3, -2, -1, 1, 2, 3, 4i32] {
-        let other = (0.1 * step as f32 + top as f32) / max;
-        let scale = 1.0 / other;
-        let mut error = 0.0;
-        for i in 0..N {
-            let diff = x[i] - scale * nearest_int(other * x[i]).min(top) as f32;
-            error += w[i] * diff * diff;
-        }
-        if error < best {
-            best = error;
-            inverse = other;
-        }
-    }
-    let (mut xl, mut ll) = (0.0, 0.0);
-    let mut levels = [0u8; N];
-    for i in 0..N {
-        let l = nearest_int(inverse * x[i]).min(top);
-        levels[i] = l as u8;
-        xl += w[i] * x[i] * l as f32;
-        ll += w[i] * l as f32 * l as f32;
-    }
-    for _ in 0..5 {
-        if !improve(x, w, top, &mut levels, (&mut xl, &mut ll)) {
-            break;
-        }
-    }
-    (if ll > 0.0 { xl / ll } else { 0.0 }, levels)
-}
-
-/// One round of changing single levels for the better; whether any changed.
-fn improve<const N: usize>(
-    x: &[f32; N],
-    w: &[f32; N],
-    top: i32,
-    levels: &mut [u8; N],
-    (xl, ll): (&mut f32, &mut f32),
-) -> bool {
-    let mut changed = false;
-    for i in 0..N {
-        let old = f32::from(levels[i]);
-        let mut sx = *xl - w[i] * x[i] * old;
-        let mut sl = *ll - w[i] * old * old;
-        if !(sx > 0.0 && sl > 0.0) {
-            continue;
-        }
-        let new = nearest_int(x[i] * sl / sx).min(top);
-        if new == i32::from(levels[i]) {
-            continue;
-        }
-        sx += w[i] * x[i] * new as f32;
-        sl += w[i] * new as f32 * new as f32;
-        if sx * sx * *ll > *xl * *xl * sl {
-            levels[i] = new as u8;
-            (*xl, *ll) = (sx, sl);
-            changed = true;
-        }
-    }
-    changed
 }
 
 /// The search of the types with a scale for each 16.
@@ -235,7 +162,7 @@ fn fit_16(
     search.search(grid, sub, &TRIES, sub.max, &mut fit);
     if fit.moved != 0 && fit.scale > 0.0 {
         let which = fit.moved;
-        refit(grid, sub, TOP, which, &mut fit);
+        refit(search, grid, sub, TOP, which, &mut fit);
     }
     turn(sub, &mut fit, even);
     Some(fit)

@@ -36,7 +36,7 @@ fn fit(search: impl Search, grid: &Grid<4>, sub: &mut Sub<32>, reach: i32, all: 
     search.search(grid, sub, &tries, sub.max, &mut fit);
     if fit.moved != 0 && fit.scale > 0.0 {
         let which = if all { 255 } else { fit.moved };
-        refit(grid, sub, TOP, which, &mut fit);
+        refit(search, grid, sub, TOP, which, &mut fit);
     }
     if fit.scale < 0.0 {
         fit.scale = -fit.scale;

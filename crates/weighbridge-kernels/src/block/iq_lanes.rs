@@ -8,6 +8,7 @@
 use super::grid::{Grid, Place};
 use super::iq::{Fit, Search, Sub, Tries};
 use super::lanes::{Float, Int, Lanes, MAGIC, Mask};
+use super::search_lanes::positive;
 
 /// The most scales tried, in whole vectors.
 const MOST: usize = 32;
@@ -101,6 +102,75 @@ fn snap<S: Lanes, const D: usize>(
     moved
 }
 
+/// The near point, of a padded list, whose values are at the least weighted distance from `x`, with
+/// a point in each lane. `values` holds the values of the levels, scaled, in each four lanes.
+#[inline(always)]
+pub(super) fn nearest<S: Lanes>(
+    s: S,
+    near: &[u16],
+    values: S::F,
+    x: &[f32; 8],
+    weight: &[f32; 8],
+) -> u16 {
+    let mut squares = [s.f(0.0); 8];
+    for d in 0..8 {
+        let diff = values - s.f(x[d]);
+        squares[d] = s.f(weight[d]) * diff * diff;
+    }
+    // The least of each lane, and where in the list its vector begins.
+    let (mut best, mut from) = (s.f(f32::MAX), s.i(0));
+    for (i, near) in near.chunks_exact(S::N).enumerate() {
+        let mut digits = s.widen(near);
+        let mut distance = s.pick(squares[0], digits);
+        for square in &squares[1..] {
+            digits = digits.shr::<2>();
+            distance = distance + s.pick(*square, digits);
+        }
+        let nearer = distance.lt(best);
+        best = nearer.select(distance, best);
+        from = nearer.select_i(s.i((i * S::N) as i32), from);
+    }
+    let mut froms = [0; 16];
+    from.store(&mut froms);
+    let mut lanes = best.eq(s.f(best.least())).bits();
+    let mut first = usize::MAX;
+    while lanes != 0 {
+        let lane = lanes.trailing_zeros() as usize;
+        first = first.min(froms[lane & 15] as usize + lane);
+        lanes &= lanes - 1;
+    }
+    near.get(first).copied().unwrap_or_default()
+}
+
+/// Moves the levels of eights to points of the grid, one lane after the other, with near points in
+/// the lanes; returns the lanes where they had to.
+#[inline(always)]
+fn snap_each<S: Lanes, const D: usize>(
+    s: S,
+    grid: &Grid<D>,
+    group: &mut Group<S>,
+    (x, root): (&[f32; 8], &[f32; 8]),
+    scale: S::F,
+    count: usize,
+) -> u32 {
+    let (mut keys, mut packed, mut scales) = ([0; 16], [0; 16], [0.0; 16]);
+    group.keys.store(&mut keys);
+    group.packed.store(&mut packed);
+    scale.store(&mut scales);
+    let odd = s.f_from(|lane| f32::from(2 * (lane as u8 & 3) + 1));
+    let mut moved = 0;
+    for lane in 0..S::N.min(count) {
+        let near = grid.padded(keys[lane] as usize);
+        if !near.is_empty() {
+            let values = s.f(scales[lane]) * odd;
+            packed[lane] = i32::from(nearest(s, near, values, x, root));
+            moved |= 1 << lane;
+        }
+    }
+    group.packed = s.load_i(&packed);
+    moved
+}
+
 /// The search in these lanes.
 #[derive(Clone, Copy)]
 pub(super) struct InLanes<S>(pub(super) S);
@@ -117,6 +187,98 @@ impl<S: Lanes> Search for InLanes<S> {
     ) {
         search(self.0, grid, sub, tries, max, fit);
     }
+
+    #[inline(always)]
+    fn quantize<const D: usize, const N: usize>(
+        self,
+        grid: &Grid<D>,
+        sub: &Sub<N>,
+        scales: (f32, f32),
+        top: u8,
+        which: u8,
+        levels: &mut [u8; N],
+    ) -> u8 {
+        quantize(self.0, grid, sub, scales, top, which, levels)
+    }
+
+    #[inline(always)]
+    fn positive(self, top: i32, subs: &[Sub<32>; 8]) -> [(f32, [u8; 32]); 8] {
+        let s = self.0;
+        let mut out = [(0.0, [0; 32]); 8];
+        for first in (0..8).step_by(S::N) {
+            let (mut x, mut w) = ([s.f(0.0); 32], [s.f(0.0); 32]);
+            for i in 0..32 {
+                x[i] = s.f_from(|lane| subs[(first + lane) & 7].x[i]);
+                w[i] = s.f_from(|lane| subs[(first + lane) & 7].weight[i]);
+            }
+            let (scales, levels) = positive(s, top, &x, &w);
+            scales.each(|lane, scale| out[(first + lane) & 7].0 = scale);
+            for (i, levels) in levels.into_iter().enumerate() {
+                levels.each(|lane, level| out[(first + lane) & 7].1[i] = level as u8);
+            }
+        }
+        out
+    }
+}
+
+/// As the twin's, with near points in the lanes.
+#[inline(always)]
+fn quantize<S: Lanes, const D: usize, const N: usize>(
+    s: S,
+    grid: &Grid<D>,
+    sub: &Sub<N>,
+    (inverse, scale): (f32, f32),
+    top: u8,
+    which: u8,
+    levels: &mut [u8; N],
+) -> u8 {
+    let odd = s.f_from(|lane| f32::from(2 * (lane as u8 & 3) + 1));
+    let mut moved = 0;
+    for (k, group) in levels.as_chunks_mut::<D>().0.iter_mut().enumerate() {
+        if which >> k & 1 == 0 {
+            continue;
+        }
+        let at = k * D..(k + 1) * D;
+        let (x, root) = (&sub.x[at.clone()], &sub.root[at]);
+        for (level, x) in group.iter_mut().zip(x) {
+            *level = super::iq::level(*x, inverse, top);
+        }
+        let Place::Near(near) = grid.place(group) else {
+            continue;
+        };
+        let packed = if let (Some(x), Some(root)) = (x.first_chunk(), root.first_chunk::<8>()) {
+            let near = grid.padded(Grid::key(group));
+            nearest(s, near, s.f(scale) * odd, x, root)
+        } else {
+            nearest_of_few(near, scale, x, root)
+        };
+        *group = Grid::<D>::unpack(packed);
+        moved |= 1 << k;
+    }
+    moved
+}
+
+/// The near point at the least distance for four octal levels, of which few are near.
+#[inline(always)]
+fn nearest_of_few(near: &[u16], scale: f32, x: &[f32], root: &[f32]) -> u16 {
+    let mut squares = [[0.0; 8]; 4];
+    for d in 0..4 {
+        for (level, square) in squares[d].iter_mut().enumerate() {
+            let diff = scale * (2 * level + 1) as f32 - x[d];
+            *square = root[d] * diff * diff;
+        }
+    }
+    let mut best = f32::MAX;
+    let mut point = near.first().copied().unwrap_or_default();
+    for candidate in near {
+        let square = |d: usize| squares[d][usize::from(candidate >> (3 * d) & 7)];
+        let distance = square(0) + square(1) + square(2) + square(3);
+        if distance < best {
+            best = distance;
+            point = *candidate;
+        }
+    }
+    point
 }
 
 /// As the twin's search.
@@ -143,8 +305,16 @@ fn search<S: Lanes, const D: usize, const N: usize>(
         let (mut sum_xq, mut sum_qq) = (s.f(0.0), s.f(0.0));
         for k in 0..N / D {
             let mut group = levels(s, &x[k], inverse, tries.top);
-            squares(s, &x[k], &root[k], scale, tries.top, &mut table);
-            moved[k] |= snap(s, grid, &mut group, &table) << first;
+            let eight = (x[k].first_chunk(), root[k].first_chunk());
+            let snapped = if let (Some(x), Some(root)) = eight
+                && S::N > 4
+            {
+                snap_each(s, grid, &mut group, (x, root), scale, count - first)
+            } else {
+                squares(s, &x[k], &root[k], scale, tries.top, &mut table);
+                snap(s, grid, &mut group, &table)
+            };
+            moved[k] |= snapped << first;
             group.packed.store(&mut points[k][first..]);
             let mut digits = group.packed;
             for d in 0..D {
