@@ -128,7 +128,7 @@ pub(super) enum TQ1_0 {}
 /// A number of five base-3 digits as a fraction of 256, rounded up.
 #[inline(always)]
 fn fraction(q: u8) -> u8 {
-    ((u16::from(q) * 256 + 242) / 243) as u8
+    (u16::from(q) * 256).div_ceil(243) as u8
 }
 
 /// Where the bytes of TQ1_0 take their levels: first byte, bytes, first value, levels a byte.
@@ -244,7 +244,7 @@ pub(super) fn from_tq1_0(blocks: &[u8], out: &mut [f32]) {
             let mut power = 1u8;
             for n in 0..digits {
                 for m in 0..bytes {
-                    let digit = u16::from(b[byte + m].wrapping_mul(power)) * 3 >> 8;
+                    let digit = (u16::from(b[byte + m].wrapping_mul(power)) * 3) >> 8;
                     y[first + n * bytes + m] = (i32::from(digit) - 1) as f32 * d;
                 }
                 power = power.wrapping_mul(3);

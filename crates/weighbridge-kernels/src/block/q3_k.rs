@@ -5,7 +5,7 @@
 //! four bits of scales 0 to 7 and 8 to 15, then the upper two of scale `4 n + m` in bits `2 n` of
 //! byte `m`), and a binary16 scale. Constants from `quantize_row_q3_K_ref` and `_impl`.
 
-use super::lanes::{Float, Kernel, Lanes, nearest};
+use super::lanes::{Float, Int, Kernel, Lanes, nearest};
 use super::q2_k::pack2;
 use super::search::{descent, extreme, symmetric};
 use super::search_lanes;
@@ -154,19 +154,19 @@ fn weighted<S: Lanes>(s: S, x: &[f32], importance: &[f32], out: &mut [u8]) {
 #[inline(always)]
 fn plain<S: Lanes>(s: S, x: &[f32], out: &mut [u8]) {
     let mut scales = [0.0; 256];
-    // Those of the search, by sub-block.
-    let mut found = [[0.0; 16]; 256];
-    for first in (0..x.len() / 16).step_by(S::N) {
-        let values: [S::F; 16] = columns(s, x, first);
+    // Those of the search: by group of as many sub-blocks as there are lanes, value and lane.
+    let mut found = [[[0; 16]; 16]; 64];
+    for first in (0..x.len() / 16).step_by(2 * S::N) {
+        let values: [[S::F; 16]; 2] = [columns(s, x, first), columns(s, x, first + S::N)];
         let (scale, levels) = search_lanes::descent(s, 4, &values);
-        scale.store(&mut scales[first..]);
-        let mut turned = [[0.0; 16]; 16];
-        for (level, out) in levels.iter().zip(&mut turned) {
-            level.store(out);
-        }
-        for lane in 0..S::N {
-            for (i, turned) in turned.iter().enumerate() {
-                found[first + lane][i] = turned[lane];
+        for g in 0..2 {
+            // Of an odd number of groups the second repeats the last sub-block.
+            let first = first + g * S::N;
+            if first < x.len() / 16 {
+                scale[g].store(&mut scales[first..]);
+                for (level, out) in levels[g].iter().zip(&mut found[first / S::N]) {
+                    level.trunc().store_bytes(out);
+                }
             }
         }
     }
@@ -181,8 +181,9 @@ fn plain<S: Lanes>(s: S, x: &[f32], out: &mut [u8]) {
             .zip(levels.as_chunks_mut::<16>().0);
         for (j, (x, levels)) in subs.enumerate() {
             if !refine_signed(s, x, head.scale(j), 4, levels) {
-                for (level, found) in levels.iter_mut().zip(&found[16 * b + j]) {
-                    *level = *found as u8;
+                let (group, lane) = ((16 * b + j) / S::N, (16 * b + j) % S::N);
+                for (level, found) in levels.iter_mut().zip(&found[group]) {
+                    *level = found[lane];
                 }
             }
         }

@@ -40,10 +40,8 @@ impl Head {
     #[inline(always)]
     fn new(d: f32, min: f32, ls: &[u8; 8], lm: &[u8; 8]) -> Self {
         let mut scales = [0; 12];
-        for j in 0..4 {
-            scales[j] = ls[j];
-            scales[4 + j] = lm[j];
-        }
+        scales[..4].copy_from_slice(&ls[..4]);
+        scales[4..8].copy_from_slice(&lm[..4]);
         for j in 4..8 {
             scales[4 + j] = ls[j] & 15 | (lm[j] & 15) << 4;
             scales[j - 4] |= ls[j] >> 4 << 6;

@@ -227,56 +227,68 @@ pub(super) fn symmetric<S: Lanes, const LEN: usize, const FINITE: bool>(
     (nothing.select(zero, scale), chosen, nothing)
 }
 
-/// `search::descent` in every lane: the scale, and the levels as they are stored.
+/// `search::descent` in every lane of two groups of sub-blocks: the scales, and the levels as they
+/// are stored. Each value waits for the one before it, so two groups go side by side.
 #[inline(always)]
 pub(super) fn descent<S: Lanes, const LEN: usize>(
     s: S,
     half: i32,
-    x: &[S::F; LEN],
-) -> (S::F, [S::F; LEN]) {
+    x: &[[S::F; LEN]; 2],
+) -> ([S::F; 2], [[S::F; LEN]; 2]) {
     let (zero, magic) = (s.f(0.0), s.f(MAGIC));
     let (least, most) = (s.i(-half), s.i(half - 1));
-    let (max, amax) = extreme(s, x);
-    let nothing = amax.lt(s.f(TINY));
-    let iscale = nothing.select(zero, s.f(-half as f32) / max);
-    let mut levels = [zero; LEN];
-    let (mut lx, mut l2) = (zero, zero);
-    for i in 0..LEN {
-        let l = (iscale * x[i]).nearest(magic).min(most).max(least).float();
-        let w = x[i] * x[i];
-        levels[i] = l;
-        lx = lx + w * x[i] * l;
-        l2 = l2 + w * l * l;
+    // Weights are squares; with a value more they are cubes.
+    let (mut w, mut wx, mut levels) = (*x, *x, *x);
+    let (mut lx, mut l2, mut nothing) = ([zero; 2], [zero; 2], [zero.lt(zero); 2]);
+    for g in 0..2 {
+        let (max, amax) = extreme(s, &x[g]);
+        nothing[g] = amax.lt(s.f(TINY));
+        let iscale = nothing[g].select(zero, s.f(-half as f32) / max);
+        for i in 0..LEN {
+            let x = x[g][i];
+            let l = (iscale * x).nearest(magic).min(most).max(least).float();
+            levels[g][i] = l;
+            w[g][i] = x * x;
+            wx[g][i] = w[g][i] * x;
+            lx[g] = lx[g] + wx[g][i] * l;
+            l2[g] = l2[g] + w[g][i] * l * l;
+        }
     }
     for _ in 0..5 {
-        let mut changed = zero.lt(zero);
+        // In a vector, since masks would go back and forth.
+        let mut changed = s.i(0);
         for i in 0..LEN {
-            let (w, old) = (x[i] * x[i], levels[i]);
-            let wx = w * x[i];
-            let part_lx = lx - wx * old;
-            let part_l2 = l2 - w * old * old;
-            let new = (x[i] * part_l2 / part_lx).nearest(magic);
-            let new = new.min(most).max(least).float();
-            let new_lx = part_lx + wx * new;
-            let new_l2 = part_l2 + w * new * new;
-            let better = part_lx.gt(zero)
-                & !new.eq(old)
-                & new_l2.gt(zero)
-                & (new_lx * new_lx * l2).gt(lx * lx * new_l2);
-            levels[i] = better.select(new, old);
-            lx = better.select(new_lx, lx);
-            l2 = better.select(new_l2, l2);
-            changed = changed | better;
+            for g in 0..2 {
+                let (x, w, wx, old) = (x[g][i], w[g][i], wx[g][i], levels[g][i]);
+                let part_lx = lx[g] - wx * old;
+                let part_l2 = l2[g] - w * old * old;
+                let new = (x * part_l2 / part_lx).nearest(magic);
+                let new = new.min(most).max(least).float();
+                let new_lx = part_lx + wx * new;
+                let new_l2 = part_l2 + w * new * new;
+                let better = part_lx.gt(zero)
+                    & !new.eq(old)
+                    & new_l2.gt(zero)
+                    & (new_lx * new_lx * l2[g]).gt(lx[g] * lx[g] * new_l2);
+                levels[g][i] = better.select(new, old);
+                lx[g] = better.select(new_lx, lx[g]);
+                l2[g] = better.select(new_l2, l2[g]);
+                changed = better.select_i(s.i(1), changed);
+            }
         }
-        if !changed.any() {
+        if changed.greatest() == 0 {
             break;
         }
     }
-    for l in &mut levels {
-        *l = nothing.select(zero, *l + s.f(half as f32));
+    let mut scale = [zero; 2];
+    for g in 0..2 {
+        for l in &mut levels[g] {
+            *l = nothing[g].select(zero, *l + s.f(half as f32));
+        }
+        scale[g] = l2[g].gt(zero).select(lx[g] / l2[g], zero);
+        scale[g] = nothing[g].select(zero, scale[g]);
     }
-    let scale = l2.gt(zero).select(lx / l2, zero);
-    (nothing.select(zero, scale), levels)
+    (scale, levels)
 }
 
 /// `search::positive` in every lane: the scale, and the levels as bytes.

@@ -10,16 +10,19 @@ use super::search_lanes::{affine, positive, symmetric};
 #[inline(always)]
 pub(super) fn columns<S: Lanes, const LEN: usize>(s: S, x: &[f32], first: usize) -> [S::F; LEN] {
     let subs = x.as_chunks::<LEN>().0;
-    let mut turned = [[0.0; 16]; LEN];
-    for lane in 0..S::N {
-        let sub = &subs[(first + lane).min(subs.len() - 1)];
-        for (turned, x) in turned.iter_mut().zip(sub) {
-            turned[lane] = *x;
-        }
-    }
     let mut out = [s.f(0.0); LEN];
-    for (out, x) in out.iter_mut().zip(&turned) {
-        *out = s.load(x);
+    if LEN < S::N {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = s.f_from(|lane| subs[(first + lane).min(subs.len() - 1)][i]);
+        }
+        return out;
+    }
+    for (i, out) in out.chunks_exact_mut(S::N).enumerate() {
+        for (lane, out) in out.iter_mut().enumerate() {
+            let sub = &subs[(first + lane).min(subs.len() - 1)];
+            *out = s.load(&sub[S::N * i..]);
+        }
+        s.turn(out);
     }
     out
 }
@@ -27,11 +30,22 @@ pub(super) fn columns<S: Lanes, const LEN: usize>(s: S, x: &[f32], first: usize)
 /// The sum of the squares of each block, in the order of its values.
 #[inline(always)]
 pub(super) fn squares<S: Lanes>(s: S, x: &[f32]) -> [f32; 16] {
-    let blocks = x.as_chunks::<256>().0;
     let mut sum = s.f(0.0);
-    for i in 0..256 {
-        let x = s.f_from(|lane| blocks[lane.min(blocks.len() - 1)][i]);
-        sum = sum + x * x;
+    for part in 0..16 {
+        // The parts of the blocks in columns, each part after the one before it.
+        let mut parts = [0.0; 256];
+        for (part, x) in parts
+            .as_chunks_mut::<16>()
+            .0
+            .iter_mut()
+            .zip(x.chunks(256).map(|x| &x[16 * part..]))
+        {
+            part.copy_from_slice(&x[..16]);
+        }
+        let columns: [S::F; 16] = columns(s, &parts, 0);
+        for &x in &columns {
+            sum = sum + x * x;
+        }
     }
     let mut out = [0.0; 16];
     sum.store(&mut out);
