@@ -331,9 +331,9 @@ fn block_m(
             continue;
         }
         let order = how.order(x);
-        let Some(mut split) =
-            how.split_m(&[0, 1].map(|half| running(x, w, &order, |i| i / 8 == half)))
-        else {
+        let first = running(x, w, &order, |i| i < 8);
+        let halves = [first, running(x, w, &order, |i| i >= 8)];
+        let Some(mut split) = how.split_m(&halves) else {
             continue;
         };
         let [a, b, ..] = fit(how, grid, (x, w), &order, &mut split);
