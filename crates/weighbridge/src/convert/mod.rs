@@ -267,6 +267,7 @@ impl Job {
     ) -> Result<Plan> {
         let write = WriteOptions {
             shard_size: options.shard_size,
+            shard_tensors: options.shard_tensors,
             stem,
             dedupe: options.dedupe,
             weights_only: options.weights_only,

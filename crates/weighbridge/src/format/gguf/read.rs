@@ -123,7 +123,7 @@ fn value(header: &Header<'_>, entry: &Entry, source: &Arc<dyn ByteSource>, c: Co
 }
 
 /// The model's name of a value type.
-fn element(kind: ValueType) -> Element {
+pub(crate) fn element(kind: ValueType) -> Element {
     match kind {
         ValueType::U8 => Element::U8,
         ValueType::I8 => Element::I8,
