@@ -14,6 +14,7 @@
 
 mod convert;
 mod directories;
+mod gguf_hostile;
 mod graphs;
 mod hostile_cases;
 mod models;

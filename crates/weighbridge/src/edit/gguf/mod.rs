@@ -42,10 +42,18 @@ pub use draft::{RESERVE, USED};
 use super::{Change, EditOptions, Method, Report};
 use crate::format::Note;
 use crate::format::gguf::raw::Header;
-use crate::format::gguf::verify;
+use crate::format::gguf::{verify, vocabulary};
 use crate::output::{Output, Run, Sink, same_file};
 use draft::Draft;
 use place::Way;
+
+/// Broken rules that stand in no edit's way.
+const HARMLESS: [&str; 4] = [
+    "gguf.utf8",
+    "gguf.bool",
+    "gguf.padding",
+    "gguf.trailing-bytes",
+];
 
 /// Most bytes of room.
 const MOST_RESERVE: u64 = 64 << 20;
@@ -134,7 +142,8 @@ fn header<'a>(
     let mut warnings = Vec::new();
     for e in errors {
         match e.rule() {
-            "gguf.utf8" | "gguf.bool" | "gguf.padding" | "gguf.trailing-bytes" => {
+            // What an edit can put right, or leaves as it is.
+            rule if vocabulary::is_own(rule) || HARMLESS.contains(&rule) => {
                 let offset = e.byte_span().map(|s| s.offset);
                 warnings.push(Warning {
                     offset,
