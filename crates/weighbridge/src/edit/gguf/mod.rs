@@ -34,8 +34,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge_core::model::Warning;
-use weighbridge_core::source::{self, ByteSource};
-use weighbridge_core::{Error, Result};
+use weighbridge_core::source::{self, Backend, ByteSource};
+use weighbridge_core::{Error, ErrorKind, Result};
 
 pub use draft::{RESERVE, USED};
 
@@ -78,7 +78,8 @@ pub(super) fn edit(
     } else {
         Some(lock(path)?)
     };
-    let source = source::open_file(path, options.open.backend)?;
+    // Never mapped: what a mapping shows must not change under the header that is read from it.
+    let source = source::open_file(path, Backend::Pread)?;
     let (header, warnings) = header(source.as_ref(), options)?;
     let mut draft = Draft::of(&header)?;
     let mut changed = change::apply(&mut draft, changes)?;
@@ -120,16 +121,28 @@ fn lock(path: &Path) -> Result<File> {
         .write(true)
         .open(path)
         .map_err(|e| Error::io("cannot open the file for writing", e).in_file(shown.as_str()))?;
-    match file.try_lock() {
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
-            weighbridge_core::ErrorKind::Io,
-            "edit.locked",
-            "another process is editing the file",
-        )
-        .in_file(shown)
-        .help("run this again when it is done")),
-        // A file system without locks is no reason to refuse.
-        _ => Ok(file),
+    // A file system without locks is no reason to refuse.
+    let busy = matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock));
+    if busy || !is_at(&file, path) {
+        let message = "another process is editing the file";
+        let e = Error::new(ErrorKind::Io, "edit.locked", message).in_file(shown);
+        return Err(e.help("run this again when it is done"));
+    }
+    Ok(file)
+}
+
+/// Whether `file` is still what lies at `path`: it may have been replaced before it was locked.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let id = |m: std::io::Result<std::fs::Metadata>| m.ok().map(|m| (m.dev(), m.ino()));
+        id(file.metadata()) == id(std::fs::metadata(path))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (file, path);
+        true
     }
 }
 

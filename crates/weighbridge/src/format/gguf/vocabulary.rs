@@ -96,8 +96,8 @@ fn byte_tokens(header: &Header<'_>, errors: &mut Vec<Error>) {
     let mut told = 0;
     for (at, token) in header.strings(tokens) {
         let kind = types.next().map(|n| number(n, header.big_endian));
-        let byte = kind == Some(BYTE);
-        if !byte && !(spelling && is_spelled(token)) || is_byte(token) {
+        let parsed = kind == Some(BYTE) || spelling && is_spelled(token);
+        if !parsed || is_byte(token) {
             continue;
         }
         let message = format!("the token {} stands for no byte", shown(token));
