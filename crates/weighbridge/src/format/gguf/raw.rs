@@ -392,11 +392,7 @@ impl Walk<'_, '_> {
         };
         let start = self.reader.at;
         match element {
-            ValueType::String => {
-                for _ in 0..len {
-                    self.reader.string()?;
-                }
-            }
+            ValueType::String => self.reader.strings(len)?,
             ValueType::Array => {
                 if depth == 0 {
                     let message =

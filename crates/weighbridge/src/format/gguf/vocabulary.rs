@@ -92,7 +92,11 @@ fn byte_tokens(header: &Header<'_>, errors: &mut Vec<Error>) {
     let model = header.entry("tokenizer.ggml.model").map(|e| &e.value);
     let spelling = matches!(model, Some(Value::String(r)) if header.bytes(r) == b"plamo2");
     let types = types.map_or(&[][..], |a| header.bytes(&a.range));
-    let mut types = types.chunks_exact(4);
+    let kinds = types.chunks_exact(4);
+    let (mut types, mut kinds) = (kinds.clone(), kinds);
+    if !spelling && !kinds.any(|n| number(n, header.big_endian) == BYTE) {
+        return;
+    }
     let mut told = 0;
     for (at, token) in header.strings(tokens) {
         let kind = types.next().map(|n| number(n, header.big_endian));
