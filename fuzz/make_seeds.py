@@ -119,8 +119,10 @@ def main():
     put("detect_open", "bare.pkl", pickle.dumps({"a": [1, 2]}, 4))
     put("scan_file", "unsafe.pkl", b"cos\nsystem\n(S'true'\ntR.")
     put("scan_file", "clean.pkl", pickle.dumps({"a": 1}, 2))
+    # gguf_edit/room.gguf is v3.gguf after `weighbridge edit --reserve 500` and another edit.
     for version, order, name in ((1, "<", "v1"), (2, "<", "v2"), (3, "<", "v3"), (3, ">", "v3-big")):
-        put("gguf_header", f"{name}.gguf", gguf(version, order))
+        for target in ("gguf_header", "gguf_edit"):
+            put(target, f"{name}.gguf", gguf(version, order))
     put("npy", "floats.npy", npy(numpy.zeros((2, 3))))
     put("npy", "fields.npy", npy(numpy.zeros(2, [("a", "i4"), ("b", "f4", (2,)), ("c", "U3")])))
     put("npy", "objects.npy", npy(numpy.array([1, None], dtype=object)))

@@ -1,9 +1,13 @@
 //! The command line as typed. `docs/cli.md` describes it for users.
 
+mod edit;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weighbridge::FormatId;
+
+pub(crate) use edit::{Edit, Merge, Split};
 
 use crate::sandbox::Confine;
 use crate::text::parse_size;
@@ -73,6 +77,9 @@ pub(crate) enum Verb {
     Scan(Scan),
     Disasm(Disasm),
     Convert(Box<Convert>),
+    Edit(Box<Edit>),
+    Split(Split),
+    Merge(Merge),
     Diff(Diff),
 }
 

@@ -61,6 +61,9 @@ fn run(cli: Cli, out: &mut Output) -> Result<Exit> {
         Some(Verb::Scan(a)) => cmd::scan::run(&a, out),
         Some(Verb::Disasm(a)) => cmd::disasm::run(&a, out),
         Some(Verb::Convert(a)) => cmd::convert::run(&a, out),
+        Some(Verb::Edit(a)) => cmd::edit::run(&a, out),
+        Some(Verb::Split(a)) => cmd::split::run(&a, out),
+        Some(Verb::Merge(a)) => cmd::split::run_merge(&a, out),
         Some(Verb::Diff(a)) => cmd::diff::run(&a, out),
         None => Err(Error::parameter("cli.usage", "no verb is given")
             .help("weighbridge --help lists the verbs")),

@@ -10,6 +10,7 @@
 
 mod boundary;
 mod code;
+mod edit;
 mod exercise;
 mod mutate;
 pub mod oracle;
@@ -18,6 +19,7 @@ mod targets;
 
 pub use boundary::boundaries;
 pub use code::{hidden_constant, python_source};
+pub use edit::gguf_edit;
 pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
 pub use repack::Members;

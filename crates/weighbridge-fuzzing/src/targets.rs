@@ -84,6 +84,10 @@ pub const TARGETS: &[Target] = &[
         run: gguf_header,
     },
     Target {
+        name: "gguf_edit",
+        run: crate::edit::gguf_edit,
+    },
+    Target {
         name: "npy",
         run: npy,
     },

@@ -354,3 +354,151 @@ fn a_source_that_shrinks_is_an_error_and_no_signal() {
         assert!(noticed > 0, "{verb}: no run was in time to notice");
     }
 }
+
+/// A GGUF file of `tensors` tensors, written without our writer.
+fn write_gguf(path: &Path, tensors: usize) {
+    let text = |out: &mut Vec<u8>, s: &str| {
+        out.extend((s.len() as u64).to_le_bytes());
+        out.extend(s.as_bytes());
+    };
+    let mut f = b"GGUF\x03\0\0\0".to_vec();
+    f.extend((tensors as u64).to_le_bytes());
+    f.extend(1u64.to_le_bytes());
+    text(&mut f, "general.architecture");
+    f.extend(8u32.to_le_bytes());
+    text(&mut f, "llama");
+    for i in 0..tensors {
+        text(&mut f, &format!("layer.{i:02}.weight"));
+        f.extend(1u32.to_le_bytes());
+        f.extend((TENSOR_BYTES as u64 / 4).to_le_bytes());
+        f.extend(0u32.to_le_bytes());
+        f.extend(((i * TENSOR_BYTES) as u64).to_le_bytes());
+    }
+    f.resize(f.len().next_multiple_of(32), 0);
+    let mut out = BufWriter::new(File::create(path).expect("a source"));
+    out.write_all(&f).expect("writes");
+    for i in 0..tensors {
+        out.write_all(&noise(i as u64, TENSOR_BYTES))
+            .expect("writes");
+    }
+    out.flush().expect("writes");
+}
+
+fn edit(path: &Path, words: &[&str]) -> Child {
+    let words = words.iter().map(Path::new);
+    let all: Vec<&Path> = [Path::new("edit"), path].into_iter().chain(words).collect();
+    spawn(&all)
+}
+
+/// What the key `note` says, and the bytes of all tensors.
+fn said_and_held(path: &Path) -> (Option<String>, Vec<u8>) {
+    let model = weighbridge::open(path).expect("the file opens");
+    let note = model.metadata.iter().find(|(k, _)| k == "note");
+    let note = note.and_then(|(_, v)| v.as_str().map(str::to_owned));
+    let tensors = model.tensors.iter();
+    let bytes = tensors.flat_map(|t| t.bytes().expect("reads").to_vec());
+    (note, bytes.collect())
+}
+
+/// Megabytes of text, so that every write takes a while.
+#[test]
+fn killed_while_editing_in_place_leaves_the_old_or_the_new() {
+    let dir = folder();
+    let path = dir.path().join("m.gguf");
+    write_gguf(&path, 1);
+    succeed(edit(&path, &["--reserve", "50MB"]));
+    let mut rng = Rng::new(7);
+    let (mut died, mut unchanged, mut was) = (0, 0, None);
+    let (_, data) = said_and_held(&path);
+    let mut took = Duration::from_millis(40);
+    for n in 0..KILLS * 2 {
+        let text = format!("{n} {}", "x".repeat(1_500_000 + rng.below(1 << 20)));
+        let file = dir.path().join("note");
+        fs::write(&file, &text).expect("writes");
+        let words = ["--set-file", &format!("note={}", file.display())];
+        let started = Instant::now();
+        let mut child = edit(&path, &words);
+        if n > 1 {
+            std::thread::sleep(Duration::from_micros(
+                rng.below(took.as_micros() as usize) as u64
+            ));
+            child.kill().expect("kills");
+        }
+        let out = child.wait_with_output().expect("ends");
+        if n <= 1 {
+            assert!(out.status.success(), "{}", said(&out));
+            took = started.elapsed();
+        }
+        died += usize::from(out.status.signal() == Some(9));
+        let (now, held) = said_and_held(&path);
+        assert!(
+            now == was || now.as_ref() == Some(&text),
+            "kill {n}: the file says neither the old nor the new"
+        );
+        assert!(held == data, "kill {n}: the tensors are others");
+        unchanged += usize::from(now == was);
+        was = now;
+    }
+    println!(
+        "{died} of {} edits died, {unchanged} of them before the switch",
+        KILLS * 2
+    );
+    assert!(died >= KILLS / 2, "hardly any kill came in time: {died}");
+}
+
+#[test]
+fn killed_while_editing_through_a_new_file_leaves_the_old_or_the_new() {
+    let dir = folder();
+    let path = dir.path().join("m.gguf");
+    write_gguf(&path, TENSORS);
+    let old = fs::read(&path).expect("reads");
+    let words = ["--set", "note=long enough that all the data has to move"];
+    let started = Instant::now();
+    succeed(edit(&path, &words));
+    let took = started.elapsed();
+    let right = fs::read(&path).expect("reads");
+    assert!(right.len() > old.len());
+    let mut rng = Rng::new(11);
+    let mut died = 0;
+    for n in 0..KILLS {
+        fs::write(&path, &old).expect("writes");
+        let mut child = edit(&path, &words);
+        let most = took.as_micros() as usize;
+        std::thread::sleep(Duration::from_micros(rng.below(most) as u64));
+        child.kill().expect("kills");
+        let out = child.wait_with_output().expect("ends");
+        died += usize::from(out.status.signal() == Some(9));
+        let now = fs::read(&path).expect("the file is there");
+        assert!(
+            now == old || now == right,
+            "kill {n}: neither the old nor the new"
+        );
+        for name in listing(dir.path()).into_keys().filter(|n| n != "m.gguf") {
+            fs::remove_file(dir.path().join(name)).expect("removes");
+        }
+    }
+    assert!(died >= KILLS / 4, "hardly any kill came in time: {died}");
+}
+
+/// A limit on the size of files stands for the full disk, as above.
+#[test]
+fn an_edit_for_which_there_is_no_room_leaves_the_file_as_it_was() {
+    let dir = folder();
+    let path = dir.path().join("m.gguf");
+    write_gguf(&path, 6);
+    let old = fs::read(&path).expect("reads");
+    let script = "trap '' XFSZ; ulimit -f 20000; exec \"$@\"";
+    let out = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .args([tool(), Path::new("edit"), &path])
+        .args(["--set", "note=long enough that all the data has to move"])
+        .output()
+        .expect("sh runs");
+    let mut left = listing(dir.path());
+    left.remove("m.gguf");
+    told_of_a_full_disk(&out, &left);
+    assert!(
+        fs::read(&path).expect("reads") == old,
+        "the file has changed"
+    );
+}

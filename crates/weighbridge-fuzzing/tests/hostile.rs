@@ -264,6 +264,14 @@ fn gguf_headers_mutated() {
 }
 
 #[test]
+fn gguf_files_edited() {
+    let mut all = fixtures("gguf");
+    all.extend(seeds_of("gguf_edit"));
+    mutate("gguf edit", &all, targets::gguf_edit);
+    cut("gguf edit cut", &seeds_of("gguf_edit"), targets::gguf_edit);
+}
+
+#[test]
 fn numpy_headers_mutated() {
     mutate("npy", &fixtures("numpy"), targets::npy);
 }

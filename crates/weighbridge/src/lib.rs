@@ -20,11 +20,13 @@ pub mod check;
 pub mod convert;
 pub mod diff;
 pub mod disasm;
+pub mod edit;
 pub mod format;
 pub mod hash;
 mod open;
 pub mod output;
 pub mod scan;
+pub mod split;
 pub mod stats;
 pub mod structure;
 

@@ -68,6 +68,10 @@ const BUFFER: usize = 1 << 20;
 /// Ranges shorter than this are read into the buffer: a flush and a system call cost more.
 const KERNEL_COPY: u64 = 256 << 10;
 
+/// The block that file systems share between files, in bytes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const BLOCK: u64 = 4096;
+
 /// How many bytes are written between two background syncs.
 const SYNC_EVERY: u64 = 64 << 20;
 
@@ -365,7 +369,12 @@ impl Output {
             return Ok(at);
         };
         while at < range.end {
-            let step = (range.end - at).min(1 << 30) as usize;
+            // Whole blocks can be shared by both files, where the file system can do that.
+            let step = match offset % BLOCK {
+                part if part != 0 && part == self.flushed % BLOCK => BLOCK - part,
+                _ => 1 << 30,
+            };
+            let step = (range.end - at).min(step) as usize;
             match rustix::fs::copy_file_range(from, Some(&mut offset), &*self.file, None, step) {
                 // The source has ended early: reading it says so properly.
                 Ok(0) => return Ok(at),

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use weighbridge::convert::{ConvertOptions, Report, convert, parse_dtype};
-use weighbridge::format::Note;
 use weighbridge::{Error, FormatId, Model, Result};
 
 use crate::args::{Convert, Names};
@@ -12,10 +11,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::style::Tone;
-use crate::text::{brief, count, plural, safe, size};
-
-/// How many changes and losses are listed for people; the JSON document has all.
-const NOTES: usize = 40;
+use crate::text::{count, plural, safe, size};
 
 pub(crate) fn run(args: &Convert, out: &mut Output) -> Result<Exit> {
     let open = open_options(&args.open, None);
@@ -142,8 +138,8 @@ fn human(args: &Convert, report: &Report, out: &mut Output) -> Result<()> {
             summary::field(out, "carried", carried)?;
         }
     }
-    notes(out, "changed", &report.changed)?;
-    notes(out, "lost", &report.lost)?;
+    summary::notes(out, "changed", &report.changed)?;
+    summary::notes(out, "lost", &report.lost)?;
     let verb = if args.dry_run { "would write" } else { "wrote" };
     let files: Vec<String> = report.output.iter().take(4).map(|p| file_name(p)).collect();
     let more = match report.output.len().saturating_sub(files.len()) {
@@ -190,20 +186,4 @@ fn reopen(report: &Report) -> Option<Model> {
     open_options(&crate::args::Open::default(), None)
         .open(path)
         .ok()
-}
-
-fn notes(out: &mut Output, what: &str, notes: &[Note]) -> Result<()> {
-    let style = out.style;
-    for n in notes.iter().take(NOTES) {
-        let text = format!("{}: {}", brief(&n.what, 80), brief(&n.why, 300));
-        summary::field(out, what, style.paint(Tone::Warn, text))?;
-    }
-    match notes.len().saturating_sub(NOTES) {
-        0 => Ok(()),
-        n => summary::field(
-            out,
-            what,
-            format_args!("… and {} more (--json lists all)", count(n as u64)),
-        ),
-    }
 }

@@ -4,8 +4,10 @@ pub(crate) mod check;
 pub(crate) mod convert;
 pub(crate) mod diff;
 pub(crate) mod disasm;
+pub(crate) mod edit;
 pub(crate) mod inspect;
 pub(crate) mod scan;
+pub(crate) mod split;
 mod summary;
 
 use weighbridge::{Backend, FormatId, OpenOptions};

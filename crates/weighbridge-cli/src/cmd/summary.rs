@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use weighbridge::format::Note;
 use weighbridge::format::safetensors::aliases;
 use weighbridge::{Model, Result};
 use weighbridge_core::model::Value;
@@ -159,4 +160,24 @@ pub(super) fn structure(model: &Model, name: &str, out: &mut Output) -> Result<(
         field(out, name, format_args!("{}: {}", value(k), value(v)))?;
     }
     more(out, d.entries.len())
+}
+
+/// How many changes and losses are listed for people; the JSON document has all.
+const NOTES: usize = 40;
+
+/// What changed or was lost, one line each.
+pub(super) fn notes(out: &mut Output, what: &str, notes: &[Note]) -> Result<()> {
+    let style = out.style;
+    for n in notes.iter().take(NOTES) {
+        let text = format!("{}: {}", brief(&n.what, 80), brief(&n.why, 300));
+        field(out, what, style.paint(Tone::Warn, text))?;
+    }
+    match notes.len().saturating_sub(NOTES) {
+        0 => Ok(()),
+        n => field(
+            out,
+            what,
+            format_args!("… and {} more (--json lists all)", count(n as u64)),
+        ),
+    }
 }

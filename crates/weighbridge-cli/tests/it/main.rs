@@ -12,6 +12,7 @@ mod common;
 mod convert;
 mod diff;
 mod disasm;
+mod edit;
 mod inspect;
 mod scan;
 mod scan_policy;

@@ -144,8 +144,9 @@ pub fn convert(
         refuse_changes(&report)?;
     }
     // A vocabulary of its own is a GGUF file without tensors.
-    let vocabulary = target == FormatId::Gguf && job.model.tensors.is_empty();
-    if report.tensors == 0 && !(vocabulary && !job.model.metadata.is_empty()) {
+    let bare = target == FormatId::Gguf && job.model.tensors.is_empty();
+    let vocabulary = bare && !job.model.metadata.is_empty();
+    if report.tensors == 0 && !vocabulary {
         return Err(nothing_fits(&report));
     }
     if options.dry_run {
@@ -267,6 +268,7 @@ impl Job {
     ) -> Result<Plan> {
         let write = WriteOptions {
             shard_size: options.shard_size,
+            shard_tensors: options.shard_tensors,
             stem,
             dedupe: options.dedupe,
             weights_only: options.weights_only,

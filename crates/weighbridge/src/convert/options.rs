@@ -14,6 +14,8 @@ pub struct ConvertOptions {
     pub dtype: Option<DType>,
     /// Split into files of at most this many payload bytes, with an index.
     pub shard_size: Option<u64>,
+    /// Split into files of at most this many tensors, with an index.
+    pub shard_tensors: Option<u64>,
     /// Keep tensors whose name matches any of these regular expressions; all when empty.
     pub select: Vec<String>,
     /// Leave out tensors whose name matches any of these regular expressions.
@@ -52,6 +54,7 @@ impl Default for ConvertOptions {
             target: None,
             dtype: None,
             shard_size: None,
+            shard_tensors: None,
             select: Vec::new(),
             drop: Vec::new(),
             strip_prefix: Vec::new(),

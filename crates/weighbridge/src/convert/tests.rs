@@ -364,7 +364,7 @@ fn requests_that_make_no_sense_are_refused() {
     });
     assert_eq!(e.rule(), "convert.bad-regex");
     assert_eq!(
-        refused(checkpoint(), "m.gguf", &d()).kind(),
+        refused(checkpoint(), "m.onnx", &d()).kind(),
         ErrorKind::Unsupported
     );
     assert_eq!(

@@ -68,6 +68,8 @@ pub trait FormatWriter: Sync {
 pub struct WriteOptions {
     /// Split into files of at most this many payload bytes, with an index.
     pub shard_size: Option<u64>,
+    /// Split into files of at most this many tensors, with an index. Safetensors only.
+    pub shard_tensors: Option<u64>,
     /// What shards and their index are named after, `model` if empty: the output's file name
     /// without extension.
     pub stem: String,

@@ -15,6 +15,7 @@
 mod convert;
 mod directories;
 mod gguf;
+mod gguf_hostile;
 mod graphs;
 mod hostile_cases;
 mod models;

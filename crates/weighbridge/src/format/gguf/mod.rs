@@ -10,6 +10,7 @@ pub mod split;
 mod swap;
 pub mod types;
 pub mod verify;
+pub(crate) mod vocabulary;
 pub mod write;
 
 pub use read::Gguf;

@@ -211,7 +211,7 @@ impl<'a> Header<'a> {
 }
 
 /// `n` raised to the next multiple of `alignment`, which is a power of two.
-pub(super) fn align_up(n: u64, alignment: u64) -> Option<u64> {
+pub(crate) fn align_up(n: u64, alignment: u64) -> Option<u64> {
     let mask = alignment.checked_sub(1)?;
     Some(n.checked_add(mask)? & !mask)
 }
@@ -392,11 +392,7 @@ impl Walk<'_, '_> {
         };
         let start = self.reader.at;
         match element {
-            ValueType::String => {
-                for _ in 0..len {
-                    self.reader.string()?;
-                }
-            }
+            ValueType::String => self.reader.strings(len)?,
             ValueType::Array => {
                 if depth == 0 {
                     let message =

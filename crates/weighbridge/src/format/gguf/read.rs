@@ -14,6 +14,7 @@ use super::raw::{self, Entry, Header, TensorInfo};
 use super::swap;
 use super::types::{TensorType, ValueType};
 use super::verify;
+use super::vocabulary;
 use crate::OpenOptions;
 use crate::check::Violation;
 use crate::format::FormatReader;
@@ -53,7 +54,7 @@ fn is_harmless(rule: &str) -> bool {
             | "gguf.hole"
             | "gguf.removed-type"
             | "gguf.foreign-type"
-    )
+    ) || vocabulary::is_own(rule)
 }
 
 fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
@@ -123,7 +124,7 @@ fn value(header: &Header<'_>, entry: &Entry, source: &Arc<dyn ByteSource>, c: Co
 }
 
 /// The model's name of a value type.
-fn element(kind: ValueType) -> Element {
+pub(crate) fn element(kind: ValueType) -> Element {
     match kind {
         ValueType::U8 => Element::U8,
         ValueType::I8 => Element::I8,

@@ -114,6 +114,31 @@ impl<'a> Reader<'a> {
         }
         self.take(len)
     }
+
+    /// Steps over `n` strings, as [`Self::string`] does one by one.
+    pub(super) fn strings(&mut self, n: u64) -> Result<()> {
+        // A vocabulary has hundreds of thousands: most lie whole in what is at hand.
+        let prefix = if self.wide { 8 } else { 4 };
+        for _ in 0..n {
+            let start = self.at.saturating_add(prefix);
+            let head = self.bytes.get(self.at..start).unwrap_or_default();
+            let len = match (head.first_chunk::<8>(), self.big_endian) {
+                (Some(b), false) => u64::from_le_bytes(*b),
+                (Some(b), true) => u64::from_be_bytes(*b),
+                (None, _) if head.is_empty() => u64::MAX,
+                (None, _) => number(head, self.big_endian),
+            };
+            let end = usize::try_from(len).ok().and_then(|n| start.checked_add(n));
+            let most = self.bytes.len().min(MOST_HEADER as usize);
+            match end.filter(|&e| e <= most) {
+                Some(end) => self.at = end,
+                None => {
+                    self.string()?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The unsigned number in `bytes`, of which there are at most eight.

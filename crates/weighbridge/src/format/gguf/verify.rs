@@ -9,6 +9,7 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Limits, Result};
 
 use super::raw::{Header, TensorInfo, align_up, shown};
+use super::vocabulary;
 use crate::check::Violation;
 
 /// How many violations of the layout are listed.
@@ -41,6 +42,7 @@ pub fn header<'a>(source: &'a dyn ByteSource, limits: &Limits) -> Result<(Header
             errors: &mut errors,
         };
         layout.check()?;
+        vocabulary::check(&header, &mut errors);
     }
     Ok((header, errors))
 }

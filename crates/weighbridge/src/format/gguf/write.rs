@@ -162,7 +162,7 @@ pub(crate) struct Head {
 
 /// A finished header.
 pub(crate) struct Finished {
-    /// The header with its padding: the data follows at once.
+    /// The header with its padding, if there are tensors: the data follows at once.
     pub bytes: Vec<u8>,
     /// Bytes of the whole file.
     pub total: u64,
@@ -239,8 +239,12 @@ impl Head {
                     Error::parameter("gguf.too-large", "the sizes do not fit 64 bits together")
                 })?;
         }
-        // Alignments are at most a MiB.
-        out.resize(out.len().next_multiple_of(self.alignment as usize), 0);
+        // A vocabulary of its own ends with its last key-value: so gguf-py writes it, and there is
+        // no data that would have to be aligned.
+        if !chosen.is_empty() {
+            // Alignments are at most a MiB.
+            out.resize(out.len().next_multiple_of(self.alignment as usize), 0);
+        }
         let total = at.saturating_add(out.len() as u64);
         Ok(Finished { bytes: out, total })
     }

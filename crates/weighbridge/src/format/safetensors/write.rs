@@ -45,7 +45,7 @@ pub(super) fn plan(model: &Model, options: &WriteOptions) -> Result<Plan> {
             });
         }
     }
-    let shards = split(chosen, options.shard_size)?;
+    let shards = split(chosen, options.shard_size, options.shard_tensors)?;
     if let [only] = shards.as_slice() {
         plan.files.push(file(String::new(), only, &metadata)?);
         return Ok(plan);
@@ -195,11 +195,16 @@ fn metadata<'a>(
 }
 
 /// Greedy shards in the order of the model; always at least one.
-fn split(chosen: Vec<Chosen<'_>>, most: Option<u64>) -> Result<Vec<Vec<Chosen<'_>>>> {
-    let Some(most) = most else {
+fn split<'a>(
+    chosen: Vec<Chosen<'a>>,
+    size: Option<u64>,
+    tensors: Option<u64>,
+) -> Result<Vec<Vec<Chosen<'a>>>> {
+    if size.is_none() && tensors.is_none() {
         return Ok(vec![chosen]);
-    };
-    if most == 0 {
+    }
+    let (most, count) = (size.unwrap_or(u64::MAX), tensors.unwrap_or(u64::MAX));
+    if most == 0 || count == 0 {
         return Err(Error::parameter(
             "shards.zero-size",
             "the shard size must be above 0",
@@ -208,7 +213,10 @@ fn split(chosen: Vec<Chosen<'_>>, most: Option<u64>) -> Result<Vec<Vec<Chosen<'_
     let mut shards = vec![Vec::new()];
     let mut filled = 0u64;
     for c in chosen {
-        if filled > 0 && filled.saturating_add(c.bytes) > most {
+        let many = shards
+            .last()
+            .is_some_and(|s: &Vec<_>| s.len() as u64 >= count);
+        if many || filled > 0 && filled.saturating_add(c.bytes) > most {
             shards.push(Vec::new());
             filled = 0;
         }
