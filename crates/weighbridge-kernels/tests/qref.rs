@@ -96,3 +96,27 @@ fn every_block_dequantizes_to_the_reference_values() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+#[test]
+fn random_blocks_dequantize_to_the_reference_values() {
+    let Some(dir) = corpus() else { return };
+    let index = std::fs::read_to_string(dir.join("random_dequant.tsv")).unwrap();
+    let mut wrong = Vec::new();
+    for line in index.lines().skip(1) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let from = BlockType::from_name(cells[0]).unwrap();
+        assert_eq!(cells[1].parse(), Ok(from.id()));
+        let blocks = std::fs::read(dir.join(cells[4])).unwrap();
+        let want = floats(&dir.join(cells[5]));
+        let mut got = vec![f32::NAN; want.len()];
+        let n = dequantize_row(from, &blocks, &mut got);
+        let same = got
+            .iter()
+            .zip(&want)
+            .all(|(a, b)| a.to_bits() == b.to_bits());
+        if n != want.len() || !same {
+            wrong.push(cells[0].to_owned());
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

@@ -9,10 +9,21 @@
 //!
 //! Rooms: one file a family of types; `lanes` is the vector that all fast paths are written in.
 
+mod few;
 pub(crate) mod lanes;
+mod legacy;
+mod mx;
+mod q2_k;
+mod q3_k;
+mod q4_k;
+mod q6_k;
+mod search;
 
 #[doc(hidden)]
 pub use lanes::Path;
+use lanes::{nearest, run};
+
+use crate::scalar;
 
 /// A type whose elements are packed in blocks. Names and numbers as in `enum ggml_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,18 +123,38 @@ impl BlockType {
             };
         }
         match self {
-            Self::Q4_0 => row!("Q4_0" 2 32 18 false None, None),
-            Self::Q4_1 => row!("Q4_1" 3 32 20 false None, None),
-            Self::Q5_0 => row!("Q5_0" 6 32 22 false None, None),
-            Self::Q5_1 => row!("Q5_1" 7 32 24 false None, None),
-            Self::Q8_0 => row!("Q8_0" 8 32 34 false None, None),
-            Self::Q8_1 => row!("Q8_1" 9 32 36 false None, None),
-            Self::Q2_K => row!("Q2_K" 10 256 84 false None, None),
-            Self::Q3_K => row!("Q3_K" 11 256 110 false None, None),
-            Self::Q4_K => row!("Q4_K" 12 256 144 false None, None),
-            Self::Q5_K => row!("Q5_K" 13 256 176 false None, None),
-            Self::Q6_K => row!("Q6_K" 14 256 210 false None, None),
-            Self::Q8_K => row!("Q8_K" 15 256 292 false None, None),
+            Self::Q4_0 => {
+                row!("Q4_0" 2 32 18 false Some(run::<legacy::Q4_0>), Some(legacy::from_q4_0))
+            }
+            Self::Q4_1 => {
+                row!("Q4_1" 3 32 20 false Some(run::<legacy::Q4_1>), Some(legacy::from_q4_1))
+            }
+            Self::Q5_0 => {
+                row!("Q5_0" 6 32 22 false Some(run::<legacy::Q5_0>), Some(legacy::from_q5_0))
+            }
+            Self::Q5_1 => {
+                row!("Q5_1" 7 32 24 false Some(run::<legacy::Q5_1>), Some(legacy::from_q5_1))
+            }
+            Self::Q8_0 => {
+                row!("Q8_0" 8 32 34 false Some(run::<legacy::Q8_0>), Some(legacy::from_q8_0))
+            }
+            Self::Q8_1 => row!("Q8_1" 9 32 36 false None, Some(legacy::from_q8_1)),
+            Self::Q2_K => {
+                row!("Q2_K" 10 256 84 false Some(run::<q2_k::Q2K>), Some(q2_k::dequantize))
+            }
+            Self::Q3_K => {
+                row!("Q3_K" 11 256 110 false Some(run::<q3_k::Q3K>), Some(q3_k::dequantize))
+            }
+            Self::Q4_K => {
+                row!("Q4_K" 12 256 144 false Some(run::<q4_k::Q4K>), Some(q4_k::from_q4_k))
+            }
+            Self::Q5_K => {
+                row!("Q5_K" 13 256 176 false Some(run::<q4_k::Q5K>), Some(q4_k::from_q5_k))
+            }
+            Self::Q6_K => {
+                row!("Q6_K" 14 256 210 false Some(run::<q6_k::Q6K>), Some(q6_k::dequantize))
+            }
+            Self::Q8_K => row!("Q8_K" 15 256 292 false None, Some(legacy::from_q8_k)),
             Self::IQ2_XXS => row!("IQ2_XXS" 16 256 66 true None, None),
             Self::IQ2_XS => row!("IQ2_XS" 17 256 74 true None, None),
             Self::IQ3_XXS => row!("IQ3_XXS" 18 256 98 false None, None),
@@ -133,12 +164,20 @@ impl BlockType {
             Self::IQ2_S => row!("IQ2_S" 22 256 82 false None, None),
             Self::IQ4_XS => row!("IQ4_XS" 23 256 136 false None, None),
             Self::IQ1_M => row!("IQ1_M" 29 256 56 false None, None),
-            Self::TQ1_0 => row!("TQ1_0" 34 256 54 false None, None),
-            Self::TQ2_0 => row!("TQ2_0" 35 256 66 false None, None),
-            Self::MXFP4 => row!("MXFP4" 39 32 17 false None, None),
-            Self::NVFP4 => row!("NVFP4" 40 64 36 false None, None),
-            Self::Q1_0 => row!("Q1_0" 41 128 18 false None, None),
-            Self::Q2_0 => row!("Q2_0" 42 64 18 false None, None),
+            Self::TQ1_0 => {
+                row!("TQ1_0" 34 256 54 false Some(run::<few::TQ1_0>), Some(few::from_tq1_0))
+            }
+            Self::TQ2_0 => {
+                row!("TQ2_0" 35 256 66 false Some(run::<few::TQ2_0>), Some(few::from_tq2_0))
+            }
+            Self::MXFP4 => {
+                row!("MXFP4" 39 32 17 false Some(run::<mx::Mxfp4>), Some(mx::from_mxfp4))
+            }
+            Self::NVFP4 => {
+                row!("NVFP4" 40 64 36 false Some(run::<mx::Nvfp4>), Some(mx::from_nvfp4))
+            }
+            Self::Q1_0 => row!("Q1_0" 41 128 18 false Some(run::<few::Q1_0>), Some(few::from_q1_0)),
+            Self::Q2_0 => row!("Q2_0" 42 64 18 false Some(run::<few::Q2_0>), Some(few::from_q2_0)),
         }
     }
 
@@ -229,5 +268,74 @@ pub fn dequantize_row(from: BlockType, blocks: &[u8], out: &mut [f32]) -> usize 
             dst
         }
         _ => 0,
+    }
+}
+
+/// A scale as binary16, ties to even. The NaN of an overflow is x86's, on every processor.
+#[inline]
+fn half(x: f32) -> u16 {
+    if x.is_nan() {
+        0xfe00
+    } else {
+        scalar::f32_to_f16(x)
+    }
+}
+
+/// The value of a stored scale.
+#[inline]
+fn rounded(half: u16) -> f32 {
+    scalar::f16_to_f32(half)
+}
+
+/// Stores a scale at `at`.
+#[inline]
+fn put_half(out: &mut [u8], at: usize, x: f32) {
+    out[at..at + 2].copy_from_slice(&half(x).to_le_bytes());
+}
+
+/// The scale stored at `at`.
+#[inline]
+fn value(block: &[u8], at: usize) -> f32 {
+    rounded(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// In the order of the values.
+#[inline(always)]
+fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut sum = 0.0f32;
+    for x in x {
+        sum += x * x;
+    }
+    sum
+}
+
+/// Weights for values from the importance of their columns.
+#[inline(always)]
+fn weigh<const N: usize>(sigma2: f32, x: &[f32; N], importance: &[f32]) -> [f32; N] {
+    let mut w = [0.0; N];
+    for ((w, x), q) in w.iter_mut().zip(x).zip(importance) {
+        *w = q * (sigma2 + x * x).sqrt();
+    }
+    w
+}
+
+/// The levels from 0 to `top` nearest to values under a final scale and offset; a scale of zero
+/// leaves those of the search.
+fn refine(x: &[f32], d: f32, min: f32, top: i32, levels: &mut [u8]) {
+    if d == 0.0 {
+        return;
+    }
+    for (x, level) in x.iter().zip(levels) {
+        *level = nearest((x + min) / d).min(top).max(0) as u8;
+    }
+}
+
+/// As [`refine`], for levels from -`halfway` to `halfway` - 1 that are stored plus `halfway`.
+fn refine_signed(x: &[f32], d: f32, halfway: i32, levels: &mut [u8]) {
+    if d == 0.0 {
+        return;
+    }
+    for (x, level) in x.iter().zip(levels) {
+        *level = (nearest(x / d).min(halfway - 1).max(-halfway) + halfway) as u8;
     }
 }
