@@ -10,6 +10,14 @@
 //! Rooms: one file a family of types; `lanes` is the vector that all fast paths are written in.
 
 mod few;
+mod grid;
+mod grid_tables;
+mod iq;
+mod iq1;
+mod iq2;
+mod iq3;
+mod iq4;
+mod iq_dequant;
 pub(crate) mod lanes;
 mod legacy;
 mod mx;
@@ -155,15 +163,33 @@ impl BlockType {
                 row!("Q6_K" 14 256 210 false Some(run::<q6_k::Q6K>), Some(q6_k::dequantize))
             }
             Self::Q8_K => row!("Q8_K" 15 256 292 false None, Some(legacy::from_q8_k)),
-            Self::IQ2_XXS => row!("IQ2_XXS" 16 256 66 true None, None),
-            Self::IQ2_XS => row!("IQ2_XS" 17 256 74 true None, None),
-            Self::IQ3_XXS => row!("IQ3_XXS" 18 256 98 false None, None),
-            Self::IQ1_S => row!("IQ1_S" 19 256 50 true None, None),
-            Self::IQ4_NL => row!("IQ4_NL" 20 32 18 false None, None),
-            Self::IQ3_S => row!("IQ3_S" 21 256 110 false None, None),
-            Self::IQ2_S => row!("IQ2_S" 22 256 82 false None, None),
-            Self::IQ4_XS => row!("IQ4_XS" 23 256 136 false None, None),
-            Self::IQ1_M => row!("IQ1_M" 29 256 56 false None, None),
+            Self::IQ2_XXS => {
+                row!("IQ2_XXS" 16 256 66 true Some(|_, row, weights, out| iq2::twin_xxs(row, weights, out)), Some(iq_dequant::iq2_xxs))
+            }
+            Self::IQ2_XS => {
+                row!("IQ2_XS" 17 256 74 true Some(|_, row, weights, out| iq2::twin_xs(row, weights, out)), Some(iq_dequant::iq2_xs))
+            }
+            Self::IQ3_XXS => {
+                row!("IQ3_XXS" 18 256 98 false Some(|_, row, weights, out| iq3::twin_xxs(row, weights, out)), Some(iq_dequant::iq3_xxs))
+            }
+            Self::IQ1_S => {
+                row!("IQ1_S" 19 256 50 true Some(|_, row, weights, out| iq1::twin_s(row, weights, out)), Some(iq_dequant::iq1_s))
+            }
+            Self::IQ4_NL => {
+                row!("IQ4_NL" 20 32 18 false Some(|_, row, weights, out| iq4::twin_nl(row, weights, out)), Some(iq_dequant::iq4_nl))
+            }
+            Self::IQ3_S => {
+                row!("IQ3_S" 21 256 110 false Some(|_, row, weights, out| iq3::twin_s(row, weights, out)), Some(iq_dequant::iq3_s))
+            }
+            Self::IQ2_S => {
+                row!("IQ2_S" 22 256 82 false Some(|_, row, weights, out| iq2::twin_s(row, weights, out)), Some(iq_dequant::iq2_s))
+            }
+            Self::IQ4_XS => {
+                row!("IQ4_XS" 23 256 136 false Some(|_, row, weights, out| iq4::twin_xs(row, weights, out)), Some(iq_dequant::iq4_xs))
+            }
+            Self::IQ1_M => {
+                row!("IQ1_M" 29 256 56 false Some(|_, row, weights, out| iq1::twin_m(row, weights, out)), Some(iq_dequant::iq1_m))
+            }
             Self::TQ1_0 => {
                 row!("TQ1_0" 34 256 54 false Some(run::<few::TQ1_0>), Some(few::from_tq1_0))
             }
