@@ -24,6 +24,7 @@ pub mod format;
 pub mod hash;
 mod open;
 pub mod output;
+pub mod quantize;
 pub mod scan;
 pub mod stats;
 pub mod structure;

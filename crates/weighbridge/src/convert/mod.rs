@@ -9,7 +9,7 @@ pub(crate) mod blocks;
 mod dense;
 mod names;
 mod options;
-mod state;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 mod transform;
