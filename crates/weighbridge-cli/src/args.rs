@@ -1,9 +1,15 @@
 //! The command line as typed. `docs/cli.md` describes it for users.
 
+mod quantize;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weighbridge::FormatId;
+
+pub(crate) use quantize::{
+    Dequantize, Imatrix, ImatrixVerb, MatrixArgs, MatrixForm, Quantize, Recipe,
+};
 
 use crate::sandbox::Confine;
 use crate::text::parse_size;
@@ -74,6 +80,10 @@ pub(crate) enum Verb {
     Disasm(Disasm),
     Convert(Box<Convert>),
     Diff(Diff),
+    Quantize(Box<Quantize>),
+    Dequantize(Dequantize),
+    Recipe(Recipe),
+    Imatrix(Imatrix),
 }
 
 const EXIT_CODES: &str = "\

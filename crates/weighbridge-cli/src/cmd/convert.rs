@@ -166,7 +166,7 @@ fn human(args: &Convert, report: &Report, out: &mut Output) -> Result<()> {
     )
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     safe(
         &path
             .file_name()
@@ -192,7 +192,7 @@ fn reopen(report: &Report) -> Option<Model> {
         .ok()
 }
 
-fn notes(out: &mut Output, what: &str, notes: &[Note]) -> Result<()> {
+pub(super) fn notes(out: &mut Output, what: &str, notes: &[Note]) -> Result<()> {
     let style = out.style;
     for n in notes.iter().take(NOTES) {
         let text = format!("{}: {}", brief(&n.what, 80), brief(&n.why, 300));

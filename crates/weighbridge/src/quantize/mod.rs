@@ -6,6 +6,7 @@
 //! (`llama_model_quantize` of llama.cpp 0c1e570) takes, files are byte-identical to its own.
 
 pub mod arch;
+mod dequantize;
 pub mod ftype;
 pub mod imatrix;
 mod measure;
@@ -26,6 +27,7 @@ use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, Model, Warning};
 use weighbridge_core::{Error, Result};
 
+pub use dequantize::dequantize;
 pub use ftype::{FileType, tensor_type};
 pub use measure::Quality;
 

@@ -120,6 +120,11 @@ impl Matrix {
         Ok(())
     }
 
+    /// Keeps the entries that `keep` says yes to.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.entries.retain(|name, _| keep(name));
+    }
+
     /// The weights of the tensor called `name`, as many as its columns for each expert; `None`
     /// where there is no entry.
     pub fn weights(&self, name: &str) -> Option<Vec<f32>> {
