@@ -13,6 +13,7 @@ mod convert;
 mod diff;
 mod disasm;
 mod inspect;
+mod quantize;
 mod scan;
 mod scan_policy;
 mod scan_report;
