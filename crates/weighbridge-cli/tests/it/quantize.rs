@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{Folder, command, corpus, finished, run, run_json, safetensors, small};
+use crate::common::{Folder, command, corpus, finished, run, run_json, small};
 
 #[test]
 fn a_model_of_the_corpus_and_its_companions() {
@@ -144,5 +144,4 @@ fn refusals_exit_2_and_leave_nothing() {
         );
         assert_eq!(f.names(), ["m.safetensors"]);
     }
-    let _ = safetensors;
 }

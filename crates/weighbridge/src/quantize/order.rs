@@ -10,6 +10,7 @@ use regex::Regex;
 use weighbridge_core::model::{DType, FormatId, Model, Number, Tensor, TensorSource, Value};
 use weighbridge_core::{Error, Result};
 
+use super::arch;
 use super::ftype::FileType;
 use crate::format::gguf::split;
 
@@ -52,9 +53,12 @@ fn layer(name: &str) -> i64 {
 pub(super) fn order(model: &Model, prune: &[u32], keep_split: bool) -> Result<Order> {
     let mut all: Vec<usize> = (0..model.tensors.len()).collect();
     let name = |i: usize| model.tensors.get(i).map_or("", |t| t.name.as_str());
-    if model.format == FormatId::Gguf {
-        all.sort_by(|&a, &b| (layer(name(a)), name(a)).cmp(&(layer(name(b)), name(b))));
-    }
+    // Names of other libraries tell the layer elsewhere.
+    let layer = |name: &str| match model.format {
+        FormatId::Gguf => layer(name),
+        _ => arch::layer(name).unwrap_or(-1),
+    };
+    all.sort_by(|&a, &b| (layer(name(a)), name(a)).cmp(&(layer(name(b)), name(b))));
     let mut renumbered = Renumbered::new(prune)?;
     let (mut visits, mut pruned) = (Vec::with_capacity(all.len()), Vec::new());
     for index in all {

@@ -125,8 +125,15 @@ impl<'a> Worker<'a> {
             let kind = kind_of(item.to).unwrap_or(Kind::F32);
             let n = encode_f32(kind, &self.values, &mut self.out);
             full(item.to, n, task.values)?;
-            return check_range(item, task, kind, &self.values);
+            return match kind {
+                // From here on halves round to infinity.
+                Kind::F16 => check_range(item, task, 65_520.0, &self.values),
+                _ => Ok(()),
+            };
         };
+        if !scales(block).is_empty() {
+            check_range(item, task, MOST, &self.values)?;
+        }
         let done = match &task.weights {
             None => quantize_row(block, &self.values, None, &mut self.out),
             Some(weights) => self.weighted(item, task, block, weights),
@@ -217,21 +224,20 @@ fn check_finite(item: &Item, task: &Task, values: &[f32]) -> Result<()> {
     Err(e.help("the model is damaged or was trained to overflow; `inspect --stats` counts them"))
 }
 
-/// Refuses values beyond the range of the type.
-fn check_range(item: &Item, task: &Task, kind: Kind, values: &[f32]) -> Result<()> {
-    if kind != Kind::F16 {
+/// No type with half-precision scales holds a value like this: Q6_K reaches furthest. Sums over
+/// larger ones overflow, and some quantizers make zeros of what does.
+const MOST: f32 = 65_520.0 * 128.0 * 32.0;
+
+/// Refuses values of `least` and beyond.
+fn check_range(item: &Item, task: &Task, least: f32, values: &[f32]) -> Result<()> {
+    let beyond = |x: &f32| x.abs() >= least;
+    if !values.iter().fold(false, |any, x| any | beyond(x)) {
         return Ok(());
     }
-    // From here on halves round to infinity.
-    let beyond = |x: &f32| x.abs() >= 65_520.0;
-    match values.iter().position(beyond) {
-        None => Ok(()),
-        Some(i) => {
-            let x = values.get(i).copied().unwrap_or_default();
-            let message = format!("{} is {x}, beyond F16", place(item, task, i));
-            Err(Error::lossy("quantize.range", message).help("give the tensor BF16 or F32"))
-        }
-    }
+    let i = values.iter().position(beyond).unwrap_or(0);
+    let x = values.get(i).copied().unwrap_or_default();
+    let message = format!("{} is {x}, beyond {}", place(item, task, i), item.to);
+    Err(Error::lossy("quantize.range", message).help("give the tensor BF16 or F32"))
 }
 
 /// Where the half-precision scales of a block are.
@@ -244,7 +250,9 @@ fn scales(block: BlockType) -> &'static [usize] {
         B::Q6_K => &[208],
         B::TQ1_0 => &[52],
         B::TQ2_0 => &[64],
-        B::MXFP4 | B::NVFP4 | B::IQ1_M | B::Q8_K => &[],
+        B::MXFP4 | B::NVFP4 | B::Q8_K => &[],
+        // Spread over four numbers: see `check_scales`.
+        B::IQ1_M => &[48],
         _ => &[0],
     }
 }
