@@ -35,7 +35,9 @@ fn main() {
     let rows: Vec<Vec<f32>> = (0..4).map(|_| common::row(&mut r, 0, COLUMNS)).collect();
     let importance = common::weights(&mut r, 0, COLUMNS);
     print!("{:8} {:>8}", "type", "weights");
-    Path::ALL.map(|path| print!(" {:>9}", format!("{path:?}")));
+    for path in Path::ALL {
+        print!(" {:>9}", format!("{path:?}"));
+    }
     println!();
     for to in BlockType::ALL {
         if !to.can_quantize() || !(named.is_empty() || named.contains(&to)) {

@@ -59,7 +59,7 @@ fn what_does_not_fit_is_not_quantized() {
     let row = [1.0; 64];
     let mut out = [0; 200];
     for path in Path::ALL {
-        let mut quantize = |n, weights, out: &mut [u8]| {
+        let quantize = |n, weights, out: &mut [u8]| {
             quantize_row_by(path, BlockType::Q8_0, &row[..n], weights, out)
         };
         assert_eq!(quantize(64, None, &mut out), 68);

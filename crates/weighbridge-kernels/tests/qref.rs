@@ -1,4 +1,5 @@
 //! Every type against the reference quantizer's recorded bytes and values, row by row.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
 

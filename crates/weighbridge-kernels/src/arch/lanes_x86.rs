@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
-use crate::block::lanes::{Float, Int, Kernel, Lanes, Mask};
+use crate::block::lanes::{Float, Int, Kernel, Lanes, Mask, fill};
 
 /// Whether eight lanes can be used.
 pub(crate) fn has_avx2() -> bool {
@@ -84,7 +84,7 @@ macro_rules! vectors {
         $add:ident $sub:ident $mul:ident $div:ident $sqrt:ident $min:ident $max:ident
         $castfi:ident $castif:ident $cvt:ident $cvtt:ident
         $addi:ident $subi:ident $muli:ident $and:ident $or:ident $xor:ident
-        $mini:ident $maxi:ident $slli:ident $srli:ident $srai:ident $minu:ident
+        $mini:ident $maxi:ident $slli:ident $srli:ident $srai:ident $minu:ident $turn:ident
     ) => {
         /// Floats.
         #[derive(Clone, Copy)]
@@ -120,14 +120,19 @@ macro_rules! vectors {
 
             #[inline(always)]
             fn f_from(self, f: impl FnMut(usize) -> f32) -> $f {
-                let x: [f32; $n] = std::array::from_fn(f);
+                let x: [f32; $n] = fill(0.0, f);
                 self.load(&x)
             }
 
             #[inline(always)]
             fn i_from(self, f: impl FnMut(usize) -> i32) -> $i {
-                let x: [i32; $n] = std::array::from_fn(f);
+                let x: [i32; $n] = fill(0, f);
                 self.load_i(&x)
+            }
+
+            #[inline(always)]
+            fn turn(self, rows: &mut [$f]) {
+                $turn(rows);
             }
 
             #[inline(always)]
@@ -294,6 +299,16 @@ macro_rules! vectors {
             }
 
             #[inline(always)]
+            fn greatest(self) -> i32 {
+                self.most()
+            }
+
+            #[inline(always)]
+            fn store_bytes(self, out: &mut [u8]) {
+                self.low_bytes(&mut out[..$n]);
+            }
+
+            #[inline(always)]
             fn each(self, mut f: impl FnMut(usize, i32)) {
                 let mut all = [0; $n];
                 self.store(&mut all);
@@ -364,7 +379,7 @@ vectors! {
     _mm256_add_ps _mm256_sub_ps _mm256_mul_ps _mm256_div_ps _mm256_sqrt_ps _mm256_min_ps _mm256_max_ps
     _mm256_castps_si256 _mm256_castsi256_ps _mm256_cvtepi32_ps _mm256_cvttps_epi32
     _mm256_add_epi32 _mm256_sub_epi32 _mm256_mullo_epi32 _mm256_and_si256 _mm256_or_si256 _mm256_xor_si256
-    _mm256_min_epi32 _mm256_max_epi32 shl8 shr8 sar8 _mm256_min_epu32
+    _mm256_min_epi32 _mm256_max_epi32 shl8 shr8 sar8 _mm256_min_epu32 turn8
 }
 
 vectors! {
@@ -374,7 +389,61 @@ vectors! {
     _mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_div_ps _mm512_sqrt_ps _mm512_min_ps _mm512_max_ps
     _mm512_castps_si512 _mm512_castsi512_ps _mm512_cvtepi32_ps _mm512_cvttps_epi32
     _mm512_add_epi32 _mm512_sub_epi32 _mm512_mullo_epi32 _mm512_and_si512 _mm512_or_si512 _mm512_xor_si512
-    _mm512_min_epi32 _mm512_max_epi32 shl16 shr16 sar16 _mm512_min_epu32
+    _mm512_min_epi32 _mm512_max_epi32 shl16 shr16 sar16 _mm512_min_epu32 turn16
+}
+
+/// Columns of four rows each in every quarter (or half) of the vectors.
+macro_rules! turn_quarters {
+    ($rows:ident, $n:literal, $lo:ident $hi:ident $lo2:ident $hi2:ident $to:ident $from:ident) => {{
+        let mut out = [$rows[0].0; $n];
+        for g in (0..$n).step_by(4) {
+            let [a, b, c, d] = [$rows[g].0, $rows[g + 1].0, $rows[g + 2].0, $rows[g + 3].0];
+            let (p, q) = (has!($to($lo(a, b))), has!($to($lo(c, d))));
+            let (r, s) = (has!($to($hi(a, b))), has!($to($hi(c, d))));
+            out[g] = has!($from($lo2(p, q)));
+            out[g + 1] = has!($from($hi2(p, q)));
+            out[g + 2] = has!($from($lo2(r, s)));
+            out[g + 3] = has!($from($hi2(r, s)));
+        }
+        out
+    }};
+}
+
+#[inline(always)]
+fn turn8(rows: &mut [V8]) {
+    let rows = &mut rows[..8];
+    let parts = turn_quarters!(rows, 8,
+        _mm256_unpacklo_ps _mm256_unpackhi_ps _mm256_unpacklo_pd _mm256_unpackhi_pd
+        _mm256_castps_pd _mm256_castpd_ps);
+    for c in 0..4 {
+        let (a, b) = (parts[c], parts[4 + c]);
+        rows[c] = V8(has!(_mm256_permute2f128_ps::<0x20>(a, b)));
+        rows[4 + c] = V8(has!(_mm256_permute2f128_ps::<0x31>(a, b)));
+    }
+}
+
+#[inline(always)]
+fn turn16(rows: &mut [V16]) {
+    let rows = &mut rows[..16];
+    let parts = turn_quarters!(rows, 16,
+        _mm512_unpacklo_ps _mm512_unpackhi_ps _mm512_unpacklo_pd _mm512_unpackhi_pd
+        _mm512_castps_pd _mm512_castpd_ps);
+    for c in 0..4 {
+        let (a, b) = (parts[c], parts[4 + c]);
+        let (even, odd) = (
+            has!(_mm512_shuffle_f32x4::<0x88>(a, b)),
+            has!(_mm512_shuffle_f32x4::<0xdd>(a, b)),
+        );
+        let (a, b) = (parts[8 + c], parts[12 + c]);
+        let (even2, odd2) = (
+            has!(_mm512_shuffle_f32x4::<0x88>(a, b)),
+            has!(_mm512_shuffle_f32x4::<0xdd>(a, b)),
+        );
+        rows[c] = V16(has!(_mm512_shuffle_f32x4::<0x88>(even, even2)));
+        rows[4 + c] = V16(has!(_mm512_shuffle_f32x4::<0x88>(odd, odd2)));
+        rows[8 + c] = V16(has!(_mm512_shuffle_f32x4::<0xdd>(even, even2)));
+        rows[12 + c] = V16(has!(_mm512_shuffle_f32x4::<0xdd>(odd, odd2)));
+    }
 }
 
 impl V8 {
@@ -387,6 +456,29 @@ impl V8 {
 }
 
 impl V8I {
+    #[inline(always)]
+    fn most(self) -> i32 {
+        let high = has!(_mm256_extracti128_si256::<1>(self.0));
+        let x = has!(_mm_max_epi32(_mm256_castsi256_si128(self.0), high));
+        let x = has!(_mm_max_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x)));
+        let x = has!(_mm_max_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)));
+        has!(_mm_cvtsi128_si32(x))
+    }
+
+    /// `out` has eight bytes.
+    #[inline(always)]
+    fn low_bytes(self, out: &mut [u8]) {
+        let x = has!(_mm256_and_si256(self.0, _mm256_set1_epi32(255)));
+        // Narrowing works in 128-bit lanes: the second four come to stand above.
+        let x = has!(_mm256_packus_epi32(x, x));
+        let x = has!(_mm256_packus_epi16(x, x));
+        let x = has!(_mm_unpacklo_epi32(
+            _mm256_castsi256_si128(x),
+            _mm256_extracti128_si256::<1>(x)
+        ));
+        out.copy_from_slice(&has!(_mm_cvtsi128_si64(x)).to_le_bytes());
+    }
+
     #[inline(always)]
     fn same(self, other: Self) -> V8M {
         V8M(has!(_mm256_cmpeq_epi32(self.0, other.0)))
@@ -438,6 +530,20 @@ impl V16 {
 }
 
 impl V16I {
+    #[inline(always)]
+    fn most(self) -> i32 {
+        has!(_mm512_reduce_max_epi32(self.0))
+    }
+
+    /// `out` has sixteen bytes.
+    #[inline(always)]
+    fn low_bytes(self, out: &mut [u8]) {
+        let x = has!(_mm512_cvtepi32_epi8(self.0));
+        let (low, high) = out.split_at_mut(8);
+        low.copy_from_slice(&has!(_mm_cvtsi128_si64(x)).to_le_bytes());
+        high.copy_from_slice(&has!(_mm_extract_epi64::<1>(x)).to_le_bytes());
+    }
+
     #[inline(always)]
     fn same(self, other: Self) -> V16M {
         V16M(has!(_mm512_cmpeq_epi32_mask(self.0, other.0)))

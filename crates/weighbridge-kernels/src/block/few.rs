@@ -7,8 +7,9 @@
 //! byte as a fraction of 3^5 rounded up to 256ths: 160 values in 32 bytes, 80 in 16, then 16 in
 //! 4 bytes of four levels, then the scale.
 
-use super::lanes::{Kernel, Lanes, trunc};
+use super::lanes::{Int, Kernel, Lanes, trunc};
 use super::legacy::inverse;
+use super::legacy_lanes::{self, BELOW_HALF, Scales, greatest, round};
 use super::search::extreme;
 use super::{put_half, value};
 
@@ -21,6 +22,31 @@ fn trit(x: f32) -> u8 {
     } else {
         (whole + 1) as u8
     }
+}
+
+/// The greatest magnitudes of blocks as scales.
+#[inline(always)]
+fn largest<S: Lanes, const LEN: usize>(s: S, blocks: &[[f32; LEN]]) -> Scales {
+    let mut most = [0.0; 16];
+    for (x, most) in blocks.iter().zip(&mut most) {
+        *most = greatest(s, x);
+    }
+    let d = s.load(&most);
+    Scales::new(s, d, legacy_lanes::inverse(s, d))
+}
+
+/// [`trit`] of every value times `id`.
+#[inline(always)]
+fn trits<S: Lanes>(s: S, x: &[f32; 256], id: f32) -> [u8; 256] {
+    let (below_half, sign, one) = (s.i(BELOW_HALF), s.i(i32::MIN), s.i(1));
+    let id = s.f(id);
+    let mut out = [0; 256];
+    for i in (0..256).step_by(S::N) {
+        // The least integer plus one has 1 in its low byte.
+        let level = round(s.load(&x[i..]) * id, below_half, sign) + one;
+        level.store_bytes(&mut out[i..]);
+    }
+    out
 }
 
 pub(super) enum Q1_0 {}
@@ -73,8 +99,27 @@ impl Kernel for Q2_0 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        let (below_half, sign) = (s.i(BELOW_HALF), s.i(i32::MIN));
+        let (zero, one, three) = (s.i(0), s.i(1), s.i(3));
+        for (x, out) in row.chunks(64 * S::N).zip(out.chunks_mut(18 * S::N)) {
+            let blocks = x.as_chunks::<64>().0;
+            let scales = largest(s, blocks);
+            let out = out.as_chunks_mut::<18>().0;
+            for (b, (x, out)) in blocks.iter().zip(out).enumerate() {
+                let id = s.f(scales.used[b]);
+                let mut levels = [0; 64];
+                for i in (0..64).step_by(S::N) {
+                    let level = round(s.load(&x[i..]) * id, below_half, sign) + one;
+                    level.min(three).max(zero).store_bytes(&mut levels[i..]);
+                }
+                scales.put(b, out);
+                for (l, out) in levels.as_chunks::<4>().0.iter().zip(&mut out[2..]) {
+                    let l = u32::from_le_bytes(*l);
+                    *out = (l | l >> 6 | l >> 12 | l >> 18) as u8;
+                }
+            }
+        }
     }
 }
 
@@ -83,7 +128,7 @@ pub(super) enum TQ1_0 {}
 /// A number of five base-3 digits as a fraction of 256, rounded up.
 #[inline(always)]
 fn fraction(q: u8) -> u8 {
-    ((u16::from(q) * 256 + 242) / 243) as u8
+    (u16::from(q) * 256).div_ceil(243) as u8
 }
 
 /// Where the bytes of TQ1_0 take their levels: first byte, bytes, first value, levels a byte.
@@ -92,15 +137,15 @@ const TRITS: [(usize, usize, usize, usize); 3] = [(0, 32, 0, 5), (32, 16, 160, 5
 #[inline(always)]
 fn pack_trits(trits: &[u8; 256], out: &mut [u8]) {
     for (byte, bytes, first, digits) in TRITS {
-        for m in 0..bytes {
-            let mut q = 0u8;
-            for n in 0..digits {
-                q = q.wrapping_mul(3).wrapping_add(trits[first + m + n * bytes]);
+        let out = &mut out[byte..byte + bytes];
+        out.fill(0);
+        for n in 0..digits {
+            for (q, trit) in out.iter_mut().zip(&trits[first + n * bytes..]) {
+                *q = q.wrapping_mul(3).wrapping_add(*trit);
             }
-            if digits == 4 {
-                q = q.wrapping_mul(3);
-            }
-            out[byte + m] = fraction(q);
+        }
+        for q in out {
+            *q = fraction(if digits == 4 { q.wrapping_mul(3) } else { *q });
         }
     }
 }
@@ -117,8 +162,16 @@ impl Kernel for TQ1_0 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        for (x, out) in row.chunks(256 * S::N).zip(out.chunks_mut(54 * S::N)) {
+            let blocks = x.as_chunks::<256>().0;
+            let scales = largest(s, blocks);
+            let out = out.as_chunks_mut::<54>().0;
+            for (b, (x, out)) in blocks.iter().zip(out).enumerate() {
+                pack_trits(&trits(s, x, scales.used[b]), out);
+                scales.put(b, &mut out[52..]);
+            }
+        }
     }
 }
 
@@ -146,8 +199,16 @@ impl Kernel for TQ2_0 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        for (x, out) in row.chunks(256 * S::N).zip(out.chunks_mut(66 * S::N)) {
+            let blocks = x.as_chunks::<256>().0;
+            let scales = largest(s, blocks);
+            let out = out.as_chunks_mut::<66>().0;
+            for (b, (x, out)) in blocks.iter().zip(out).enumerate() {
+                pack_twos(&trits(s, x, scales.used[b]), out);
+                scales.put(b, &mut out[64..]);
+            }
+        }
     }
 }
 
@@ -183,7 +244,7 @@ pub(super) fn from_tq1_0(blocks: &[u8], out: &mut [f32]) {
             let mut power = 1u8;
             for n in 0..digits {
                 for m in 0..bytes {
-                    let digit = u16::from(b[byte + m].wrapping_mul(power)) * 3 >> 8;
+                    let digit = (u16::from(b[byte + m].wrapping_mul(power)) * 3) >> 8;
                     y[first + n * bytes + m] = (i32::from(digit) - 1) as f32 * d;
                 }
                 power = power.wrapping_mul(3);

@@ -12,7 +12,9 @@
 //!   also with NaN.
 //! - `nearest()`, `trunc()`: to integers, bit for bit as the reference on x86-64 also out of range.
 //! - Mark every function between [`Kernel::lanes`] and the vectors `#[inline(always)]`: what is
-//!   not inlined is compiled without the instructions and calls each of them.
+//!   not inlined is compiled without the instructions and calls each of them. For the same reason
+//!   let no closure touch a vector, nor `array::map` or `array::from_fn`: use loops and local
+//!   macros. `objdump -d --demangle` shows calls in `run_avx512::inside` that should not be there.
 
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
@@ -20,6 +22,7 @@ use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 pub(crate) const MAGIC: f32 = 12_582_912.0;
 
 /// A token for vectors of `N` lanes.
+#[allow(dead_code)] // a vocabulary, of which not every word is in use
 pub(crate) trait Lanes: Copy {
     /// How many lanes.
     const N: usize;
@@ -38,6 +41,8 @@ pub(crate) trait Lanes: Copy {
     fn f_from(self, f: impl FnMut(usize) -> f32) -> Self::F;
     /// `f(lane)` in each lane.
     fn i_from(self, f: impl FnMut(usize) -> i32) -> Self::I;
+    /// Turns `N` rows of `N` values into their columns; `rows` must be as many.
+    fn turn(self, rows: &mut [Self::F]);
     /// The first `N` values, of which there must be as many.
     fn load(self, x: &[f32]) -> Self::F;
     /// The first `N` values, of which there must be as many.
@@ -47,6 +52,7 @@ pub(crate) trait Lanes: Copy {
 }
 
 /// Binary32 lanes.
+#[allow(dead_code)] // as above
 pub(crate) trait Float:
     Copy
     + Add<Output = Self>
@@ -97,6 +103,7 @@ pub(crate) trait Float:
 }
 
 /// Integer lanes; arithmetic wraps.
+#[allow(dead_code)] // as above
 pub(crate) trait Int:
     Copy
     + Add<Output = Self>
@@ -126,13 +133,18 @@ pub(crate) trait Int:
     /// The values as floats.
     fn float(self) -> Self::F;
     /// The bits as floats.
+    #[allow(clippy::wrong_self_convention)] // named as that of `f32`
     fn from_bits(self) -> Self::F;
     /// `(bits & 0x7fffff) - 0x400000`.
     fn low23(self) -> Self;
     /// Writes the lanes to the front of `out`, which must hold as many.
     fn store(self, out: &mut [i32]);
+    /// Writes the low byte of every lane to the front of `out`, which must hold as many.
+    fn store_bytes(self, out: &mut [u8]);
     /// `f(lane, value)` for every lane.
     fn each(self, f: impl FnMut(usize, i32));
+    /// The greatest of the lanes, signed.
+    fn greatest(self) -> i32;
 }
 
 /// Truth values.
@@ -223,6 +235,16 @@ pub(crate) fn run<K: Kernel>(path: Path, row: &[f32], weights: Option<&[f32]>, o
     }
 }
 
+/// `f(place)` in every place.
+#[inline(always)]
+pub(crate) fn fill<T: Copy, const N: usize>(zero: T, mut f: impl FnMut(usize) -> T) -> [T; N] {
+    let mut out = [zero; N];
+    for (place, out) in out.iter_mut().enumerate() {
+        *out = f(place);
+    }
+    out
+}
+
 /// The token of plain code, which needs no instructions in particular.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -266,12 +288,20 @@ impl Lanes for Portable {
 
     #[inline(always)]
     fn f_from(self, f: impl FnMut(usize) -> f32) -> Four<f32> {
-        Four(std::array::from_fn(f))
+        Four(fill(0.0, f))
     }
 
     #[inline(always)]
     fn i_from(self, f: impl FnMut(usize) -> i32) -> Four<i32> {
-        Four(std::array::from_fn(f))
+        Four(fill(0, f))
+    }
+
+    #[inline(always)]
+    fn turn(self, rows: &mut [Four<f32>]) {
+        let [a, b, c, d] = [rows[0].0, rows[1].0, rows[2].0, rows[3].0];
+        for (i, row) in rows[..N].iter_mut().enumerate() {
+            *row = Four([a[i], b[i], c[i], d[i]]);
+        }
     }
 
     #[inline(always)]
@@ -464,6 +494,17 @@ impl Int for Four<i32> {
     }
 
     #[inline(always)]
+    fn greatest(self) -> i32 {
+        let [a, b, c, d] = self.0;
+        Ord::max(Ord::max(a, b), Ord::max(c, d))
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, out: &mut [u8]) {
+        out[..N].copy_from_slice(&self.map(|x| x as u8).0);
+    }
+
+    #[inline(always)]
     fn each(self, mut f: impl FnMut(usize, i32)) {
         for (lane, x) in self.0.into_iter().enumerate() {
             f(lane, x);
@@ -499,7 +540,7 @@ impl Mask for Four<bool> {
 /// The integer part; what does not fit, and NaN, is `i32::MIN`, as `cvttss2si` has it.
 #[inline(always)]
 pub(crate) fn trunc(x: f32) -> i32 {
-    if x >= -2_147_483_648.0 && x < 2_147_483_648.0 {
+    if (-2_147_483_648.0..2_147_483_648.0).contains(&x) {
         x as i32
     } else {
         i32::MIN
@@ -514,129 +555,4 @@ pub(crate) fn nearest(x: f32) -> i32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every operation over every pair of `CASES`, as bits in the order of the cases.
-    enum Everything {}
-
-    const CASES: [f32; 16] = [
-        0.0,
-        -0.0,
-        1.0,
-        -1.5,
-        2.5,
-        1e-42,
-        -1e-45,
-        1e30,
-        -3e38,
-        8_388_608.5,
-        -2_147_483_648.0,
-        3e9,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        f32::NAN,
-        0.1,
-    ];
-
-    fn calculate<S: Lanes>(s: S, a: S::F, b: S::F, put: &mut impl FnMut(S::I)) {
-        let (i, j) = (a.bits(), b.trunc());
-        for x in [
-            a + b,
-            a - b,
-            a * b,
-            a / b,
-            -a,
-            a.abs(),
-            a.sqrt(),
-            a.min(b),
-            a.max(b),
-        ] {
-            // Which NaN comes out is not settled.
-            put(x.eq(x).select_i(x.bits(), s.i(0x7fc0_0000)));
-        }
-        for m in [
-            a.lt(b),
-            a.le(b),
-            a.gt(b),
-            a.ge(b),
-            a.eq(b),
-            i.eq(j),
-            i.gt(j),
-        ] {
-            put(m.select_i(i, j));
-            put((!m).select(a, b).bits());
-            put(s.i(m.bits() as i32 & 1));
-            put(s.i(i32::from(m.any())));
-        }
-        put((a.lt(b) & i.gt(j) | a.eq(b)).select_i(i, j));
-        for x in [i + j, i - j, i * j, i & j, i | j, i ^ j, i.min(j), i.max(j)] {
-            put(x);
-            put(x.float().bits());
-            put(x.low23().from_bits().bits());
-        }
-        for x in [
-            i.shl::<3>(),
-            i.shr::<5>(),
-            i.sar::<7>(),
-            a.nearest(s.f(MAGIC)),
-            j,
-        ] {
-            put(x);
-        }
-        put(s.gather(&[3, 1, 4, 1, 5], i & s.i(7)));
-    }
-
-    impl Kernel for Everything {
-        fn twin(_: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
-            let one = Portable;
-            let mut at = 0;
-            for a in CASES {
-                for b in CASES {
-                    let mut put = |x: Four<i32>| {
-                        out[at..at + 4].copy_from_slice(&x.0[0].to_le_bytes());
-                        at += 4;
-                    };
-                    calculate(one, one.f(a), one.f(b), &mut put);
-                }
-            }
-        }
-
-        #[inline(always)]
-        fn lanes<S: Lanes>(s: S, _: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
-            let each = out.len() / (CASES.len() * CASES.len());
-            for (row, a) in CASES.into_iter().enumerate() {
-                for first in (0..CASES.len()).step_by(S::N) {
-                    let mut at = 0;
-                    let mut put = |x: S::I| {
-                        x.each(|lane, x| {
-                            let place = (row * CASES.len() + first + lane) * each + at;
-                            out[place..place + 4].copy_from_slice(&x.to_le_bytes());
-                        });
-                        at += 4;
-                    };
-                    calculate(s, s.f_from(|_| a), s.load(&CASES[first..]), &mut put);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_width_calculates_the_same() {
-        let each = 4 * (9 + 7 * 4 + 1 + 8 * 3 + 5 + 1);
-        let mut want = vec![0; 256 * each];
-        run::<Everything>(Path::Twin, &[], None, &mut want);
-        for path in Path::ALL.into_iter().filter(|p| p.is_available()) {
-            let mut got = vec![0; want.len()];
-            run::<Everything>(path, &[], None, &mut got);
-            for (place, (a, b)) in want.chunks(4).zip(got.chunks(4)).enumerate() {
-                let op = place % (each / 4);
-                // `bits() & 1` and `any` of a vector mix lanes.
-                if (9..9 + 28).contains(&op) && (op - 9) % 4 >= 2 {
-                    continue;
-                }
-                assert_eq!(a, b, "{path:?} pair {} op {op}", place / (each / 4));
-            }
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 
 use super::lanes::{Kernel, Lanes, trunc};
 use super::search::{Steps, affine, extreme, symmetric};
-use super::{put_half, sum_of_squares, value, weigh};
+use super::{legacy_lanes, put_half, sum_of_squares, value, weigh};
 
 /// The search for scale and offset of Q4_1 and Q5_1 with weights.
 pub(super) const fn steps(top: i32) -> Steps {
@@ -28,7 +28,7 @@ pub(super) fn inverse(d: f32) -> f32 {
 
 /// The mean of the squares of a row.
 #[inline(always)]
-fn mean_square(row: &[f32]) -> f32 {
+pub(super) fn mean_square(row: &[f32]) -> f32 {
     sum_of_squares(row) / row.len() as f32
 }
 
@@ -150,8 +150,8 @@ impl Kernel for Q4_0 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        legacy_lanes::symmetrics::<S, 8, 18, false>(s, row, weights, out);
     }
 }
 
@@ -163,8 +163,8 @@ impl Kernel for Q4_1 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        legacy_lanes::affines::<S, 15, 20, false>(s, row, weights, out);
     }
 }
 
@@ -176,8 +176,8 @@ impl Kernel for Q5_0 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        legacy_lanes::symmetrics::<S, 16, 22, true>(s, row, weights, out);
     }
 }
 
@@ -189,8 +189,8 @@ impl Kernel for Q5_1 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        legacy_lanes::affines::<S, 31, 24, true>(s, row, weights, out);
     }
 }
 
@@ -211,8 +211,8 @@ impl Kernel for Q8_0 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        legacy_lanes::eights(s, row, out);
     }
 }
 

@@ -20,12 +20,15 @@ mod iq4;
 mod iq_dequant;
 pub(crate) mod lanes;
 mod legacy;
+mod legacy_lanes;
 mod mx;
 mod q2_k;
 mod q3_k;
 mod q4_k;
 mod q6_k;
 mod search;
+mod search_lanes;
+mod superblock;
 
 #[doc(hidden)]
 pub use lanes::Path;

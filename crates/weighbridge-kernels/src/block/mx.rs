@@ -5,7 +5,8 @@
 //! of a scale in the lower half of its byte `i`, the second half of the values above. Levels
 //! count halves, so scales are halved on reading.
 
-use super::lanes::{Kernel, Lanes, trunc};
+use super::lanes::{Float, Int, Kernel, Lanes, Mask, trunc};
+use super::legacy_lanes::greatest;
 use super::search::extreme;
 
 /// The values in halves.
@@ -99,6 +100,29 @@ fn pack(x: &[f32], d: f32, out: &mut [u8]) {
     }
 }
 
+/// As [`pack`], a value in every lane. There are at most 32 values.
+#[inline(always)]
+fn pack_lanes<S: Lanes>(s: S, x: &[f32], d: f32, out: &mut [u8]) {
+    let mut levels = [0; 32];
+    for (x, levels) in x.chunks_exact(S::N).zip(levels.chunks_exact_mut(S::N)) {
+        // A level of the other sign is no nearer than zero, which comes first.
+        let x = s.load(x);
+        let (mut best, mut error) = (s.i(0), x.abs());
+        for (i, level) in HALVES.iter().enumerate().take(8).skip(1) {
+            let this = (s.f(f32::from(*level) * d) - x.abs()).abs();
+            best = this.lt(error).select_i(s.i(i as i32), best);
+            error = this.min(error);
+        }
+        let negative = x.lt(s.f(0.0)) & best.gt(s.i(0));
+        let best = negative.select_i(best + s.i(8), best);
+        best.store_bytes(levels);
+    }
+    let (low, high) = levels[..x.len()].split_at(x.len() / 2);
+    for ((low, high), out) in low.iter().zip(high).zip(out) {
+        *out = low | high << 4;
+    }
+}
+
 /// The E8M0 scale of a block: the exponent of the greatest magnitude less that of 4.
 fn shared_exponent(amax: f32) -> u8 {
     if amax > 0.0 {
@@ -120,8 +144,13 @@ impl Kernel for Mxfp4 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        let blocks = row.as_chunks::<32>().0.iter();
+        for (x, out) in blocks.zip(out.as_chunks_mut::<17>().0) {
+            out[0] = shared_exponent(greatest(s, x));
+            let d = e8m0_half(out[0]);
+            pack_lanes(s, x, d, &mut out[1..]);
+        }
     }
 }
 
@@ -141,8 +170,16 @@ impl Kernel for Nvfp4 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        let blocks = row.as_chunks::<64>().0.iter();
+        for (x, out) in blocks.zip(out.as_chunks_mut::<36>().0) {
+            let (scales, out) = out.split_at_mut(4);
+            let subs = x.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<8>().0);
+            for ((x, out), scale) in subs.zip(scales) {
+                *scale = ue4m3(greatest(s, x) / 6.0);
+                pack_lanes(s, x, ue4m3_half(*scale), out);
+            }
+        }
     }
 }
 

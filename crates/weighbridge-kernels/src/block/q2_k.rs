@@ -6,6 +6,7 @@
 
 use super::lanes::{Kernel, Lanes, nearest};
 use super::search::{Steps, affine, positive};
+use super::superblock::{self, Affines};
 use super::{half, rounded, value};
 
 const PLAIN: Steps = Steps {
@@ -62,6 +63,11 @@ fn weighted_head(scales: &[f32; 16], mins: &[f32; 16], sums: &[f32; 16]) -> Head
     let (mut ls, mut lm) = ([0; 16], [0; 16]);
     let d = positive(15, scales, sums, &mut ls);
     let min = positive(15, mins, sums, &mut lm);
+    joined(d, min, ls, lm)
+}
+
+#[inline(always)]
+fn joined(d: f32, min: f32, ls: [u8; 16], lm: [u8; 16]) -> Head {
     let mut head = Head {
         d: half(d),
         min: half(min),
@@ -135,8 +141,45 @@ impl Kernel for Q2K {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        let chunks = row.chunks(256 * S::N).zip(out.chunks_mut(84 * S::N));
+        for (i, (x, out)) in chunks.enumerate() {
+            let found = match weights {
+                Some(q) => {
+                    let q = &q[256 * S::N * i..];
+                    Affines::weighted::<S, 16, 16>(s, WEIGHTED, 1.0, x, q)
+                }
+                None => Affines::plain::<S, 16>(s, PLAIN, x, false),
+            };
+            let heads = if weights.is_some() {
+                Some(found.heads::<S, 16>(s, 15, x.len() / 256))
+            } else {
+                None
+            };
+            let blocks = x.as_chunks::<256>().0.iter();
+            for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<84>().0).enumerate() {
+                let head = match &heads {
+                    Some(heads) => {
+                        let (d, min, ls, lm) = heads.of::<16>(b);
+                        joined(d, min, ls, lm)
+                    }
+                    None => plain_head(found.scales::<16>(b), found.mins::<16>(b)),
+                };
+                let (d, min) = (rounded(head.d), rounded(head.min));
+                let mut levels = [0; 256];
+                let subs = x
+                    .as_chunks::<16>()
+                    .0
+                    .iter()
+                    .zip(levels.as_chunks_mut::<16>().0);
+                for (j, (x, levels)) in subs.enumerate() {
+                    let scale = head.scales[j];
+                    let (d, min) = (d * f32::from(scale & 15), min * f32::from(scale >> 4));
+                    superblock::refine(s, x, d, min, 3, levels, &found.at(16 * b + j));
+                }
+                write(&head, &levels, out);
+            }
+        }
     }
 }
 

@@ -5,9 +5,11 @@
 //! four bits of scales 0 to 7 and 8 to 15, then the upper two of scale `4 n + m` in bits `2 n` of
 //! byte `m`), and a binary16 scale. Constants from `quantize_row_q3_K_ref` and `_impl`.
 
-use super::lanes::{Kernel, Lanes, nearest};
+use super::lanes::{Float, Int, Kernel, Lanes, nearest};
 use super::q2_k::pack2;
 use super::search::{descent, extreme, symmetric};
+use super::search_lanes;
+use super::superblock::{Symmetrics, Weights, columns, refine_signed};
 use super::{half, rounded, value};
 
 /// The scales plus 32, and the scale of the block.
@@ -111,8 +113,81 @@ impl Kernel for Q3K {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        let chunks = row.chunks(256 * S::N).zip(out.chunks_mut(110 * S::N));
+        for (i, (x, out)) in chunks.enumerate() {
+            match weights {
+                Some(q) => weighted(s, x, &q[256 * S::N * i..], out),
+                None => plain(s, x, out),
+            }
+        }
+    }
+}
+
+/// Up to as many blocks as there are lanes, with weights.
+#[inline(always)]
+fn weighted<S: Lanes>(s: S, x: &[f32], importance: &[f32], out: &mut [u8]) {
+    let found = Symmetrics::search(s, 4, x, Weights::Sized(importance));
+    let heads = found.heads(s, 32, x.len() / 256);
+    let blocks = x.as_chunks::<256>().0.iter();
+    for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<110>().0).enumerate() {
+        let (d, _, scales, _) = heads.of::<16>(b);
+        let head = Head { scales, d: half(d) };
+        let mut levels = [0; 256];
+        let subs = x
+            .as_chunks::<16>()
+            .0
+            .iter()
+            .zip(levels.as_chunks_mut::<16>().0);
+        for (j, (x, levels)) in subs.enumerate() {
+            if !refine_signed(s, x, head.scale(j), 4, levels) {
+                for (x, level) in x.iter().zip(levels) {
+                    *level = found.level(4, 16 * b + j, *x) as u8;
+                }
+            }
+        }
+        head.write(&levels, out);
+    }
+}
+
+/// Up to as many blocks as there are lanes, without weights.
+#[inline(always)]
+fn plain<S: Lanes>(s: S, x: &[f32], out: &mut [u8]) {
+    let mut scales = [0.0; 256];
+    // Those of the search: by group of as many sub-blocks as there are lanes, value and lane.
+    let mut found = [[[0; 16]; 16]; 64];
+    for first in (0..x.len() / 16).step_by(2 * S::N) {
+        let values: [[S::F; 16]; 2] = [columns(s, x, first), columns(s, x, first + S::N)];
+        let (scale, levels) = search_lanes::descent(s, 4, &values);
+        for g in 0..2 {
+            // Of an odd number of groups the second repeats the last sub-block.
+            let first = first + g * S::N;
+            if first < x.len() / 16 {
+                scale[g].store(&mut scales[first..]);
+                for (level, out) in levels[g].iter().zip(&mut found[first / S::N]) {
+                    level.trunc().store_bytes(out);
+                }
+            }
+        }
+    }
+    let blocks = x.as_chunks::<256>().0.iter();
+    for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<110>().0).enumerate() {
+        let head = plain_head(&scales.as_chunks().0[b]);
+        let mut levels = [0; 256];
+        let subs = x
+            .as_chunks::<16>()
+            .0
+            .iter()
+            .zip(levels.as_chunks_mut::<16>().0);
+        for (j, (x, levels)) in subs.enumerate() {
+            if !refine_signed(s, x, head.scale(j), 4, levels) {
+                let (group, lane) = ((16 * b + j) / S::N, (16 * b + j) % S::N);
+                for (level, found) in levels.iter_mut().zip(&found[group]) {
+                    *level = found[lane];
+                }
+            }
+        }
+        head.write(&levels, out);
     }
 }
 

@@ -9,6 +9,7 @@
 
 use super::lanes::{Kernel, Lanes, nearest};
 use super::search::{Steps, affine, positive};
+use super::superblock::{self, Affines};
 use super::{half, rounded, value};
 
 /// How scales and offsets are found.
@@ -39,10 +40,8 @@ impl Head {
     #[inline(always)]
     fn new(d: f32, min: f32, ls: &[u8; 8], lm: &[u8; 8]) -> Self {
         let mut scales = [0; 12];
-        for j in 0..4 {
-            scales[j] = ls[j];
-            scales[4 + j] = lm[j];
-        }
+        scales[..4].copy_from_slice(&ls[..4]);
+        scales[4..8].copy_from_slice(&lm[..4]);
         for j in 4..8 {
             scales[4 + j] = ls[j] & 15 | (lm[j] & 15) << 4;
             scales[j - 4] |= ls[j] >> 4 << 6;
@@ -74,11 +73,17 @@ impl Head {
         let (mut ls, mut lm) = ([0; 8], [0; 8]);
         let d = positive(63, scales, sums, &mut ls);
         let min = positive(63, mins, sums, &mut lm);
+        Self::limited(top, d, min, ls, lm)
+    }
+
+    /// Only Q5_K is held to what six bits hold.
+    #[inline(always)]
+    fn limited(top: i32, d: f32, min: f32, ls: [u8; 8], lm: [u8; 8]) -> Self {
         if top == 31 {
-            // Only the longer type is held to what six bits hold.
-            (ls, lm) = (ls.map(|l| l.min(63)), lm.map(|l| l.min(63)));
+            Self::new(d, min, &ls.map(|l| l.min(63)), &lm.map(|l| l.min(63)))
+        } else {
+            Self::new(d, min, &ls, &lm)
         }
-        Self::new(d, min, &ls, &lm)
     }
 
     /// The scale and the offset of a sub-block.
@@ -189,6 +194,51 @@ fn twin<const TOP: i32, const BYTES: usize>(row: &[f32], weights: Option<&[f32]>
     }
 }
 
+/// As [`twin`], in lanes: a lane is a sub-block in the search for scales, a block in the search for
+/// their scales, and a value at last.
+#[inline(always)]
+fn lanes<S: Lanes, const TOP: i32, const BYTES: usize>(
+    s: S,
+    row: &[f32],
+    weights: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    let steps = steps(TOP, weights.is_some());
+    let chunks = row.chunks(256 * S::N).zip(out.chunks_mut(BYTES * S::N));
+    for (i, (x, out)) in chunks.enumerate() {
+        let found = match weights {
+            Some(q) => Affines::weighted::<S, 32, 8>(s, steps, 2.0, x, &q[256 * S::N * i..]),
+            None => Affines::plain::<S, 32>(s, steps, x, true),
+        };
+        let heads = if weights.is_some() {
+            Some(found.heads::<S, 8>(s, 63, x.len() / 256))
+        } else {
+            None
+        };
+        let blocks = x.as_chunks::<256>().0.iter();
+        for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<BYTES>().0).enumerate() {
+            let head = match &heads {
+                Some(heads) => {
+                    let (d, min, ls, lm) = heads.of::<8>(b);
+                    Head::limited(TOP, d, min, ls, lm)
+                }
+                None => Head::plain(found.scales::<8>(b), found.mins::<8>(b)),
+            };
+            let mut levels = [0; 256];
+            let subs = x
+                .as_chunks::<32>()
+                .0
+                .iter()
+                .zip(levels.as_chunks_mut::<32>().0);
+            for (j, (x, levels)) in subs.enumerate() {
+                let (d, min) = head.of(j);
+                superblock::refine(s, x, d, min, TOP, levels, &found.at(8 * b + j));
+            }
+            write(TOP, &head, &levels, out);
+        }
+    }
+}
+
 pub(super) enum Q4K {}
 
 impl Kernel for Q4K {
@@ -197,8 +247,8 @@ impl Kernel for Q4K {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        lanes::<S, 15, 144>(s, row, weights, out);
     }
 }
 
@@ -210,8 +260,8 @@ impl Kernel for Q5K {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        lanes::<S, 31, 176>(s, row, weights, out);
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::lanes::{Kernel, Lanes, nearest};
 use super::search::{TINY, extreme, symmetric};
+use super::superblock::{Symmetrics, Weights, refine_signed};
 use super::{half, rounded, value};
 
 /// The scales and the scale of the block.
@@ -90,8 +91,38 @@ impl Kernel for Q6K {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        let chunks = row.chunks(256 * S::N).zip(out.chunks_mut(210 * S::N));
+        for (i, (x, out)) in chunks.enumerate() {
+            let found = match weights {
+                Some(q) => {
+                    let q = &q[256 * S::N * i..];
+                    Symmetrics::search(s, 32, x, Weights::Importance(q))
+                }
+                None => Symmetrics::search(s, 32, x, Weights::Squares),
+            };
+            let blocks = x.as_chunks::<256>().0.iter();
+            for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<210>().0).enumerate() {
+                let Some(head) = Head::new(found.scales(b)) else {
+                    out.fill(0);
+                    continue;
+                };
+                let mut levels = [0; 256];
+                let subs = x
+                    .as_chunks::<16>()
+                    .0
+                    .iter()
+                    .zip(levels.as_chunks_mut::<16>().0);
+                for (j, (x, levels)) in subs.enumerate() {
+                    if !refine_signed(s, x, head.scale(j), 32, levels) {
+                        for (x, level) in x.iter().zip(levels) {
+                            *level = found.level(32, 16 * b + j, *x) as u8;
+                        }
+                    }
+                }
+                head.write(&levels, out);
+            }
+        }
     }
 }
 

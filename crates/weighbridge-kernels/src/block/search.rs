@@ -129,6 +129,38 @@ pub(super) fn descent(half: i32, x: &[f32], levels: &mut [u8]) -> f32 {
 /// A scale and an offset, given negated, by weighted least squares in several ranges
 /// (`make_qkx2_quants`, `make_qkx3_quants`).
 pub(super) fn affine(steps: Steps, x: &[f32], w: &[f32], levels: &mut [u8]) -> (f32, f32) {
+    let found = find_affine(steps, x, w);
+    for (&x, l) in x.iter().zip(levels) {
+        *l = found.level(steps.top, x) as u8;
+    }
+    (found.scale, found.min)
+}
+
+/// What [`affine`] finds.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    pub(super) scale: f32,
+    /// The offset, negated.
+    pub(super) min: f32,
+    /// What the search made levels with: an inverse scale, 0 where all values are equal, and the
+    /// value of level 0.
+    pub(super) iscale: f32,
+    pub(super) from: f32,
+}
+
+impl Found {
+    /// The level that the search gave to a value.
+    #[inline(always)]
+    pub(super) fn level(&self, top: i32, x: f32) -> i32 {
+        if self.iscale == 0.0 {
+            return 0;
+        }
+        nearest(self.iscale * (x - self.from)).min(top).max(0)
+    }
+}
+
+/// As [`affine`], but for the levels.
+pub(super) fn find_affine(steps: Steps, x: &[f32], w: &[f32]) -> Found {
     let (mut low, mut high) = (x[0], x[0]);
     let (mut sum_w, mut sum_x) = (w[0], w[0] * x[0]);
     for (&x, &w) in x.iter().zip(w).skip(1) {
@@ -145,8 +177,12 @@ pub(super) fn affine(steps: Steps, x: &[f32], w: &[f32], levels: &mut [u8]) -> (
         low = 0.0;
     }
     if high == low {
-        levels.fill(0);
-        return (0.0, -low);
+        return Found {
+            scale: 0.0,
+            min: -low,
+            iscale: 0.0,
+            from: low,
+        };
     }
     let level = |iscale: f32, min: f32, x: f32| nearest(iscale * (x - min)).min(steps.top).max(0);
     let error = |(iscale, from): (f32, f32), scale: f32, min: f32| {
@@ -190,10 +226,12 @@ pub(super) fn affine(steps: Steps, x: &[f32], w: &[f32], levels: &mut [u8]) -> (
             }
         }
     }
-    for (&x, l) in x.iter().zip(levels) {
-        *l = level(chosen.0, chosen.1, x) as u8;
+    Found {
+        scale,
+        min: -min,
+        iscale: chosen.0,
+        from: chosen.1,
     }
-    (scale, -min)
 }
 
 /// A scale for levels from 0 to `top`, first in several ranges and then by trying other levels

@@ -1,7 +1,7 @@
 //! Rows of every kind that a quantizer meets, from a seed.
 
 /// Pseudo-random numbers, the same everywhere.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn bits(&mut self) -> u64 {
@@ -13,24 +13,24 @@ impl Random {
     }
 
     /// From 0 up to 1.
-    pub fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.unit() * n as f64) as usize
     }
 
-    pub fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
 }
 
-pub const KINDS: usize = 24;
+pub(crate) const KINDS: usize = 24;
 
 /// A row of the given kind, all values finite.
-pub fn row(r: &mut Random, kind: usize, n: usize) -> Vec<f32> {
+pub(crate) fn row(r: &mut Random, kind: usize, n: usize) -> Vec<f32> {
     let at = r.below(n);
     let size = 10f64.powf(r.unit() * 8.0 - 5.0);
     (0..n)
@@ -73,7 +73,7 @@ pub fn row(r: &mut Random, kind: usize, n: usize) -> Vec<f32> {
 }
 
 /// Importance weights of the given kind, none negative.
-pub fn weights(r: &mut Random, kind: usize, n: usize) -> Vec<f32> {
+pub(crate) fn weights(r: &mut Random, kind: usize, n: usize) -> Vec<f32> {
     (0..n)
         .map(|i| match kind % 6 {
             0 => r.normal().powi(2) as f32,
