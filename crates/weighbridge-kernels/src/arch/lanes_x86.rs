@@ -79,7 +79,7 @@ macro_rules! operators {
 macro_rules! vectors {
     (
         $token:ident, $n:literal, $f:ident($fv:ty), $i:ident($iv:ty), $m:ident($mv:ty);
-        $set_f:ident $set_i:ident $load_f:ident $load_i:ident $gather:ident;
+        $set_f:ident $set_i:ident $load_f:ident $load_i:ident $gather:ident $widen:ident $pick:ident;
         $store_f:ident $store_i:ident
         $add:ident $sub:ident $mul:ident $div:ident $sqrt:ident $min:ident $max:ident
         $castfi:ident $castif:ident $cvt:ident $cvtt:ident
@@ -157,6 +157,23 @@ macro_rules! vectors {
                 // fewer than 2^30 places, so none is negative.
                 $i(unsafe { $gather!(table.as_ptr(), $minu(at.0, last.0)) })
             }
+
+            #[inline(always)]
+            fn widen(self, x: &[u16]) -> $i {
+                let x = &x[..$n];
+                // SAFETY: so many values are readable there; for the instructions see above.
+                $i(unsafe { $widen!(x.as_ptr().cast()) })
+            }
+
+            #[inline(always)]
+            fn pick(self, table: $f, at: $i) -> $f {
+                $f(has!($pick(table.0, at.0)))
+            }
+
+            #[inline(always)]
+            fn lookup(self, table: &[f32; 16], at: $i) -> $f {
+                $f::lookup(self, table, at)
+            }
         }
 
         impl Neg for $f {
@@ -205,6 +222,11 @@ macro_rules! vectors {
             #[inline(always)]
             fn eq(self, other: Self) -> $m {
                 self.compare::<_CMP_EQ_OQ>(other)
+            }
+
+            #[inline(always)]
+            fn least(self) -> f32 {
+                self.reduce_min()
             }
 
             #[inline(always)]
@@ -331,6 +353,16 @@ macro_rules! gather16 {
         _mm512_i32gather_epi32::<4>($at, $p)
     };
 }
+macro_rules! widen8 {
+    ($p:expr) => {
+        _mm256_cvtepu16_epi32(_mm_loadu_si128($p))
+    };
+}
+macro_rules! widen16 {
+    ($p:expr) => {
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256($p))
+    };
+}
 macro_rules! shift8 {
     ($f:ident, $x:expr, $b:ident) => {
         V8I(has!($f($x.0, _mm_cvtsi32_si128($b))))
@@ -374,7 +406,7 @@ macro_rules! sar16 {
 
 vectors! {
     Avx2, 8, V8(__m256), V8I(__m256i), V8M(__m256i);
-    _mm256_set1_ps _mm256_set1_epi32 _mm256_loadu_ps _mm256_loadu_si256 gather8;
+    _mm256_set1_ps _mm256_set1_epi32 _mm256_loadu_ps _mm256_loadu_si256 gather8 widen8 _mm256_permutevar_ps;
     _mm256_storeu_ps _mm256_storeu_si256
     _mm256_add_ps _mm256_sub_ps _mm256_mul_ps _mm256_div_ps _mm256_sqrt_ps _mm256_min_ps _mm256_max_ps
     _mm256_castps_si256 _mm256_castsi256_ps _mm256_cvtepi32_ps _mm256_cvttps_epi32
@@ -384,7 +416,7 @@ vectors! {
 
 vectors! {
     Avx512, 16, V16(__m512), V16I(__m512i), V16M(__mmask16);
-    _mm512_set1_ps _mm512_set1_epi32 _mm512_loadu_ps _mm512_loadu_si512 gather16;
+    _mm512_set1_ps _mm512_set1_epi32 _mm512_loadu_ps _mm512_loadu_si512 gather16 widen16 _mm512_permutevar_ps;
     _mm512_storeu_ps _mm512_storeu_si512
     _mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_div_ps _mm512_sqrt_ps _mm512_min_ps _mm512_max_ps
     _mm512_castps_si512 _mm512_castsi512_ps _mm512_cvtepi32_ps _mm512_cvttps_epi32
@@ -447,6 +479,26 @@ fn turn16(rows: &mut [V16]) {
 }
 
 impl V8 {
+    #[inline(always)]
+    fn reduce_min(self) -> f32 {
+        has!({
+            let high = _mm256_extractf128_ps::<1>(self.0);
+            let four = _mm_min_ps(_mm256_castps256_ps128(self.0), high);
+            let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+
+    #[inline(always)]
+    fn lookup(token: Avx2, table: &[f32; 16], at: V8I) -> Self {
+        let (low, high) = (token.load(&table[..8]), token.load(&table[8..]));
+        Self(has!(_mm256_blendv_ps(
+            _mm256_permutevar8x32_ps(low.0, at.0),
+            _mm256_permutevar8x32_ps(high.0, at.0),
+            _mm256_castsi256_ps(_mm256_slli_epi32::<28>(at.0))
+        )))
+    }
+
     #[inline(always)]
     fn compare<const HOW: i32>(self, other: Self) -> V8M {
         V8M(has!(_mm256_castps_si256(_mm256_cmp_ps::<HOW>(
@@ -523,6 +575,17 @@ impl Mask for V8M {
 }
 
 impl V16 {
+    #[inline(always)]
+    fn reduce_min(self) -> f32 {
+        let high = has!(_mm512_extractf32x8_ps::<1>(self.0));
+        V8(has!(_mm256_min_ps(_mm512_castps512_ps256(self.0), high))).reduce_min()
+    }
+
+    #[inline(always)]
+    fn lookup(token: Avx512, table: &[f32; 16], at: V16I) -> Self {
+        Self(has!(_mm512_permutexvar_ps(at.0, token.load(table).0)))
+    }
+
     #[inline(always)]
     fn compare<const HOW: i32>(self, other: Self) -> V16M {
         V16M(has!(_mm512_cmp_ps_mask::<HOW>(self.0, other.0)))

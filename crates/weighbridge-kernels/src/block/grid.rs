@@ -13,6 +13,9 @@ pub(super) struct Grid<const D: usize> {
     near: Vec<u16>,
 }
 
+/// Lists of eights begin at multiples of it and are filled up with their last point.
+pub(super) const PAD: usize = 16;
+
 /// What is known of a vector of levels.
 #[derive(Clone, Copy, Default)]
 struct Slot {
@@ -25,8 +28,8 @@ struct Slot {
 
 /// What a vector of levels is.
 pub(super) enum Place<'a> {
-    /// A point of the grid, by its code.
-    Code(u16),
+    /// A point of the grid.
+    Point,
     /// None; these are the points near it, packed, in the order in which they are to be tried.
     Near(&'a [u16]),
 }
@@ -61,13 +64,25 @@ impl<const D: usize> Grid<D> {
     /// The point or the points near it.
     #[inline(always)]
     pub(super) fn place(&self, levels: &[u8; D]) -> Place<'_> {
-        let slot = self
-            .slots
-            .get(Self::key(levels))
-            .copied()
-            .unwrap_or_default();
+        self.place_of(Self::key(levels))
+    }
+
+    /// The near points of a number that is none, filled up to whole vectors.
+    #[inline(always)]
+    pub(super) fn padded(&self, key: usize) -> &[u16] {
+        let slot = self.slots.get(key).copied().unwrap_or_default();
+        let (start, len) = (slot.start as usize, usize::from(slot.len));
+        self.near
+            .get(start..start + len.next_multiple_of(PAD))
+            .unwrap_or_default()
+    }
+
+    /// As `place`, of the number that the levels are the digits of.
+    #[inline(always)]
+    pub(super) fn place_of(&self, key: usize) -> Place<'_> {
+        let slot = self.slots.get(key).copied().unwrap_or_default();
         if slot.len == 0 {
-            return Place::Code(slot.code);
+            return Place::Point;
         }
         let start = slot.start as usize;
         let near = self.near.get(start..start + usize::from(slot.len));
@@ -115,6 +130,10 @@ impl<const D: usize> Grid<D> {
                 }
                 push_nearest(&distance, wanted, |j| near.push(Self::pack(&points[j])));
                 slot.len = (near.len() - slot.start as usize) as u16;
+                // Whole vectors of eights; four-dimensional lists are short and not read so.
+                let last = near.last().copied().unwrap_or_default();
+                let padded = near.len().next_multiple_of(if D == 8 { PAD } else { 1 });
+                near.resize(padded, last);
             }
             slots.push(slot);
         }

@@ -6,6 +6,7 @@
 //! the near points is taken, so that every input has an answer.
 
 use super::grid::{Grid, Place};
+use super::search::positive;
 
 /// Elements of a super-block.
 pub(super) const SUPER: usize = 256;
@@ -27,6 +28,19 @@ pub(super) fn level(x: f32, inverse: f32, top: u8) -> u8 {
 #[inline(always)]
 pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |sum, x| sum + x * x)
+}
+
+/// The sums of squares of up to four blocks, each in its order.
+#[inline(always)]
+pub(super) fn sums_of_squares<const N: usize>(blocks: &[[f32; N]]) -> [f32; 4] {
+    let block: [&[f32; N]; 4] = std::array::from_fn(|i| &blocks[i.min(blocks.len() - 1)]);
+    let mut sums = [0.0; 4];
+    for i in 0..N {
+        for (sum, block) in sums.iter_mut().zip(block) {
+            *sum += block[i] * block[i];
+        }
+    }
+    sums
 }
 
 /// One sub-block, ready for the search.
@@ -169,8 +183,73 @@ fn quantize<const D: usize, const N: usize>(
     moved
 }
 
+/// How it is done: by the twin, or in lanes.
+pub(super) trait Search: Copy {
+    /// Tries the scales about `1 / max` and keeps the best in `fit`.
+    fn search<const D: usize, const N: usize>(
+        self,
+        grid: &Grid<D>,
+        sub: &Sub<N>,
+        tries: &Tries,
+        max: f32,
+        fit: &mut Fit<N>,
+    );
+
+    /// The levels at an inverse scale and scale, moved to points of the grid, for the groups of
+    /// `which`; returns the groups that were moved.
+    fn quantize<const D: usize, const N: usize>(
+        self,
+        grid: &Grid<D>,
+        sub: &Sub<N>,
+        scales: (f32, f32),
+        top: u8,
+        which: u8,
+        levels: &mut [u8; N],
+    ) -> u8;
+
+    /// `search::positive` of eight sub-blocks.
+    fn positive(self, top: i32, subs: &[Sub<32>; 8]) -> [(f32, [u8; 32]); 8];
+}
+
+/// The twin's way.
+#[derive(Clone, Copy)]
+pub(super) struct Twin;
+
+impl Search for Twin {
+    fn search<const D: usize, const N: usize>(
+        self,
+        grid: &Grid<D>,
+        sub: &Sub<N>,
+        tries: &Tries,
+        max: f32,
+        fit: &mut Fit<N>,
+    ) {
+        search(grid, sub, tries, max, fit);
+    }
+
+    fn quantize<const D: usize, const N: usize>(
+        self,
+        grid: &Grid<D>,
+        sub: &Sub<N>,
+        scales: (f32, f32),
+        top: u8,
+        which: u8,
+        levels: &mut [u8; N],
+    ) -> u8 {
+        quantize(grid, sub, scales, top, which, levels)
+    }
+
+    fn positive(self, top: i32, subs: &[Sub<32>; 8]) -> [(f32, [u8; 32]); 8] {
+        std::array::from_fn(|i| {
+            let mut levels = [0; 32];
+            let scale = positive(top, &subs[i].x, &subs[i].weight, &mut levels);
+            (scale, levels)
+        })
+    }
+}
+
 /// Tries the scales about `1 / max` and keeps the best in `fit`.
-pub(super) fn search<const D: usize, const N: usize>(
+fn search<const D: usize, const N: usize>(
     grid: &Grid<D>,
     sub: &Sub<N>,
     tries: &Tries,
@@ -197,14 +276,16 @@ pub(super) fn search<const D: usize, const N: usize>(
 }
 
 /// Quantizes the groups of `which` once more at the scale found, and betters that.
+#[inline(always)]
 pub(super) fn refit<const D: usize, const N: usize>(
+    search: impl Search,
     grid: &Grid<D>,
     sub: &Sub<N>,
     top: u8,
     which: u8,
     fit: &mut Fit<N>,
 ) {
-    quantize(
+    search.quantize(
         grid,
         sub,
         (1.0 / fit.scale, fit.scale),

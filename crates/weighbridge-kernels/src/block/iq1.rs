@@ -7,8 +7,9 @@
 //! scale.
 
 use super::grid::{self, Grid, Place};
+use super::half;
 use super::iq::{SUPER, scale_level, sum_of_squares};
-use crate::scalar::f32_to_f16;
+use super::lanes::{Kernel, Lanes};
 
 const SHIFT: f32 = 0.125;
 /// What the levels stand for when shifted up, and down.
@@ -120,7 +121,21 @@ fn greatest<const N: usize>(x: &[f32; N]) -> f32 {
     x[1..].iter().fold(x[0].abs(), greater)
 }
 
-pub(super) fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ1_S.
+pub(super) enum S {}
+
+impl Kernel for S {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_s(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_s(row, weights, out);
+    }
+}
+
+fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let weights = weights.unwrap_or_default();
     let grid = grid::iq1();
     let blocks = row
@@ -160,7 +175,7 @@ fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 50
     let max = scales.iter().fold(0.0, |m, s| if m > *s { m } else { *s });
     let d = max / 15.0;
     if max != 0.0 {
-        out[..2].copy_from_slice(&f32_to_f16(d * 1.125).to_le_bytes());
+        out[..2].copy_from_slice(&half(d * 1.125).to_le_bytes());
     }
     for (ib, out) in out[34..].chunks_exact_mut(2).enumerate() {
         let word = if max == 0.0 {
@@ -204,7 +219,21 @@ fn split_s(x: &[f32; 32], w: &[f32; 32], order: &[u8; 32]) -> Option<Split> {
     found
 }
 
-pub(super) fn twin_m(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ1_M.
+pub(super) enum M {}
+
+impl Kernel for M {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_m(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_m(row, weights, out);
+    }
+}
+
+fn twin_m(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq1();
     let rows = row
         .as_chunks::<SUPER>()
@@ -264,7 +293,7 @@ fn block_m(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
         out[32 + ib] |= (downs[ib] & 1) << 7 | (downs[ib] >> 1) << 3;
     }
     let d = refit_m(grid, (x, &weights), &codes, &downs, &levels).unwrap_or(d);
-    let half = f32_to_f16(d * 1.1125);
+    let half = half(d * 1.1125);
     for (i, out) in out[48..].chunks_exact_mut(2).enumerate() {
         let word = words[i] | (half >> (4 * i) & 15) << 12;
         out.copy_from_slice(&word.to_le_bytes());

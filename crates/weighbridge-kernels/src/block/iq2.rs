@@ -7,8 +7,10 @@
 //! and the scale nibbles. Where signs have seven bits, the eighth makes the minus signs even.
 
 use super::grid::{self, Grid};
-use super::iq::{Fit, SUPER, Sub, Tries, nearest_int, refit, scale_level, search, sum_of_squares};
-use crate::scalar::f32_to_f16;
+use super::half;
+use super::iq::{Fit, SUPER, Search, Sub, Tries, Twin, refit, scale_level, sum_of_squares};
+use super::iq_lanes::InLanes;
+use super::lanes::{Kernel, Lanes};
 
 const TOP: u8 = 2;
 
@@ -26,7 +28,22 @@ fn codes<const D: usize, const N: usize>(grid: &Grid<D>, levels: &[u8; N]) -> [u
     out
 }
 
-pub(super) fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ2_XXS.
+pub(super) enum Xxs {}
+
+impl Kernel for Xxs {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_xxs(Twin, row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_xxs(InLanes(s), row, weights, out);
+    }
+}
+
+#[inline(always)]
+fn row_xxs(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let weights = weights.unwrap_or_default();
     let grid = grid::iq2_xxs();
     let blocks = row
@@ -35,19 +52,29 @@ pub(super) fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .iter()
         .zip(weights.as_chunks::<SUPER>().0);
     for ((x, w), out) in blocks.zip(out.as_chunks_mut::<66>().0) {
-        block_xxs(grid, x, w, out);
+        block_xxs(search, grid, x, w, out);
     }
 }
 
-fn block_xxs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 66]) {
+#[inline(always)]
+fn block_xxs(
+    search: impl Search,
+    grid: &Grid<8>,
+    x: &[f32; SUPER],
+    w: &[f32; SUPER],
+    out: &mut [u8; 66],
+) {
     out.fill(0);
     let sigma2 = sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 8];
     let mut words = [0u32; 16];
-    let subs = x.as_chunks::<32>().0.iter().zip(w.as_chunks::<32>().0);
-    for (ib, (x, w)) in subs.enumerate() {
-        let mut sub = Sub::new(x, weigh(x, w, sigma2), true);
-        let Some(fit) = fit_xxs(grid, &mut sub) else {
+    let mut subs: [Sub<32>; 8] = std::array::from_fn(|ib| {
+        let (x, w) = (&x.as_chunks::<32>().0[ib], &w[32 * ib..32 * ib + 32]);
+        Sub::new(x, weigh(x, w, sigma2), true)
+    });
+    let firsts = search.positive(i32::from(TOP) + 2, &subs);
+    for (ib, (sub, first)) in subs.iter_mut().zip(firsts).enumerate() {
+        let Some(fit) = fit_xxs(search, grid, sub, first) else {
             continue;
         };
         for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(4) {
@@ -61,7 +88,7 @@ fn block_xxs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 
         return;
     }
     let d = max / 31.0;
-    out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
+    out[..2].copy_from_slice(&half(d).to_le_bytes());
     for (ib, scale) in scales.into_iter().enumerate() {
         words[2 * ib + 1] |= u32::from(scale_level(scale, 1.0 / d, 15)) << 28;
     }
@@ -70,7 +97,13 @@ fn block_xxs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 
     }
 }
 
-fn fit_xxs(grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit<32>> {
+#[inline(always)]
+fn fit_xxs(
+    search: impl Search,
+    grid: &Grid<8>,
+    sub: &mut Sub<32>,
+    (scale, levels): (f32, [u8; 32]),
+) -> Option<Fit<32>> {
     const TRIES: Tries = Tries {
         reach: 6,
         step: 0.1,
@@ -79,7 +112,6 @@ fn fit_xxs(grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit<32>> {
     if sub.max < 1e-15 {
         return None;
     }
-    let (scale, levels) = positive_scale(&sub.x, &sub.weight, i32::from(TOP) + 2);
     let span = scale * f32::from(TOP + 1);
     if span <= 0.0 {
         return None;
@@ -89,9 +121,9 @@ fn fit_xxs(grid: &Grid<8>, sub: &mut Sub<32>) -> Option<Fit<32>> {
         levels,
         moved: 0,
     };
-    search(grid, sub, &TRIES, span, &mut fit);
+    search.search(grid, sub, &TRIES, span, &mut fit);
     if fit.scale > 0.0 {
-        refit(grid, sub, TOP, 255, &mut fit);
+        refit(search, grid, sub, TOP, 255, &mut fit);
     }
     turn(sub, &mut fit, true);
     Some(fit)
@@ -105,86 +137,15 @@ fn turn<const N: usize>(sub: &mut Sub<N>, fit: &mut Fit<N>, even: bool) {
     }
 }
 
-/// The scale of the integers up to `top` that come nearest to `x`, and those (`make_qp_quants`).
-/// The integers are kept in bytes, as there: a negative one wraps.
-pub(super) fn positive_scale<const N: usize>(
-    x: &[f32; N],
-    w: &[f32; N],
-    top: i32,
-) -> (f32, [u8; N]) {
-    let max = x.iter().fold(0.0f32, |m, x| if m > *x { m } else { *x });
-    if max < 1e-15 {
-        return (0.0, [0; N]);
-    }
-    let mut inverse = top as f32 / max;
-    let scale = 1.0 / inverse;
-    let mut best = 0.0;
-    for i in 0..N {
-        let diff = x[i] - scale * f32::from(nearest_int(inverse * x[i]) as u8);
-        best += w[i] * diff * diff;
-    }
-    for step in [-4, -3, -2, -1, 1, 2, 3, 4i32] {
-        let other = (0.1 * step as f32 + top as f32) / max;
-        let scale = 1.0 / other;
-        let mut error = 0.0;
-        for i in 0..N {
-            let diff = x[i] - scale * nearest_int(other * x[i]).min(top) as f32;
-            error += w[i] * diff * diff;
-        }
-        if error < best {
-            best = error;
-            inverse = other;
-        }
-    }
-    let (mut xl, mut ll) = (0.0, 0.0);
-    let mut levels = [0u8; N];
-    for i in 0..N {
-        let l = nearest_int(inverse * x[i]).min(top);
-        levels[i] = l as u8;
-        xl += w[i] * x[i] * l as f32;
-        ll += w[i] * l as f32 * l as f32;
-    }
-    for _ in 0..5 {
-        if !improve(x, w, top, &mut levels, (&mut xl, &mut ll)) {
-            break;
-        }
-    }
-    (if ll > 0.0 { xl / ll } else { 0.0 }, levels)
-}
-
-/// One round of changing single levels for the better; whether any changed.
-fn improve<const N: usize>(
-    x: &[f32; N],
-    w: &[f32; N],
-    top: i32,
-    levels: &mut [u8; N],
-    (xl, ll): (&mut f32, &mut f32),
-) -> bool {
-    let mut changed = false;
-    for i in 0..N {
-        let old = f32::from(levels[i]);
-        let mut sx = *xl - w[i] * x[i] * old;
-        let mut sl = *ll - w[i] * old * old;
-        if !(sx > 0.0 && sl > 0.0) {
-            continue;
-        }
-        let new = nearest_int(x[i] * sl / sx).min(top);
-        if new == i32::from(levels[i]) {
-            continue;
-        }
-        sx += w[i] * x[i] * new as f32;
-        sl += w[i] * new as f32 * new as f32;
-        if sx * sx * *ll > *xl * *xl * sl {
-            levels[i] = new as u8;
-            (*xl, *ll) = (sx, sl);
-            changed = true;
-        }
-    }
-    changed
-}
-
 /// The search of the types with a scale for each 16.
-fn fit_16(grid: &Grid<8>, sub: &mut Sub<16>, least: f32, even: bool) -> Option<Fit<16>> {
+#[inline(always)]
+fn fit_16(
+    search: impl Search,
+    grid: &Grid<8>,
+    sub: &mut Sub<16>,
+    least: f32,
+    even: bool,
+) -> Option<Fit<16>> {
     const TRIES: Tries = Tries {
         reach: 9,
         step: 0.1,
@@ -198,10 +159,10 @@ fn fit_16(grid: &Grid<8>, sub: &mut Sub<16>, least: f32, even: bool) -> Option<F
         levels: [0; 16],
         moved: 0,
     };
-    search(grid, sub, &TRIES, sub.max, &mut fit);
+    search.search(grid, sub, &TRIES, sub.max, &mut fit);
     if fit.moved != 0 && fit.scale > 0.0 {
         let which = fit.moved;
-        refit(grid, sub, TOP, which, &mut fit);
+        refit(search, grid, sub, TOP, which, &mut fit);
     }
     turn(sub, &mut fit, even);
     Some(fit)
@@ -221,7 +182,22 @@ fn scale_nibbles(scales: &[f32; 16], out: &mut [u8]) -> Option<f32> {
     Some(d)
 }
 
-pub(super) fn twin_xs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ2_XS.
+pub(super) enum Xs {}
+
+impl Kernel for Xs {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_xs(Twin, row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_xs(InLanes(s), row, weights, out);
+    }
+}
+
+#[inline(always)]
+fn row_xs(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let weights = weights.unwrap_or_default();
     let grid = grid::iq2_xs();
     let blocks = row
@@ -230,11 +206,18 @@ pub(super) fn twin_xs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .iter()
         .zip(weights.as_chunks::<SUPER>().0);
     for ((x, w), out) in blocks.zip(out.as_chunks_mut::<74>().0) {
-        block_xs(grid, x, w, out);
+        block_xs(search, grid, x, w, out);
     }
 }
 
-fn block_xs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 74]) {
+#[inline(always)]
+fn block_xs(
+    search: impl Search,
+    grid: &Grid<8>,
+    x: &[f32; SUPER],
+    w: &[f32; SUPER],
+    out: &mut [u8; 74],
+) {
     out.fill(0);
     let sigma2 = sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 16];
@@ -242,7 +225,7 @@ fn block_xs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 7
     let subs = x.as_chunks::<16>().0.iter().zip(w.as_chunks::<16>().0);
     for (ib, (x, w)) in subs.enumerate() {
         let mut sub = Sub::new(x, weigh(x, w, sigma2), true);
-        let Some(fit) = fit_16(grid, &mut sub, 1e-15, true) else {
+        let Some(fit) = fit_16(search, grid, &mut sub, 1e-15, true) else {
             continue;
         };
         for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(2) {
@@ -251,14 +234,29 @@ fn block_xs(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 7
         scales[ib] = fit.scale;
     }
     if let Some(d) = scale_nibbles(&scales, &mut out[66..]) {
-        out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
+        out[..2].copy_from_slice(&half(d).to_le_bytes());
         for (out, word) in out[2..66].chunks_exact_mut(2).zip(words) {
             out.copy_from_slice(&word.to_le_bytes());
         }
     }
 }
 
-pub(super) fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ2_S.
+pub(super) enum S {}
+
+impl Kernel for S {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_s(Twin, row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_s(InLanes(s), row, weights, out);
+    }
+}
+
+#[inline(always)]
+fn row_s(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq2_s();
     let rows = row
         .as_chunks::<SUPER>()
@@ -267,11 +265,18 @@ pub(super) fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .zip(out.as_chunks_mut::<82>().0);
     for (i, (x, out)) in rows.enumerate() {
         let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_s(grid, x, w, out);
+        block_s(search, grid, x, w, out);
     }
 }
 
-fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut [u8; 82]) {
+#[inline(always)]
+fn block_s(
+    search: impl Search,
+    grid: &Grid<8>,
+    x: &[f32; SUPER],
+    w: Option<&[f32; SUPER]>,
+    out: &mut [u8; 82],
+) {
     out.fill(0);
     let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 16];
@@ -281,7 +286,7 @@ fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
             None => x.map(|x| 0.25 * sigma2 + x * x),
         };
         let mut sub = Sub::new(x, weight, false);
-        let Some(fit) = fit_16(grid, &mut sub, 1e-8, false) else {
+        let Some(fit) = fit_16(search, grid, &mut sub, 1e-8, false) else {
             continue;
         };
         for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(2) {
@@ -293,6 +298,6 @@ fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
         scales[ib] = fit.scale;
     }
     if let Some(d) = scale_nibbles(&scales, &mut out[74..]) {
-        out[..2].copy_from_slice(&f32_to_f16(d * 0.9875).to_le_bytes());
+        out[..2].copy_from_slice(&half(d * 0.9875).to_le_bytes());
     }
 }

@@ -5,8 +5,10 @@
 //! of 64 codes, their ninth bits eight to a byte, 32 bytes of signs, and a scale nibble for each 32.
 
 use super::grid::{self, Grid};
-use super::iq::{Fit, SUPER, Sub, Tries, refit, scale_level, search, sum_of_squares};
-use crate::scalar::f32_to_f16;
+use super::half;
+use super::iq::{Fit, SUPER, Search, Sub, Tries, Twin, refit, scale_level, sum_of_squares};
+use super::iq_lanes::InLanes;
+use super::lanes::{Kernel, Lanes};
 
 const TOP: u8 = 7;
 
@@ -19,7 +21,8 @@ fn weigh(x: &[f32; 32], importance: Option<&[f32]>, sigma2: f32) -> [f32; 32] {
 }
 
 /// The search of both types; they differ in which groups are quantized once more.
-fn fit(grid: &Grid<4>, sub: &mut Sub<32>, reach: i32, all: bool) -> Fit<32> {
+#[inline(always)]
+fn fit(search: impl Search, grid: &Grid<4>, sub: &mut Sub<32>, reach: i32, all: bool) -> Fit<32> {
     let tries = Tries {
         reach,
         step: 0.2,
@@ -30,10 +33,10 @@ fn fit(grid: &Grid<4>, sub: &mut Sub<32>, reach: i32, all: bool) -> Fit<32> {
         levels: [0; 32],
         moved: if all { 255 } else { 0 },
     };
-    search(grid, sub, &tries, sub.max, &mut fit);
+    search.search(grid, sub, &tries, sub.max, &mut fit);
     if fit.moved != 0 && fit.scale > 0.0 {
         let which = if all { 255 } else { fit.moved };
-        refit(grid, sub, TOP, which, &mut fit);
+        refit(search, grid, sub, TOP, which, &mut fit);
     }
     if fit.scale < 0.0 {
         fit.scale = -fit.scale;
@@ -42,7 +45,22 @@ fn fit(grid: &Grid<4>, sub: &mut Sub<32>, reach: i32, all: bool) -> Fit<32> {
     fit
 }
 
-pub(super) fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ3_XXS.
+pub(super) enum Xxs {}
+
+impl Kernel for Xxs {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_xxs(Twin, row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_xxs(InLanes(s), row, weights, out);
+    }
+}
+
+#[inline(always)]
+fn row_xxs(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq3_xxs();
     let rows = row
         .as_chunks::<SUPER>()
@@ -51,11 +69,18 @@ pub(super) fn twin_xxs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .zip(out.as_chunks_mut::<98>().0);
     for (i, (x, out)) in rows.enumerate() {
         let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_xxs(grid, x, w, out);
+        block_xxs(search, grid, x, w, out);
     }
 }
 
-fn block_xxs(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut [u8; 98]) {
+#[inline(always)]
+fn block_xxs(
+    search: impl Search,
+    grid: &Grid<4>,
+    x: &[f32; SUPER],
+    w: Option<&[f32; SUPER]>,
+    out: &mut [u8; 98],
+) {
     out.fill(0);
     let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 8];
@@ -67,7 +92,7 @@ fn block_xxs(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &m
         if sub.max < 1e-8 {
             continue;
         }
-        let fit = fit(grid, &mut sub, 15, false);
+        let fit = fit(search, grid, &mut sub, 15, false);
         let groups = fit.levels.as_chunks::<4>().0;
         for (code, levels) in codes[8 * ib..].iter_mut().zip(groups) {
             *code = grid.code(levels) as u8;
@@ -80,7 +105,7 @@ fn block_xxs(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &m
         return;
     }
     let d = max / 31.0;
-    out[..2].copy_from_slice(&f32_to_f16(d * 1.0125).to_le_bytes());
+    out[..2].copy_from_slice(&half(d * 1.0125).to_le_bytes());
     out[2..66].copy_from_slice(&codes);
     for (ib, out) in out[66..].chunks_exact_mut(4).enumerate() {
         let scale = scale_level(scales[ib], 1.0 / d, 15);
@@ -88,7 +113,22 @@ fn block_xxs(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &m
     }
 }
 
-pub(super) fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ3_S.
+pub(super) enum S {}
+
+impl Kernel for S {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_s(Twin, row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_s(InLanes(s), row, weights, out);
+    }
+}
+
+#[inline(always)]
+fn row_s(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq3_s();
     let rows = row
         .as_chunks::<SUPER>()
@@ -97,11 +137,18 @@ pub(super) fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .zip(out.as_chunks_mut::<110>().0);
     for (i, (x, out)) in rows.enumerate() {
         let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_s(grid, x, w, out);
+        block_s(search, grid, x, w, out);
     }
 }
 
-fn block_s(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut [u8; 110]) {
+#[inline(always)]
+fn block_s(
+    search: impl Search,
+    grid: &Grid<4>,
+    x: &[f32; SUPER],
+    w: Option<&[f32; SUPER]>,
+    out: &mut [u8; 110],
+) {
     out.fill(0);
     let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
     let mut scales = [0.0f32; 8];
@@ -114,7 +161,7 @@ fn block_s(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
         if sub.max == 0.0 {
             continue;
         }
-        let fit = fit(grid, &mut sub, 9, true);
+        let fit = fit(search, grid, &mut sub, 9, true);
         for (k, levels) in fit.levels.as_chunks::<4>().0.iter().enumerate() {
             let code = grid.code(levels);
             out[2 + 8 * at + k] = code as u8;
@@ -129,7 +176,7 @@ fn block_s(grid: &Grid<4>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
         return;
     }
     let d = max / 31.0;
-    out[..2].copy_from_slice(&f32_to_f16(d * 1.033).to_le_bytes());
+    out[..2].copy_from_slice(&half(d * 1.033).to_le_bytes());
     for (out, pair) in out[106..].iter_mut().zip(scales.as_chunks::<2>().0) {
         let [low, high] = pair.map(|s| scale_level(s, 1.0 / d, 15));
         *out = low | high << 4;

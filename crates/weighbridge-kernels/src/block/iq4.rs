@@ -5,7 +5,8 @@
 //! bytes of lower scale nibbles, and such 16 bytes for each 32 elements; scales are offset by 32.
 
 use super::iq::{SUPER, nearest_int, sum_of_squares};
-use crate::scalar::f32_to_f16;
+use super::lanes::{Kernel, Lanes};
+use super::{half, iq4_lanes};
 
 /// `kvalues_iq4nl` of `ggml-common.h`.
 pub(super) const VALUES: [f32; 16] = [
@@ -17,7 +18,7 @@ pub(super) const VALUES: [f32; 16] = [
 pub(super) const REACH: i32 = 7;
 
 /// The value next to `x`, the greater one of two equally near.
-fn nearest(x: f32) -> u8 {
+pub(super) fn nearest(x: f32) -> u8 {
     if x <= VALUES[0] {
         return 0;
     }
@@ -87,7 +88,21 @@ fn pack(x: &[f32; 32], inverse: f32, out: &mut [u8]) {
     }
 }
 
-pub(super) fn twin_nl(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ4_NL.
+pub(super) enum Nl {}
+
+impl Kernel for Nl {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_nl(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        iq4_lanes::nl(s, row, weights, out);
+    }
+}
+
+fn twin_nl(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let blocks = row
         .as_chunks::<32>()
         .0
@@ -97,7 +112,7 @@ pub(super) fn twin_nl(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         let w = weights.map(|w| &w[32 * i..32 * i + 32]);
         let sigma2 = sum_of_squares(x) * (2.0 / 32.0);
         let scale = fit(x, &weigh(x, w, sigma2));
-        out[..2].copy_from_slice(&f32_to_f16(scale).to_le_bytes());
+        out[..2].copy_from_slice(&half(scale).to_le_bytes());
         pack(
             x,
             if scale != 0.0 { 1.0 / scale } else { 0.0 },
@@ -106,7 +121,21 @@ pub(super) fn twin_nl(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     }
 }
 
-pub(super) fn twin_xs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+/// IQ4_XS.
+pub(super) enum Xs {}
+
+impl Kernel for Xs {
+    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        twin_xs(row, weights, out);
+    }
+
+    #[inline(always)]
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        iq4_lanes::xs(s, row, weights, out);
+    }
+}
+
+fn twin_xs(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let rows = row
         .as_chunks::<SUPER>()
         .0
@@ -137,7 +166,7 @@ pub(super) fn pack_scales(scales: &[f32; 8], out: &mut [u8; 136]) -> [f32; 8] {
     }
     out[..8].fill(0);
     let d = -max / 32.0;
-    out[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
+    out[..2].copy_from_slice(&half(d).to_le_bytes());
     let inverse = if d != 0.0 { 1.0 / d } else { 0.0 };
     let mut high = 0u16;
     let inverses = std::array::from_fn(|ib| {

@@ -49,6 +49,12 @@ pub(crate) trait Lanes: Copy {
     fn load_i(self, x: &[i32]) -> Self::I;
     /// `table[at]`; a place beyond the table is its last. The table must not be empty.
     fn gather(self, table: &[i32], at: Self::I) -> Self::I;
+    /// The first `N` values, of which there must be as many.
+    fn widen(self, x: &[u16]) -> Self::I;
+    /// In each four lanes, the one of these four of `table` that `at & 3` names.
+    fn pick(self, table: Self::F, at: Self::I) -> Self::F;
+    /// `table[at & 15]`.
+    fn lookup(self, table: &[f32; 16], at: Self::I) -> Self::F;
 }
 
 /// Binary32 lanes.
@@ -75,6 +81,8 @@ pub(crate) trait Float:
     fn lt(self, other: Self) -> Self::M;
     fn le(self, other: Self) -> Self::M;
     fn eq(self, other: Self) -> Self::M;
+    /// The least of the lanes, none of which may be NaN.
+    fn least(self) -> f32;
     /// The bits as integers.
     fn bits(self) -> Self::I;
     /// Towards zero; what does not fit, and NaN, is `i32::MIN` as on x86.
@@ -318,6 +326,21 @@ impl Lanes for Portable {
     fn gather(self, table: &[i32], at: Four<i32>) -> Four<i32> {
         at.map(|at| table[(at as u32 as usize).min(table.len() - 1)])
     }
+
+    #[inline(always)]
+    fn widen(self, x: &[u16]) -> Four<i32> {
+        Four([x[0], x[1], x[2], x[3]].map(i32::from))
+    }
+
+    #[inline(always)]
+    fn pick(self, table: Four<f32>, at: Four<i32>) -> Four<f32> {
+        at.map(|at| table.0[at as usize & 3])
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[f32; 16], at: Four<i32>) -> Four<f32> {
+        at.map(|at| table[at as usize & 15])
+    }
 }
 
 macro_rules! lanewise {
@@ -409,6 +432,12 @@ impl Float for Four<f32> {
     #[inline(always)]
     fn eq(self, other: Self) -> Four<bool> {
         self.zip(other, |a, b| a == b)
+    }
+
+    #[inline(always)]
+    fn least(self) -> f32 {
+        let [a, b, c, d] = self.0;
+        a.min(b).min(c.min(d))
     }
 
     #[inline(always)]

@@ -17,7 +17,9 @@ mod iq1;
 mod iq2;
 mod iq3;
 mod iq4;
+mod iq4_lanes;
 mod iq_dequant;
+mod iq_lanes;
 pub(crate) mod lanes;
 mod legacy;
 mod legacy_lanes;
@@ -167,31 +169,31 @@ impl BlockType {
             }
             Self::Q8_K => row!("Q8_K" 15 256 292 false None, Some(legacy::from_q8_k)),
             Self::IQ2_XXS => {
-                row!("IQ2_XXS" 16 256 66 true Some(|_, row, weights, out| iq2::twin_xxs(row, weights, out)), Some(iq_dequant::iq2_xxs))
+                row!("IQ2_XXS" 16 256 66 true Some(run::<iq2::Xxs>), Some(iq_dequant::iq2_xxs))
             }
             Self::IQ2_XS => {
-                row!("IQ2_XS" 17 256 74 true Some(|_, row, weights, out| iq2::twin_xs(row, weights, out)), Some(iq_dequant::iq2_xs))
+                row!("IQ2_XS" 17 256 74 true Some(run::<iq2::Xs>), Some(iq_dequant::iq2_xs))
             }
             Self::IQ3_XXS => {
-                row!("IQ3_XXS" 18 256 98 false Some(|_, row, weights, out| iq3::twin_xxs(row, weights, out)), Some(iq_dequant::iq3_xxs))
+                row!("IQ3_XXS" 18 256 98 false Some(run::<iq3::Xxs>), Some(iq_dequant::iq3_xxs))
             }
             Self::IQ1_S => {
-                row!("IQ1_S" 19 256 50 true Some(|_, row, weights, out| iq1::twin_s(row, weights, out)), Some(iq_dequant::iq1_s))
+                row!("IQ1_S" 19 256 50 true Some(run::<iq1::S>), Some(iq_dequant::iq1_s))
             }
             Self::IQ4_NL => {
-                row!("IQ4_NL" 20 32 18 false Some(|_, row, weights, out| iq4::twin_nl(row, weights, out)), Some(iq_dequant::iq4_nl))
+                row!("IQ4_NL" 20 32 18 false Some(run::<iq4::Nl>), Some(iq_dequant::iq4_nl))
             }
             Self::IQ3_S => {
-                row!("IQ3_S" 21 256 110 false Some(|_, row, weights, out| iq3::twin_s(row, weights, out)), Some(iq_dequant::iq3_s))
+                row!("IQ3_S" 21 256 110 false Some(run::<iq3::S>), Some(iq_dequant::iq3_s))
             }
             Self::IQ2_S => {
-                row!("IQ2_S" 22 256 82 false Some(|_, row, weights, out| iq2::twin_s(row, weights, out)), Some(iq_dequant::iq2_s))
+                row!("IQ2_S" 22 256 82 false Some(run::<iq2::S>), Some(iq_dequant::iq2_s))
             }
             Self::IQ4_XS => {
-                row!("IQ4_XS" 23 256 136 false Some(|_, row, weights, out| iq4::twin_xs(row, weights, out)), Some(iq_dequant::iq4_xs))
+                row!("IQ4_XS" 23 256 136 false Some(run::<iq4::Xs>), Some(iq_dequant::iq4_xs))
             }
             Self::IQ1_M => {
-                row!("IQ1_M" 29 256 56 false Some(|_, row, weights, out| iq1::twin_m(row, weights, out)), Some(iq_dequant::iq1_m))
+                row!("IQ1_M" 29 256 56 false Some(run::<iq1::M>), Some(iq_dequant::iq1_m))
             }
             Self::TQ1_0 => {
                 row!("TQ1_0" 34 256 54 false Some(run::<few::TQ1_0>), Some(few::from_tq1_0))
