@@ -61,6 +61,9 @@ pub fn stats(tensor: &Tensor, chunks: &mut Chunks) -> Result<Option<Stats>> {
     if !tensor.has_data() {
         return Ok(None);
     }
+    // Of a block type, the values that it stands for.
+    let plain = crate::convert::blocks::dequantized(tensor);
+    let tensor = plain.as_ref().unwrap_or(tensor);
     let Some(elements) = Elements::of(tensor.dtype) else {
         return Ok(None);
     };

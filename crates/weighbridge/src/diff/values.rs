@@ -6,6 +6,7 @@ use weighbridge_kernels::{Kind, decode_f64};
 
 use super::lockstep::in_step;
 use super::{DiffOptions, Distance};
+use crate::convert::blocks::dequantized;
 use crate::convert::{kind_of, part_of};
 
 /// Elements decoded at a time; a multiple of eight, so that packed dtypes line up.
@@ -78,8 +79,11 @@ impl Sums {
 }
 
 /// Compares two tensors of one shape value by value; `None` when their dtypes are no two kinds of
-/// the same numbers. Complex numbers are compared part by part, quantized ones by their integers.
+/// the same numbers. Complex numbers are compared part by part, torch's quantized ones by their
+/// integers, block types by the values that they stand for.
 pub(super) fn compare(a: &Tensor, b: &Tensor, options: &DiffOptions) -> Result<Option<Seen>> {
+    let (plain_a, plain_b) = (dequantized(a), dequantized(b));
+    let (a, b) = (plain_a.as_ref().unwrap_or(a), plain_b.as_ref().unwrap_or(b));
     if part_of(a.dtype).is_some() != part_of(b.dtype).is_some() {
         return Ok(None);
     }

@@ -185,7 +185,7 @@ pub(crate) fn refuse(found: Detected, name: &str) -> Error {
             "format.unknown",
             "this is no model file of any known format",
         )
-        .help("formats read: safetensors, PyTorch (.pt .pth .ckpt .bin) and bare pickles"),
+        .help("formats read: safetensors, GGUF, PyTorch (.pt .pth .ckpt .bin) and bare pickles"),
     };
     e.in_file(name)
 }

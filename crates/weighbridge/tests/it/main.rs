@@ -14,6 +14,7 @@
 
 mod convert;
 mod directories;
+mod gguf;
 mod graphs;
 mod hostile_cases;
 mod models;

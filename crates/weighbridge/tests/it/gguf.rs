@@ -1,0 +1,259 @@
+//! GGUF files: read, written as they were, carried to other formats and back.
+
+use std::path::{Path, PathBuf};
+
+use weighbridge::convert::{ConvertOptions, Report, convert};
+use weighbridge::diff::{DiffOptions, diff};
+use weighbridge::{DType, Model};
+use weighbridge_core::model::{Element, Number, Value};
+
+fn corpus() -> Option<PathBuf> {
+    let dir = std::env::var_os("WEIGHBRIDGE_CORPUS");
+    if dir.is_none() {
+        println!("skipped: WEIGHBRIDGE_CORPUS is not set");
+    }
+    dir.map(|d| PathBuf::from(d).join("gguf"))
+}
+
+fn run(model: Model, to: &Path, options: &ConvertOptions) -> Report {
+    convert(model, to, options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{to:?}: {e}"))
+}
+
+fn string(out: &mut Vec<u8>, s: &str, coding: Coding) {
+    length(out, s.len() as u64, coding);
+    out.extend(s.as_bytes());
+}
+
+/// How a test file is written.
+#[derive(Clone, Copy)]
+struct Coding {
+    version: u32,
+    big: bool,
+}
+
+fn four(out: &mut Vec<u8>, n: u32, c: Coding) {
+    out.extend(if c.big {
+        n.to_be_bytes()
+    } else {
+        n.to_le_bytes()
+    });
+}
+
+fn eight(out: &mut Vec<u8>, n: u64, c: Coding) {
+    out.extend(if c.big {
+        n.to_be_bytes()
+    } else {
+        n.to_le_bytes()
+    });
+}
+
+fn length(out: &mut Vec<u8>, n: u64, c: Coding) {
+    if c.version == 1 {
+        four(out, n as u32, c);
+    } else {
+        eight(out, n, c);
+    }
+}
+
+/// A file of one F32 tensor, one Q8_0 tensor and five key-values.
+fn file(c: Coding) -> Vec<u8> {
+    let mut out = b"GGUF".to_vec();
+    four(&mut out, c.version, c);
+    length(&mut out, 2, c);
+    length(&mut out, 5, c);
+    for (key, kind) in [
+        ("a.text", 8u32),
+        ("a.number", 4),
+        ("a.float", 6),
+        ("a.flag", 7),
+    ] {
+        string(&mut out, key, c);
+        four(&mut out, kind, c);
+        match kind {
+            8 => string(&mut out, "é", c),
+            4 => four(&mut out, 70_000, c),
+            6 => four(&mut out, 0.1f32.to_bits(), c),
+            _ => out.push(1),
+        }
+    }
+    string(&mut out, "a.list", c);
+    four(&mut out, 9, c);
+    four(&mut out, 8, c);
+    length(&mut out, 2, c);
+    string(&mut out, "x", c);
+    string(&mut out, "", c);
+    for (name, dims, kind, offset) in [("f", vec![3u64, 2], 0u32, 0u64), ("q", vec![32], 8, 32)] {
+        string(&mut out, name, c);
+        four(&mut out, dims.len() as u32, c);
+        for d in dims {
+            length(&mut out, d, c);
+        }
+        four(&mut out, kind, c);
+        eight(&mut out, offset, c);
+    }
+    out.resize(out.len().next_multiple_of(32), 0);
+    for i in 0..6 {
+        four(&mut out, (i as f32 + 0.5).to_bits(), c);
+    }
+    out.resize(out.len().next_multiple_of(32), 0);
+    let scale = 0x3c00u16; // 1.0
+    out.extend(if c.big {
+        scale.to_be_bytes()
+    } else {
+        scale.to_le_bytes()
+    });
+    out.extend(0..32u8);
+    out.resize(out.len().next_multiple_of(32), 0);
+    out
+}
+
+#[test]
+fn every_version_and_byte_order_gives_one_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut written = Vec::new();
+    for (version, big) in [(1, false), (2, false), (3, false), (3, true), (1, true)] {
+        let path = dir.path().join(format!("v{version}{big}.gguf"));
+        std::fs::write(&path, file(Coding { version, big })).unwrap();
+        let model = weighbridge::open(&path).unwrap();
+        assert_eq!(model.version.as_deref(), Some(version.to_string().as_str()));
+        let find = |key: &str| {
+            model
+                .metadata
+                .iter()
+                .find(|(k, _)| k == key)
+                .unwrap()
+                .1
+                .clone()
+        };
+        assert_eq!(find("a.text"), Value::Str("é".into()));
+        assert_eq!(find("a.number"), Value::Number(Number::U32(70_000)));
+        assert_eq!(find("a.float"), Value::Number(Number::F32(0.1)));
+        assert_eq!(find("a.flag"), Value::Bool(true));
+        let Value::Packed(list) = find("a.list") else {
+            panic!("an array")
+        };
+        assert_eq!((list.element(), list.len()), (Element::Str, 2));
+        assert_eq!(
+            list.values(9).unwrap(),
+            [Value::Str("x".into()), Value::Str(String::new())]
+        );
+        let f = model.tensor("f").unwrap();
+        assert_eq!((f.dtype, f.shape.as_slice()), (DType::F32, &[2u64, 3][..]));
+        assert_eq!(
+            f.bytes().unwrap().get(4..8),
+            Some(&1.5f32.to_le_bytes()[..])
+        );
+        let q = model.tensor("q").unwrap();
+        assert_eq!(q.bytes().unwrap().get(..4), Some(&[0, 0x3c, 0, 1][..]));
+        let out = dir.path().join("out.gguf");
+        run(model, &out, &ConvertOptions::default());
+        written.push(std::fs::read(&out).unwrap());
+    }
+    assert!(written.iter().all(|w| *w
+        == file(Coding {
+            version: 3,
+            big: false
+        })));
+}
+
+#[test]
+fn every_file_of_the_corpus_is_written_as_it_was() {
+    let Some(corpus) = corpus() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = 0;
+    for folder in ["vocab", "hf/tiny-llama", "hf/tiny-qwen2", "imatrix"] {
+        for entry in std::fs::read_dir(corpus.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "gguf") {
+                continue;
+            }
+            let out = dir.path().join("out.gguf");
+            let model = weighbridge::open(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            assert!(model.warnings.is_empty(), "{path:?}: {:?}", model.warnings);
+            let report = run(model, &out, &ConvertOptions::default());
+            assert!(report.changed.is_empty() && report.lost.is_empty());
+            assert!(
+                std::fs::read(&path).unwrap() == std::fs::read(&out).unwrap(),
+                "{path:?}"
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn safetensors_carries_typed_metadata_and_gives_it_back() {
+    let Some(corpus) = corpus() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = corpus.join("hf/tiny-llama/ref-f16.gguf");
+    let there = dir.path().join("there.safetensors");
+    let back = dir.path().join("back.gguf");
+    let strict = ConvertOptions {
+        strict: true,
+        ..ConvertOptions::default()
+    };
+    let first = weighbridge::open(&path).unwrap();
+    run(first.clone(), &there, &strict);
+    let middle = weighbridge::open(&there).unwrap();
+    assert_eq!(first.metadata, middle.metadata);
+    run(middle, &back, &strict);
+    let last = weighbridge::open(&back).unwrap();
+    assert_eq!(first.metadata, last.metadata);
+    let same = diff(
+        &first,
+        &last,
+        &DiffOptions {
+            metadata: true,
+            ..DiffOptions::default()
+        },
+    );
+    assert!(same.unwrap().identical());
+}
+
+#[test]
+fn block_types_are_refused_or_dequantized_as_asked() {
+    let Some(corpus) = corpus() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = corpus.join("hf/tiny-llama/quant-Q8_0.gguf");
+    let out = dir.path().join("out.safetensors");
+    let plain = convert(
+        weighbridge::open(&path).unwrap(),
+        &out,
+        &ConvertOptions {
+            strict: true,
+            ..ConvertOptions::default()
+        },
+        &mut |_, _| {},
+    );
+    let e = plain.unwrap_err();
+    assert_eq!(e.rule(), "convert.strict");
+    assert!(e.message().contains("--dequantize"), "{e}");
+    assert!(!out.exists());
+    let options = ConvertOptions {
+        dequantize: true,
+        ..ConvertOptions::default()
+    };
+    let report = run(weighbridge::open(&path).unwrap(), &out, &options);
+    assert!(report.lost.is_empty(), "{:?}", report.lost);
+    let values = weighbridge::open(&out).unwrap();
+    let tensors = values
+        .tensors
+        .iter()
+        .filter(|t| t.name.ends_with(".weight"));
+    assert!(tensors.clone().count() > 5);
+    assert!(tensors.clone().all(|t| t.dtype == DType::F32));
+    // Across dtypes `diff` compares values: those of the blocks are the ones written.
+    let same = diff(
+        &weighbridge::open(&path).unwrap(),
+        &values,
+        &DiffOptions::default(),
+    )
+    .unwrap();
+    assert!(same.different.is_empty(), "{:?}", same.different);
+    // And the source lies close by.
+    let source = weighbridge::open(corpus.join("hf/tiny-llama/ref-f16.gguf")).unwrap();
+    let apart = diff(&source, &values, &DiffOptions::default()).unwrap();
+    let worst = apart.different.iter().filter_map(|d| d.distance?.rel_rmse);
+    assert!(worst.fold(0.0, f64::max) < 0.01);
+}
