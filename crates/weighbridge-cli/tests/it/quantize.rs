@@ -49,10 +49,9 @@ fn the_matrix_is_recorded_as_it_was_typed() {
     let out = f.at("q.gguf");
     for (matrix, file) in [("tiny-llama.gguf", "IQ2_XXS"), ("tiny-llama.dat", "Q4_K_M")] {
         let args = ["quantize", from.to_str().unwrap(), &out, "--type", file];
-        let o = command(&args)
-            .args(["--imatrix", matrix])
-            .current_dir(&folder);
-        let r = finished(o.output().unwrap());
+        let mut c = command(&args);
+        c.args(["--imatrix", matrix]).current_dir(&folder);
+        let r = finished(c.output().unwrap());
         assert_eq!(r.code, 0, "{}", r.stderr);
         let want = std::fs::read(folder.join(format!("{matrix}.{file}.gguf"))).unwrap();
         assert!(std::fs::read(&out).unwrap() == want, "{matrix} {file}");
@@ -124,7 +123,7 @@ fn refusals_exit_2_and_leave_nothing() {
         ),
         (
             vec!["quantize", &m, &out, "--type", "Q8_0", "--imatrix", &m],
-            "imatrix.count",
+            "imatrix.truncated",
         ),
         (
             vec!["quantize", &m, &m, "--type", "Q8_0"],
