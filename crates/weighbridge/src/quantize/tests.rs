@@ -453,3 +453,102 @@ fn names_of_checkpoints_count_for_unknown_models_only() {
         Category::AttentionKvB
     );
 }
+
+/// The order of a layer's parts in the table.
+const DENSE: [&str; 10] = [
+    "attn_k",
+    "attn_output",
+    "attn_q",
+    "attn_q_b",
+    "attn_qkv",
+    "attn_v",
+    "ffn_down",
+    "ffn_gate",
+    "ffn_gate_inp",
+    "ffn_up",
+];
+const EXPERTS: [&str; 10] = [
+    "attn_k",
+    "attn_output",
+    "attn_q",
+    "attn_q_b",
+    "attn_kv_b",
+    "attn_v",
+    "ffn_down_exps",
+    "ffn_gate_exps",
+    "ffn_gate_inp",
+    "ffn_up_exps",
+];
+
+/// Types of equal names in a row, as the table has them.
+fn runs(types: &[String]) -> String {
+    let runs: Vec<String> = types
+        .chunk_by(|a, b| a == b)
+        .map(|run| format!("{}*{}", run[0], run.len()))
+        .collect();
+    runs.join(",")
+}
+
+/// A line of the table as our rules have it.
+fn line(cells: &[&str]) -> String {
+    let number = |i: usize| cells[i].parse::<i64>().unwrap();
+    let (layers, experts, columns) = (number(1), number(2), number(7) as u64);
+    let a = Arch {
+        name: Some(cells[0].into()),
+        known: true,
+        layers,
+        experts,
+        gqa: number(3),
+        seventy: cells[0] == "qwen2" && layers == 80,
+    };
+    let w = Wishes {
+        matrix: cells[5] == "1",
+        ..wishes(cells[4])
+    };
+    let mut names = vec!["output_norm".to_owned(), "token_embd".to_owned()];
+    if cells[6] == "0" {
+        names.insert(0, "output".into());
+    }
+    let parts = if experts > 1 { EXPERTS } else { DENSE };
+    for i in 0..layers {
+        names.extend(parts.iter().map(|p| format!("blk.{i}.{p}")));
+    }
+    let names: Vec<String> = names.iter().map(|n| format!("{n}.weight")).collect();
+    let mut mix = Mix::new(&w, &a, names.iter().map(String::as_str));
+    let mut order: Vec<(&str, Vec<String>)> = Vec::new();
+    for name in &names {
+        let shape: &[u64] = match () {
+            () if name.contains("norm") => &[columns],
+            () if name.contains("exps") => &[experts as u64, columns, columns],
+            () => &[columns, columns],
+        };
+        let dtype = DType::F16;
+        let choice = mix.next(&Subject { name, dtype, shape });
+        let plus = if choice.needs_matrix { "+" } else { "" };
+        let text = format!("{}{plus}", choice.to);
+        let part = name.splitn(3, '.').last().unwrap();
+        let part = if name.starts_with("blk.") { part } else { name };
+        match order.iter_mut().find(|(p, _)| *p == part) {
+            Some((_, types)) => types.push(text),
+            None => order.push((part, vec![text])),
+        }
+    }
+    let all: Vec<String> = order.iter().map(|(_, types)| runs(types)).collect();
+    all.join(" ")
+}
+
+#[test]
+fn the_table_of_the_reference() {
+    let table = include_str!("../../tests/data/quantize/mix.tsv");
+    let mut n = 0;
+    for text in table.lines().skip(1) {
+        let cells: Vec<&str> = text.split('\t').collect();
+        // Where the reference gives up we go on.
+        if cells[8].contains('-') {
+            continue;
+        }
+        assert_eq!(line(&cells), cells[8].trim_end(), "{:?}", &cells[..8]);
+        n += 1;
+    }
+    assert!(n > 650, "{n}");
+}
