@@ -1,6 +1,6 @@
 //! `weighbridge quantize`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use weighbridge::output::Sink;
 use weighbridge::quantize::recipe::Recipe;
@@ -144,7 +144,13 @@ fn human(args: &Quantize, target: &Path, done: &Quantized, out: &mut Output) -> 
     notes(out, "changed", &done.report.changed)?;
     notes(out, "lost", &done.report.lost)?;
     let verb = if args.dry_run { "would write" } else { "wrote" };
-    let files: Vec<String> = done.report.output.iter().take(4).map(name).collect();
+    let files: Vec<String> = done
+        .report
+        .output
+        .iter()
+        .take(4)
+        .map(|p| file_name(p))
+        .collect();
     let more = match done.report.output.len().saturating_sub(files.len()) {
         0 => String::new(),
         n => format!(" and {} more", count(n as u64)),
@@ -156,10 +162,6 @@ fn human(args: &Quantize, target: &Path, done: &Quantized, out: &mut Output) -> 
     let bytes = size(done.report.bytes);
     let text = format!("{}{more}, {bytes}{seconds}", files.join(", "));
     summary::field(out, verb, text)
-}
-
-fn name(path: &PathBuf) -> String {
-    file_name(path)
 }
 
 fn tensor(t: &Done, out: &mut Output) -> Result<()> {

@@ -187,27 +187,7 @@ impl Run<'_> {
         if item.as_is()
             && let Some((source, at)) = raw_bytes(&item.from)
         {
-            let len = item.from.byte_len();
-            let mut done = 0;
-            while done < len {
-                let n = (len - done).min(COPY);
-                let task = Task {
-                    item: i,
-                    piece: 0,
-                    first: done,
-                    values: 0,
-                    from: From::Copy {
-                        source: Arc::clone(source),
-                        at: at.saturating_add(done),
-                        len: n,
-                    },
-                    weights: None,
-                };
-                if !put(task) {
-                    return Ok(());
-                }
-                done += n;
-            }
+            copies(i, item, source, at, &mut put);
             return Ok(());
         }
         let weights = match (&item.weights, self.matrix) {
@@ -226,15 +206,15 @@ impl Run<'_> {
             from,
             weights: weights.clone(),
         };
-        if let Some((source, base, swap)) = random(item)? {
+        if let Some(run) = random(item)? {
             let (mut first, mut piece) = (0u64, 0);
             while first < values {
                 let n = (values - first).min(step as u64) as usize;
-                let at = bytes_of(item.from.dtype, first)?.saturating_add(base);
+                let at = bytes_of(item.from.dtype, first)?.saturating_add(run.at);
                 let from = From::Source {
-                    source: Arc::clone(&source),
+                    source: Arc::clone(&run.source),
                     at,
-                    swap,
+                    swap: run.swap,
                 };
                 if !put(task(piece, first, n, from)) {
                     return Ok(());
@@ -310,8 +290,45 @@ pub(super) fn bytes_of(dtype: DType, values: u64) -> Result<u64> {
     })
 }
 
-/// The source, the position and the width to be turned round of a tensor that lies in one run.
-fn random(item: &Item) -> Result<Option<(Arc<dyn ByteSource>, u64, usize)>> {
+/// Hands out the bytes of a tensor that stays as it is.
+fn copies(
+    i: usize,
+    item: &Item,
+    source: &Arc<dyn ByteSource>,
+    at: u64,
+    put: &mut dyn FnMut(Task) -> bool,
+) {
+    let len = item.from.byte_len();
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(COPY);
+        let task = Task {
+            item: i,
+            piece: 0,
+            first: done,
+            values: 0,
+            from: From::Copy {
+                source: Arc::clone(source),
+                at: at.saturating_add(done),
+                len: n,
+            },
+            weights: None,
+        };
+        if !put(task) {
+            return;
+        }
+        done += n;
+    }
+}
+
+/// Where a tensor lies in one run, and the width of what is to be turned round in it.
+struct Lying {
+    source: Arc<dyn ByteSource>,
+    at: u64,
+    swap: usize,
+}
+
+fn random(item: &Item) -> Result<Option<Lying>> {
     let TensorSource::View(v) = &item.from.source else {
         return Ok(None);
     };
@@ -329,7 +346,7 @@ fn random(item: &Item) -> Result<Option<(Arc<dyn ByteSource>, u64, usize)>> {
     } else {
         1
     };
-    Ok(Some((source, at, swap)))
+    Ok(Some(Lying { source, at, swap }))
 }
 
 impl Shared<'_> {

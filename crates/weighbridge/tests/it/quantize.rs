@@ -476,3 +476,122 @@ fn a_dry_run_knows_the_size() {
         assert!(!out.exists());
     }
 }
+
+#[test]
+fn as_many_files_as_there_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("m.gguf");
+    layered(&whole, Some("llama"), 2);
+    // Three files of it, as the reference splits: the keys go to the first.
+    let m = weighbridge::open(&whole).unwrap();
+    for no in 0..3usize {
+        let mut part = Model::new(FormatId::Gguf);
+        if no == 0 {
+            part.metadata.clone_from(&m.metadata);
+        }
+        let short = |n| Value::Number(Number::U16(n));
+        let count = m.tensors.len() as i32;
+        part.metadata.extend([
+            ("split.no".to_owned(), short(no as u16)),
+            ("split.count".to_owned(), short(3)),
+            (
+                "split.tensors.count".to_owned(),
+                Value::Number(Number::I32(count)),
+            ),
+        ]);
+        let mine = m.tensors.iter().skip(no).step_by(3).cloned();
+        part.tensors = mine.collect();
+        let path = dir.path().join(format!("m-{:05}-of-00003.gguf", no + 1));
+        let options = ConvertOptions {
+            sync: false,
+            ..ConvertOptions::default()
+        };
+        convert(part, &path, &options, &mut |_, _| {}).unwrap();
+    }
+    let first = dir.path().join("m-00001-of-00003.gguf");
+    // As one file it is what comes of the whole.
+    let (one, joined) = (dir.path().join("one.gguf"), dir.path().join("joined.gguf"));
+    run(&whole, &one, &to("Q4_K_M"));
+    run(&first, &joined, &to("Q4_K_M"));
+    assert_same(&joined, &one);
+    // As three they hold the same tensors, each where it was.
+    let options = QuantizeOptions {
+        keep_split: true,
+        ..to("Q4_K_M")
+    };
+    let split = weighbridge::open(&first).unwrap();
+    let out = dir.path().join("q.gguf");
+    let done = quantize(split, &out, &options, &mut |_, _| {}).unwrap();
+    assert_eq!(done.report.output.len(), 3);
+    assert!(!out.exists());
+    for (no, path) in done.report.output.iter().enumerate() {
+        assert!(path.ends_with(format!("q-{:05}-of-00003.gguf", no + 1)));
+        let report = weighbridge::check::check(path, &Default::default()).unwrap();
+        assert!(report.violations.is_empty(), "{:?}", report.violations);
+    }
+    let again = weighbridge::open(&done.report.output[0]).unwrap();
+    let one = weighbridge::open(&one).unwrap();
+    assert_eq!(again.tensors.len(), one.tensors.len());
+    for t in &one.tensors {
+        let other = again.tensor(&t.name).unwrap();
+        assert_eq!(
+            (other.dtype, &other.shape),
+            (t.dtype, &t.shape),
+            "{}",
+            t.name
+        );
+        assert_eq!(other.bytes().unwrap(), t.bytes().unwrap(), "{}", t.name);
+    }
+}
+
+#[test]
+fn an_input_that_shrinks_meanwhile_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    layered(&path, Some("llama"), 4);
+    let options = weighbridge::OpenOptions {
+        backend: weighbridge::Backend::Pread,
+        ..weighbridge::OpenOptions::default()
+    };
+    let m = options.open(&path).unwrap();
+    let len = std::fs::metadata(&path).unwrap().len();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(len / 2).unwrap();
+    let out = dir.path().join("out.gguf");
+    std::fs::write(&out, b"old").unwrap();
+    let e = quantize(m, &out, &to("Q8_0"), &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "source.shrunk", "{e}");
+    assert_eq!(std::fs::read(&out).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn other_containers_give_the_same_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    layered(&path, None, 2);
+    let plain = dir.path().join("plain.gguf");
+    run(&path, &plain, &to("Q4_K_M"));
+    let want = weighbridge::open(&plain).unwrap();
+    for name in ["m.safetensors", "m.pt"] {
+        let (other, out) = (dir.path().join(name), dir.path().join("other.gguf"));
+        let m = weighbridge::open(&path).unwrap();
+        let options = ConvertOptions {
+            sync: false,
+            ..ConvertOptions::default()
+        };
+        convert(m, &other, &options, &mut |_, _| {}).unwrap();
+        run(&other, &out, &to("Q4_K_M"));
+        let got = weighbridge::open(&out).unwrap();
+        for t in &want.tensors {
+            let same = got.tensor(&t.name).unwrap();
+            assert_eq!(same.dtype, t.dtype, "{name} {}", t.name);
+            assert_eq!(
+                same.bytes().unwrap(),
+                t.bytes().unwrap(),
+                "{name} {}",
+                t.name
+            );
+        }
+    }
+}
