@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use weighbridge_kernels::block::{BlockType, Path, quantize_row_by};
+use weighbridge_kernels::block::{BlockType, Path, dequantize_row, quantize_row_by};
 
 #[path = "../tests/common/mod.rs"]
 #[allow(dead_code)]
@@ -26,6 +26,20 @@ fn speed(path: Path, to: BlockType, rows: &[Vec<f32>], weights: Option<&[f32]>) 
     (2 * COLUMNS) as f64 / best / 1e6
 }
 
+/// The same for the way back.
+fn speed_back(from: BlockType, rows: &[Vec<f32>], weights: &[f32]) -> f64 {
+    let mut blocks = vec![0; COLUMNS / from.block() * from.bytes()];
+    quantize_row_by(Path::best(), from, &rows[0], Some(weights), &mut blocks);
+    let mut out = vec![0.0; COLUMNS];
+    let (start, mut best) = (Instant::now(), f64::MAX);
+    while start.elapsed() < Duration::from_millis(100) {
+        let once = Instant::now();
+        dequantize_row(from, &blocks, &mut out);
+        best = best.min(once.elapsed().as_secs_f64());
+    }
+    (2 * COLUMNS) as f64 / best / 1e6
+}
+
 fn main() {
     let named: Vec<BlockType> = std::env::args()
         .skip(1)
@@ -38,7 +52,7 @@ fn main() {
     for path in Path::ALL {
         print!(" {:>9}", format!("{path:?}"));
     }
-    println!();
+    println!(" {:>9}", "back");
     for to in BlockType::ALL {
         if !to.can_quantize() || !(named.is_empty() || named.contains(&to)) {
             continue;
@@ -59,7 +73,7 @@ fn main() {
                     print!(" {:>9}", "-");
                 }
             }
-            println!();
+            println!(" {:>9.1}", speed_back(to, &rows, &importance));
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn has_avx512() -> bool {
         && has_avx2()
 }
 
-/// Runs a kernel in eight lanes, or not at all where they are missing.
+/// Runs a kernel in eight lanes; for `Path`s that are available.
 pub(crate) fn run_avx2<K: Kernel>(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     #[target_feature(enable = "avx2")]
     fn inside<K: Kernel>(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
@@ -36,7 +36,7 @@ pub(crate) fn run_avx2<K: Kernel>(row: &[f32], weights: Option<&[f32]>, out: &mu
     unsafe { inside::<K>(row, weights, out) }
 }
 
-/// Runs a kernel in sixteen lanes, or not at all where they are missing.
+/// Runs a kernel in sixteen lanes; for `Path`s that are available.
 pub(crate) fn run_avx512<K: Kernel>(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
     fn inside<K: Kernel>(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {

@@ -7,10 +7,11 @@
 //! byte as a fraction of 3^5 rounded up to 256ths: 160 values in 32 bytes, 80 in 16, then 16 in
 //! 4 bytes of four levels, then the scale.
 
-use super::lanes::{Int, Kernel, Lanes, trunc};
+use super::lanes::{Float, Int, Kernel, Lanes, Mask, trunc};
 use super::legacy::inverse;
 use super::legacy_lanes::{self, BELOW_HALF, Scales, greatest, round};
 use super::search::extreme;
+use super::superblock::columns;
 use super::{put_half, value};
 
 /// The value of a level of a ternary type: half away from zero; what is no number is 1.
@@ -65,8 +66,28 @@ impl Kernel for Q1_0 {
     }
 
     #[inline(always)]
-    fn lanes<S: Lanes>(_: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        Self::twin(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        let zero = s.f(0.0);
+        for (x, out) in row.chunks(128 * S::N).zip(out.chunks_mut(18 * S::N)) {
+            let values: [S::F; 128] = columns(s, x, 0);
+            let mut sum = zero;
+            for x in &values {
+                sum = sum + x.abs();
+            }
+            let scales = Scales::new(s, sum / s.f(128.0), zero);
+            let blocks = x.as_chunks::<128>().0.iter();
+            for (b, (x, out)) in blocks.zip(out.as_chunks_mut::<18>().0).enumerate() {
+                scales.put(b, out);
+                let halves = x.as_chunks::<64>().0.iter();
+                for (x, out) in halves.zip(out[2..].as_chunks_mut::<8>().0) {
+                    let mut signs = 0u64;
+                    for i in (0..64).step_by(S::N) {
+                        signs |= u64::from(s.load(&x[i..]).ge(zero).bits()) << i;
+                    }
+                    *out = signs.to_le_bytes();
+                }
+            }
+        }
     }
 }
 
