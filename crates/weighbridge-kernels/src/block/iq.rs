@@ -69,7 +69,7 @@ impl<const N: usize> Sub<N> {
         };
         for (k, sign) in sub.signs.iter_mut().enumerate().take(N / 8) {
             let x8 = &x[8 * k..8 * k + 8];
-            let bit = |s: u8, (i, x): (usize, &f32)| s | u8::from(!(*x >= 0.0)) << i;
+            let bit = |s: u8, (i, x): (usize, &f32)| s | u8::from(*x < 0.0) << i;
             *sign = x8.iter().enumerate().fold(0, bit);
             if !even {
                 continue;
@@ -98,10 +98,10 @@ impl<const N: usize> Sub<N> {
     #[inline(always)]
     pub(super) fn sums(&self, levels: &[u8; N]) -> (f32, f32) {
         let (mut xq, mut qq) = (0.0, 0.0);
-        for i in 0..N {
-            let q = f32::from(2 * levels[i] + 1);
-            xq += self.weight[i] * self.x[i] * q;
-            qq += self.weight[i] * q * q;
+        for ((level, x), w) in levels.iter().zip(&self.x).zip(&self.weight) {
+            let q = f32::from(2 * level + 1);
+            xq += w * x * q;
+            qq += w * q * q;
         }
         (xq, qq)
     }

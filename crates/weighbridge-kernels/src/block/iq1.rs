@@ -9,12 +9,13 @@
 use super::grid::{self, Grid, Place};
 use super::half;
 use super::iq::{SUPER, scale_level, sum_of_squares};
+use super::iq1_lanes::InLanes;
 use super::lanes::{Kernel, Lanes};
 
 const SHIFT: f32 = 0.125;
 /// What the levels stand for when shifted up, and down.
-const UP: [f32; 3] = [-1.0 + SHIFT, SHIFT, 1.0 + SHIFT];
-const DOWN: [f32; 3] = [-1.0 - SHIFT, -SHIFT, 1.0 - SHIFT];
+pub(super) const UP: [f32; 3] = [-1.0 + SHIFT, SHIFT, 1.0 + SHIFT];
+pub(super) const DOWN: [f32; 3] = [-1.0 - SHIFT, -SHIFT, 1.0 - SHIFT];
 
 /// A split of the sorted values into three levels.
 #[derive(Clone, Copy)]
@@ -24,6 +25,55 @@ pub(super) struct Split {
     pub(super) at: [usize; 2],
     /// The halves shifted down, by bit: the first half is bit 1, the second bit 0.
     pub(super) down: u8,
+}
+
+/// How it is done: by the twin, or in lanes.
+pub(super) trait Ternary: Copy {
+    /// The values in rising order, equal ones in theirs.
+    fn order<const N: usize>(self, x: &[f32; N]) -> [u8; N];
+    /// The best of all splits of IQ1_S, from the running sums of w x and w in rising order.
+    fn split_s(self, sums: &Running<33>) -> Option<Split>;
+    /// The best of all splits of IQ1_M, from the running sums of both halves.
+    fn split_m(self, sums: &[Running<17>; 2]) -> Option<Split>;
+    /// Moves levels to the near point of the least weighted distance at this scale, and says whether
+    /// they had to move.
+    fn snap(
+        self,
+        grid: &Grid<8>,
+        of: (&[f32; 8], &[f32; 8]),
+        scale: f32,
+        values: &[f32; 3],
+        levels: &mut [u8; 8],
+    ) -> bool;
+}
+
+/// The twin's way.
+#[derive(Clone, Copy)]
+struct Twin;
+
+impl Ternary for Twin {
+    fn order<const N: usize>(self, x: &[f32; N]) -> [u8; N] {
+        order(x)
+    }
+
+    fn split_s(self, sums: &Running<33>) -> Option<Split> {
+        split_s(sums)
+    }
+
+    fn split_m(self, sums: &[Running<17>; 2]) -> Option<Split> {
+        split_m(sums)
+    }
+
+    fn snap(
+        self,
+        grid: &Grid<8>,
+        of: (&[f32; 8], &[f32; 8]),
+        scale: f32,
+        values: &[f32; 3],
+        levels: &mut [u8; 8],
+    ) -> bool {
+        snap(grid, of, scale, values, levels)
+    }
 }
 
 /// The values in rising order, equal ones in theirs.
@@ -74,7 +124,9 @@ fn values(down: u8, half: usize) -> &'static [f32; 3] {
 }
 
 /// Levels and codes of a sub-block at the split found.
+#[inline(always)]
 fn fit<const N: usize>(
+    how: impl Ternary,
     grid: &Grid<8>,
     (x, w): (&[f32; N], &[f32; N]),
     order: &[u8; N],
@@ -93,7 +145,7 @@ fn fit<const N: usize>(
     let eights = |k: usize| (&x.as_chunks::<8>().0[k], &w.as_chunks::<8>().0[k]);
     let (mut codes, mut moved) = ([0; 4], false);
     for (k, levels) in levels.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        moved |= snap(
+        moved |= how.snap(
             grid,
             eights(k),
             split.scale,
@@ -126,16 +178,17 @@ pub(super) enum S {}
 
 impl Kernel for S {
     fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_s(row, weights, out);
+        row_s(Twin, row, weights, out);
     }
 
     #[inline(always)]
-    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_s(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_s(InLanes(s), row, weights, out);
     }
 }
 
-fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+#[inline(always)]
+fn row_s(how: impl Ternary, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let weights = weights.unwrap_or_default();
     let grid = grid::iq1();
     let blocks = row
@@ -144,11 +197,18 @@ fn twin_s(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .iter()
         .zip(weights.as_chunks::<SUPER>().0);
     for ((x, w), out) in blocks.zip(out.as_chunks_mut::<50>().0) {
-        block_s(grid, x, w, out);
+        block_s(how, grid, x, w, out);
     }
 }
 
-fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 50]) {
+#[inline(always)]
+fn block_s(
+    how: impl Ternary,
+    grid: &Grid<8>,
+    x: &[f32; SUPER],
+    w: &[f32; SUPER],
+    out: &mut [u8; 50],
+) {
     out.fill(0);
     let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
     let (mut scales, mut words) = ([0.0f32; 8], [0u16; 8]);
@@ -158,11 +218,11 @@ fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 50
         if greatest(x) < 1e-12 {
             continue;
         }
-        let order = order(x);
-        let Some(mut split) = split_s(x, &w, &order) else {
+        let order = how.order(x);
+        let Some(mut split) = how.split_s(&running(x, &w, &order, |_| true)) else {
             continue;
         };
-        for (k, code) in fit(grid, (x, &w), &order, &mut split)
+        for (k, code) in fit(how, grid, (x, &w), &order, &mut split)
             .into_iter()
             .enumerate()
         {
@@ -187,21 +247,14 @@ fn block_s(grid: &Grid<8>, x: &[f32; SUPER], w: &[f32; SUPER], out: &mut [u8; 50
     }
 }
 
-/// The best of all splits, from the running sums of w x and w in rising order.
-fn split_s(x: &[f32; 32], w: &[f32; 32], order: &[u8; 32]) -> Option<Split> {
-    let (mut sx, mut sw) = ([0.0f32; 33], [0.0f32; 33]);
-    for (j, i) in order.iter().enumerate() {
-        let i = usize::from(*i);
-        sx[j + 1] = sx[j] + w[i] * x[i];
-        sw[j + 1] = sw[j] + w[i];
-    }
+fn split_s(Running { x: sx, w: sw }: &Running<33>) -> Option<Split> {
     let mut best = -f32::MAX;
     let mut found = None;
     for i1 in 0..=32 {
         for i2 in i1..=32 {
             for (down, v) in [(0, UP), (3, DOWN)] {
                 let three = |s: &[f32; 33]| [s[i1] - s[0], s[i2] - s[i1], s[32] - s[i2]];
-                let ([x0, x1, x2], [w0, w1, w2]) = (three(&sx), three(&sw));
+                let ([x0, x1, x2], [w0, w1, w2]) = (three(sx), three(sw));
                 let xq = x0 * v[0] + x1 * v[1] + x2 * v[2];
                 let qq = w0 * v[0] * v[0] + w1 * v[1] * v[1] + w2 * v[2] * v[2];
                 if qq > 0.0 && xq * xq > best * qq {
@@ -224,16 +277,17 @@ pub(super) enum M {}
 
 impl Kernel for M {
     fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_m(row, weights, out);
+        row_m(Twin, row, weights, out);
     }
 
     #[inline(always)]
-    fn lanes<L: Lanes>(_: L, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        twin_m(row, weights, out);
+    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+        row_m(InLanes(s), row, weights, out);
     }
 }
 
-fn twin_m(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+#[inline(always)]
+fn row_m(how: impl Ternary, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq1();
     let rows = row
         .as_chunks::<SUPER>()
@@ -242,7 +296,7 @@ fn twin_m(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
         .zip(out.as_chunks_mut::<56>().0);
     for (i, (x, out)) in rows.enumerate() {
         let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_m(grid, x, w, out);
+        block_m(how, grid, x, w, out);
     }
 }
 
@@ -254,7 +308,14 @@ fn weigh_m(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>) -> [f32; SUPER] 
     }
 }
 
-fn block_m(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut [u8; 56]) {
+#[inline(always)]
+fn block_m(
+    how: impl Ternary,
+    grid: &Grid<8>,
+    x: &[f32; SUPER],
+    w: Option<&[f32; SUPER]>,
+    out: &mut [u8; 56],
+) {
     out.fill(0);
     let weights = weigh_m(x, w);
     let mut scales = [0.0f32; 16];
@@ -269,11 +330,13 @@ fn block_m(grid: &Grid<8>, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut
         if greatest(x) < 1e-7 {
             continue;
         }
-        let order = order(x);
-        let Some(mut split) = split_m(x, w, &order) else {
+        let order = how.order(x);
+        let Some(mut split) =
+            how.split_m(&[0, 1].map(|half| running(x, w, &order, |i| i / 8 == half)))
+        else {
             continue;
         };
-        let [a, b, ..] = fit(grid, (x, w), &order, &mut split);
+        let [a, b, ..] = fit(how, grid, (x, w), &order, &mut split);
         codes[ib] = [a, b];
         out[2 * ib] = a as u8;
         out[2 * ib + 1] = b as u8;
@@ -323,33 +386,38 @@ fn refit_m(
     (qq > 0.0).then(|| xq / qq)
 }
 
-/// The running sums of one half of a sub-block of IQ1_M, over the order of the whole.
-struct Running {
-    x: [f32; 17],
-    w: [f32; 17],
+/// The running sums of w x and w in rising order, from 0 to that of all.
+pub(super) struct Running<const N: usize> {
+    pub(super) x: [f32; N],
+    pub(super) w: [f32; N],
 }
 
-fn running(x: &[f32; 16], w: &[f32; 16], order: &[u8; 16]) -> [Running; 2] {
-    std::array::from_fn(|half| {
-        let mut sums = Running {
-            x: [0.0; 17],
-            w: [0.0; 17],
+/// The sums of the elements that are `here`; the others leave them as they are.
+#[inline(always)]
+fn running<const N: usize, const SUMS: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    order: &[u8; N],
+    here: impl Fn(usize) -> bool,
+) -> Running<SUMS> {
+    let mut sums = Running {
+        x: [0.0; SUMS],
+        w: [0.0; SUMS],
+    };
+    for (j, i) in order.iter().enumerate() {
+        let i = usize::from(*i);
+        let here = here(i);
+        sums.x[j + 1] = if here {
+            sums.x[j] + w[i] * x[i]
+        } else {
+            sums.x[j]
         };
-        for (j, i) in order.iter().enumerate() {
-            let i = usize::from(*i);
-            let here = i / 8 == half;
-            sums.x[j + 1] = if here {
-                sums.x[j] + w[i] * x[i]
-            } else {
-                sums.x[j]
-            };
-            sums.w[j + 1] = if here { sums.w[j] + w[i] } else { sums.w[j] };
-        }
-        sums
-    })
+        sums.w[j + 1] = if here { sums.w[j] + w[i] } else { sums.w[j] };
+    }
+    sums
 }
 
-impl Running {
+impl Running<17> {
     /// Σ w x q and Σ w q² of the half for a split, with the middle and lower groups expressed by the
     /// differences of neighbouring values, which are one.
     #[inline(always)]
@@ -361,8 +429,7 @@ impl Running {
     }
 }
 
-fn split_m(x: &[f32; 16], w: &[f32; 16], order: &[u8; 16]) -> Option<Split> {
-    let [first, second] = running(x, w, order);
+fn split_m([first, second]: &[Running<17>; 2]) -> Option<Split> {
     let mut best = -f32::MAX;
     let mut found = None;
     for i1 in 0..=16 {

@@ -14,6 +14,7 @@ mod grid;
 mod grid_tables;
 mod iq;
 mod iq1;
+mod iq1_lanes;
 mod iq2;
 mod iq3;
 mod iq4;
