@@ -150,6 +150,19 @@ pub(crate) fn machine() -> String {
     format!("{cpu}, {cores} cores{memory}, {system} {kernel}")
 }
 
+/// The commit that is checked out, and whether files differ from it.
+pub(crate) fn commit() -> Result<String> {
+    let args = ["describe", "--always", "--dirty"];
+    let said = output(Command::new("git").args(args).current_dir(root()))?;
+    Ok(said.trim().to_owned())
+}
+
+/// The compiler's version.
+pub(crate) fn rustc() -> Result<String> {
+    let said = output(Command::new("rustc").arg("--version"))?;
+    Ok(said.trim().to_owned())
+}
+
 /// Today, as `YYYY-MM-DD` (UTC).
 pub(crate) fn today() -> String {
     let seconds = std::time::SystemTime::now()

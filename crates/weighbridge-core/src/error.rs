@@ -205,13 +205,28 @@ impl Error {
 
     /// The advice, where there is one.
     pub fn advice(&self) -> Option<&str> {
-        self.0.help.as_deref()
+        let of_system = || self.0.source.as_ref().and_then(|e| next_step(e.kind()));
+        self.0.help.as_deref().or_else(of_system)
     }
 
     /// The underlying operating system error, where there is one.
     pub fn io_error(&self) -> Option<&std::io::Error> {
         self.0.source.as_ref()
     }
+}
+
+/// What to do about an error of the operating system, where nothing more special is said.
+fn next_step(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind as Io;
+    Some(match kind {
+        Io::NotFound => "check the path: every folder in it has to exist",
+        Io::PermissionDenied => "look at the permissions of the file and of its folders",
+        Io::IsADirectory => "name a file, not a folder",
+        Io::NotADirectory => "check the path: a part of it is a file, not a folder",
+        Io::StorageFull => "make room, or name a place on another disk",
+        Io::ReadOnlyFilesystem => "name a place that can be written to",
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Error {
@@ -257,5 +272,16 @@ mod tests {
             e.to_string(),
             "m.pt: data.pkl → opcode 3 → expected 4, found 5 (at byte 7; rule x.y)"
         );
+    }
+
+    #[test]
+    fn an_error_of_the_system_says_what_to_do_unless_the_caller_knows_better() {
+        let gone = || Error::io("cannot open", std::io::ErrorKind::NotFound.into());
+        assert!(gone().advice().unwrap().contains("path"));
+        assert_eq!(
+            gone().help("look elsewhere").advice(),
+            Some("look elsewhere")
+        );
+        assert_eq!(Error::malformed("x.y", "bad").advice(), None);
     }
 }

@@ -3,7 +3,8 @@
 use serde_json::Value;
 use weighbridge_core::source::SliceSource;
 use weighbridge_scan::{
-    Config, Engine, Program, ProgramKind, Subject, Text, TextOrigin, encoded, inner, native, python,
+    Catalogue, Config, Engine, Program, ProgramKind, Subject, Text, TextOrigin, encoded, inner,
+    native, python,
 };
 
 /// Python source: whether it is a program or not, every call it reports lies in the text.
@@ -35,7 +36,7 @@ pub fn hidden_constant(data: &[u8]) {
     }
     let _ = native::detect(data).map(native::NativeKind::as_str);
     let _ = native::interpreter(data);
-    if let Err(e) = inner::judge(data) {
+    if let Err(e) = Catalogue::builtin().and_then(|c| inner::judge(c, data)) {
         panic!("the compiled-in data is at fault: {e}");
     }
     let source = SliceSource::new(data, "input");

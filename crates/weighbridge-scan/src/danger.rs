@@ -7,10 +7,13 @@ use serde::Deserialize;
 use weighbridge_core::Result;
 
 use crate::python::{Argument, CallSite, Program};
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = ("code.toml", include_str!("../rules/code.toml"));
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
+    "code.toml",
+    include_str!(concat!(env!("OUT_DIR"), "/code.json")),
+);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,9 +21,6 @@ struct Lists {
     danger: Vec<Listed>,
     modules: HashSet<String>,
     quiet: HashSet<String>,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +75,7 @@ impl Dangers {
         if let Some(d) = DANGERS.get() {
             return Ok(d);
         }
-        let lists: Lists = parse(DATA.0, DATA.1)?;
+        let lists: Lists = parse(DATA)?;
         let mut names = HashMap::new();
         for l in lists.danger {
             for n in l.names {

@@ -161,6 +161,7 @@ impl Engine {
             malformed,
             bytes: Some(subject.source.len()),
             sha256: settled.sha256,
+            of_folder: subject.of_folder,
         })
     }
 }
@@ -213,7 +214,7 @@ mod tests {
             }
         }
         for r in Rules::builtin().unwrap().iter() {
-            assert!(claimed.contains(r.id.as_str()), "no check reports {}", r.id);
+            assert!(claimed.contains(r.id), "no check reports {}", r.id);
         }
     }
 

@@ -233,6 +233,9 @@ pub struct FileReport {
     /// The SHA-256 of the file, where a policy or a baseline asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Whether what lies beside the file had a say: the report then holds in its folder only.
+    #[serde(skip)]
+    pub of_folder: bool,
 }
 
 impl FileReport {
@@ -252,6 +255,7 @@ impl FileReport {
             malformed: false,
             bytes: None,
             sha256: None,
+            of_folder: false,
         }
     }
 }
@@ -395,14 +399,20 @@ impl<'a> Findings<'a> {
         }
         self.found.push((
             Finding {
-                rule: meta.id.clone(),
+                rule: meta.id.to_owned(),
                 severity: meta.severity,
                 place: place.to_owned(),
                 offset,
                 message,
                 evidence,
                 reference: reference.map_or_else(
-                    || meta.references.first().cloned().unwrap_or_default(),
+                    || {
+                        meta.references
+                            .first()
+                            .copied()
+                            .unwrap_or_default()
+                            .to_owned()
+                    },
                     str::to_owned,
                 ),
                 origin: Origin::File,

@@ -51,17 +51,19 @@ pub(crate) struct Wanted {
 
 /// Looks into constants, with bounded work for a whole file.
 #[derive(Debug)]
-pub(crate) struct Looker {
+pub(crate) struct Looker<'c> {
     dangers: &'static Dangers,
+    catalogue: &'c Catalogue,
     left: u64,
 }
 
-impl Looker {
+impl<'c> Looker<'c> {
     /// # Errors
     /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(catalogue: &'c Catalogue) -> Result<Self> {
         Ok(Self {
             dangers: Dangers::builtin()?,
+            catalogue,
             left: WORK,
         })
     }
@@ -109,7 +111,7 @@ impl Looker {
             return hit(Found::Pickle(what.clone()), what.as_bytes(), layers);
         }
         if is_encoded(layers)
-            && let Some(what) = head_of_pickle(data)?
+            && let Some(what) = head_of_pickle(self.catalogue, data)?
         {
             return hit(Found::Pickle(what.clone()), what.as_bytes(), layers);
         }
@@ -176,7 +178,7 @@ impl Looker {
         if trace.error.is_some() || raw && !to_the_end {
             return Ok(None);
         }
-        Ok(match inner::streams(data)? {
+        Ok(match inner::streams(self.catalogue, data)? {
             Inner::Disallowed { what, .. } => Some(what),
             _ => None,
         })
@@ -283,7 +285,7 @@ fn looks_like_pickle(data: &[u8]) -> bool {
 
 /// What a pickle that breaks off names, when it is a listed danger. Only for what was encoded:
 /// nobody encodes the beginning of a pickle without meaning to hide it.
-fn head_of_pickle(data: &[u8]) -> Result<Option<String>> {
+fn head_of_pickle(catalogue: &Catalogue, data: &[u8]) -> Result<Option<String>> {
     if data.len() < SHORTEST_PICKLE
         || !inner::begins_pickle(data)
         || !data.contains(&b'\n') && !data.contains(&0x93)
@@ -297,7 +299,6 @@ fn head_of_pickle(data: &[u8]) -> Result<Option<String>> {
         .to_vec();
     whole.push(b'\n');
     let trace = pickle::run(&whole, &inner::limits());
-    let catalogue = Catalogue::builtin()?;
     Ok(trace
         .globals
         .iter()
@@ -327,7 +328,10 @@ mod tests {
 
     fn look(data: &[u8]) -> Option<Hidden> {
         let wanted = Wanted { commands: false };
-        Looker::new().unwrap().look(data, wanted).unwrap()
+        Looker::new(Catalogue::builtin().unwrap())
+            .unwrap()
+            .look(data, wanted)
+            .unwrap()
     }
 
     fn base64(data: &[u8]) -> Vec<u8> {

@@ -70,11 +70,11 @@ pub(crate) fn limits() -> Limits {
 ///
 /// # Errors
 /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out.
-pub fn judge(data: &[u8]) -> Result<Inner> {
+pub fn judge(catalogue: &Catalogue, data: &[u8]) -> Result<Inner> {
     if data.starts_with(b"PK\x03\x04") {
-        return archive(data);
+        return archive(catalogue, data);
     }
-    streams(data)
+    streams(catalogue, data)
 }
 
 /// Judges the pickles that follow each other at the start of `data`. What comes after the first
@@ -82,7 +82,7 @@ pub fn judge(data: &[u8]) -> Result<Inner> {
 ///
 /// # Errors
 /// As [`judge`].
-pub(crate) fn streams(data: &[u8]) -> Result<Inner> {
+pub(crate) fn streams(catalogue: &Catalogue, data: &[u8]) -> Result<Inner> {
     let mut verdict = Inner::Nothing;
     let mut at = 0usize;
     for n in 0..STREAMS {
@@ -94,7 +94,7 @@ pub(crate) fn streams(data: &[u8]) -> Result<Inner> {
             break;
         }
         let trace = pickle::run(rest, &limits());
-        let found = one(&trace)?;
+        let found = one(catalogue, &trace)?;
         let complete = trace.error.is_none();
         match found {
             Inner::Broken if n > 0 => break,
@@ -122,8 +122,7 @@ pub(crate) fn begins_pickle(data: &[u8]) -> bool {
 ///
 /// # Errors
 /// As [`judge`].
-pub(crate) fn one(trace: &pickle::Trace<'_>) -> Result<Inner> {
-    let catalogue = Catalogue::builtin()?;
+pub(crate) fn one(catalogue: &Catalogue, trace: &pickle::Trace<'_>) -> Result<Inner> {
     let p = PickleTrace::of(String::new(), None, trace)?;
     let mut verdict = if trace.error.is_some() {
         Inner::Broken
@@ -140,7 +139,7 @@ pub(crate) fn one(trace: &pickle::Trace<'_>) -> Result<Inner> {
                 let allowed = standing == Standing::Allowed && g.how != Use::Change;
                 (
                     format!("{m}.{n}"),
-                    allowed || loads_clean(trace, g.offset, m, n)?,
+                    allowed || loads_clean(catalogue, trace, g.offset, m, n)?,
                 )
             }
             _ => ("a name that is computed".to_owned(), false),
@@ -184,7 +183,13 @@ pub fn is_bytes_loader(module: &str, name: &str) -> bool {
 /// Whether the call at `offset` hands clean bytes to `torch.storage._load_from_bytes`, which is
 /// how torch pickles a storage. The loaders of plain pickles are no part of a model, whatever
 /// they are handed.
-fn loads_clean(trace: &pickle::Trace<'_>, offset: u64, module: &str, name: &str) -> Result<bool> {
+fn loads_clean(
+    catalogue: &Catalogue,
+    trace: &pickle::Trace<'_>,
+    offset: u64,
+    module: &str,
+    name: &str,
+) -> Result<bool> {
     if (module, name) != ("torch.storage", "_load_from_bytes") {
         return Ok(false);
     }
@@ -197,7 +202,7 @@ fn loads_clean(trace: &pickle::Trace<'_>, offset: u64, module: &str, name: &str)
     };
     // One level: torch nests no further.
     match bytes.starts_with(b"PK\x03\x04") || begins_pickle(bytes) {
-        true if nested(bytes) => Ok(judge(bytes)? == Inner::Clean),
+        true if nested(bytes) => Ok(judge(catalogue, bytes)? == Inner::Clean),
         _ => Ok(false),
     }
 }
@@ -232,7 +237,7 @@ pub(crate) fn is_identifier(name: &str) -> bool {
         })
 }
 
-fn archive(data: &[u8]) -> Result<Inner> {
+fn archive(catalogue: &Catalogue, data: &[u8]) -> Result<Inner> {
     let limits = limits();
     let source = Arc::new(SliceSource::new(data, "bytes"));
     let Ok(archive) = zip::Archive::open(source, &limits) else {
@@ -245,7 +250,7 @@ fn archive(data: &[u8]) -> Result<Inner> {
         .filter(|m| m.name.ends_with(".pkl") && m.size <= INFLATED);
     for m in pickles.take(MEMBERS) {
         verdict = match archive.read(m, INFLATED) {
-            Ok(bytes) => verdict.worse(streams(&bytes)?),
+            Ok(bytes) => verdict.worse(streams(catalogue, &bytes)?),
             Err(_) => verdict.worse(Inner::Broken),
         };
     }
@@ -256,8 +261,12 @@ fn archive(data: &[u8]) -> Result<Inner> {
 mod tests {
     use super::*;
 
+    fn judged(data: &[u8]) -> Result<Inner> {
+        judge(Catalogue::builtin()?, data)
+    }
+
     fn disallowed(data: &[u8]) -> Option<String> {
-        match judge(data).unwrap() {
+        match judged(data).unwrap() {
             Inner::Disallowed { what, .. } => Some(what),
             _ => None,
         }
@@ -265,9 +274,9 @@ mod tests {
 
     #[test]
     fn what_a_loader_would_run_is_told_from_data() {
-        assert_eq!(judge(b"\x80\x02}q\x00.").unwrap(), Inner::Clean);
-        assert_eq!(judge(b"").unwrap(), Inner::Nothing);
-        assert_eq!(judge(b"\x80\x04\x95").unwrap(), Inner::Broken);
+        assert_eq!(judged(b"\x80\x02}q\x00.").unwrap(), Inner::Clean);
+        assert_eq!(judged(b"").unwrap(), Inner::Nothing);
+        assert_eq!(judged(b"\x80\x04\x95").unwrap(), Inner::Broken);
         assert_eq!(
             disallowed(b"cposix\nsystem\n(Vid\ntR.").as_deref(),
             Some("posix.system(\"id\")")
@@ -276,7 +285,7 @@ mod tests {
         assert!(disallowed(b"\x80\x02K\x01.\x80\x02cposix\nsystem\n(Vid\ntR.").is_some());
         // Raw data after the streams.
         assert_eq!(
-            judge(b"\x80\x02}q\x00.\x00\x01\x02\x80\x02").unwrap(),
+            judged(b"\x80\x02}q\x00.\x00\x01\x02\x80\x02").unwrap(),
             Inner::Clean
         );
     }
@@ -290,7 +299,7 @@ mod tests {
             p.extend_from_slice(b"\x85R.");
             p
         };
-        assert_eq!(judge(&call(b"\x80\x02}q\x00.")).unwrap(), Inner::Clean);
+        assert_eq!(judged(&call(b"\x80\x02}q\x00.")).unwrap(), Inner::Clean);
         assert!(disallowed(&call(b"\x80\x02cposix\nsystem\n(Vid\ntR.")).is_some());
         assert!(disallowed(&call(b"nothing")).is_some());
         let twice = call(&call(b"\x80\x02}q\x00."));

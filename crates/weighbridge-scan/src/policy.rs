@@ -217,7 +217,7 @@ checked!(
         if profiles.iter().any(|p| p.name == s) {
             return Ok(s);
         }
-        let known: Vec<&str> = profiles.iter().map(|p| p.name.as_str()).collect();
+        let known: Vec<&str> = profiles.iter().map(|p| p.name).collect();
         Err(format!(
             "there is no profile `{s}`; the profiles are {}",
             known.join(", ")

@@ -1,35 +1,29 @@
 //! Rules as data: what each is called, how bad it is, why it matters and what to do.
 
-use std::sync::OnceLock;
-
-use serde::Deserialize;
 use weighbridge_core::{Error, Result};
 
 use crate::finding::Severity;
 
 /// Everything a report or `--explain` says of a rule.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy)]
 pub struct RuleMeta {
     /// The stable identifier, `WB-<family>-<number>`.
-    pub id: String,
+    pub id: &'static str,
     /// One line.
-    pub title: String,
+    pub title: &'static str,
     /// How bad a finding of it is.
     pub severity: Severity,
     /// Why it matters.
-    pub why: String,
+    pub why: &'static str,
     /// What to do next.
-    pub advice: String,
+    pub advice: &'static str,
     /// Where the danger is described: links and CWE, CVE or GHSA identifiers.
-    pub references: Vec<String>,
+    pub references: &'static [&'static str],
     /// Whether a finding of it means that something was not looked at, so that a file whose
     /// finding a policy accepts is still `incomplete`.
-    #[serde(default)]
     pub opaque: bool,
     /// The evidence of a finding, as the rule's fixture gives it, where that is short text.
-    #[serde(default)]
-    pub example: Option<String>,
+    pub example: Option<&'static str>,
 }
 
 impl RuleMeta {
@@ -39,14 +33,14 @@ impl RuleMeta {
     }
 
     /// The identifiers of public catalogues among the references: CWE, CVE and GHSA.
-    pub fn tags(&self) -> impl Iterator<Item = &str> {
-        let listed = |r: &&String| !r.starts_with("https://");
-        self.references.iter().filter(listed).map(String::as_str)
+    pub fn tags(&self) -> impl Iterator<Item = &'static str> {
+        let listed = |r: &&str| !r.starts_with("https://");
+        self.references.iter().copied().filter(listed)
     }
 
     /// The references, each with the address at which it can be read.
-    pub fn links(&self) -> impl Iterator<Item = (&str, String)> {
-        self.references.iter().map(|r| (r.as_str(), link(r)))
+    pub fn links(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.references.iter().map(|r| (*r, link(r)))
     }
 
     /// The address of the rule's text in the project's documents.
@@ -131,54 +125,20 @@ pub(crate) const FAMILIES: [(&str, &str, &str); 13] = [
     ),
 ];
 
-/// The rules of one file; what else it holds belongs to the checks.
-#[derive(Deserialize)]
-struct RuleFile {
-    rule: Vec<RuleMeta>,
-}
-
 /// Every rule this build knows.
 #[derive(Debug)]
-pub struct Rules(Vec<RuleMeta>);
+pub struct Rules(&'static [RuleMeta]);
 
-const FILES: &[(&str, &str)] = &[
-    crate::checks::archive::DATA,
-    crate::checks::config_hooks::DATA,
-    crate::checks::keras_config::DATA,
-    crate::checks::markup::DATA,
-    ("format.toml", include_str!("../rules/format.toml")),
-    crate::checks::onnx_operators::DATA,
-    ("pickle.toml", include_str!("../rules/pickle.toml")),
-    ("policy.toml", include_str!("../rules/policy.toml")),
-    crate::checks::templates::DATA,
-    crate::checks::tensorflow_operators::DATA,
-    crate::checks::torchscript::DATA,
-    crate::danger::DATA,
-];
+/// By identifier, as `build/rules.rs` compiles them from `rules/`.
+static RULES: Rules = Rules(include!(concat!(env!("OUT_DIR"), "/rules.rs")));
 
 impl Rules {
     /// The rules compiled into this build.
     ///
     /// # Errors
-    /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out.
+    /// None.
     pub fn builtin() -> Result<&'static Self> {
-        static RULES: OnceLock<Rules> = OnceLock::new();
-        if let Some(r) = RULES.get() {
-            return Ok(r);
-        }
-        let mut all = Vec::new();
-        for (name, text) in FILES {
-            let file: RuleFile = parse(name, text)?;
-            all.extend(file.rule);
-        }
-        // Lines break in the data where they please.
-        for rule in &mut all {
-            for text in [&mut rule.why, &mut rule.advice] {
-                *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            }
-        }
-        all.sort_by(|a: &RuleMeta, b| a.id.cmp(&b.id));
-        Ok(RULES.get_or_init(|| Self(all)))
+        Ok(&RULES)
     }
 
     /// The rule called `id`, in any case.
@@ -191,7 +151,7 @@ impl Rules {
             .find(|r| r.id.eq_ignore_ascii_case(id))
             .ok_or_else(|| {
                 Error::parameter("scan.unknown-rule", format!("there is no rule `{id}`"))
-                    .help(format!("the rules are {}", self.ids().join(", ")))
+                    .help(self.near(id))
             })
     }
 
@@ -200,14 +160,26 @@ impl Rules {
         self.0.iter()
     }
 
-    fn ids(&self) -> Vec<&str> {
-        self.0.iter().map(|r| r.id.as_str()).collect()
+    /// What to try instead of `id`: its family, where it names one.
+    fn near(&self, id: &str) -> String {
+        let family = id.rsplit_once('-').map_or("", |(family, _)| family);
+        let of_family = |r: &&RuleMeta| {
+            let own = r.id.rsplit_once('-').map_or("", |(family, _)| family);
+            own.eq_ignore_ascii_case(family)
+        };
+        let ids = self.0.iter().filter(of_family);
+        let ids: Vec<&str> = ids.map(|r| r.id).collect();
+        let all = "weighbridge scan --list-rules lists all rules";
+        if ids.is_empty() {
+            return all.into();
+        }
+        format!("{family} has {}; {all}", ids.join(", "))
     }
 }
 
-/// Parses compiled-in data.
-pub(crate) fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
-    toml::from_str(text).map_err(|e| {
+/// Parses the lists that `build/rules.rs` compiles in beside the rules.
+pub(crate) fn parse<T: serde::de::DeserializeOwned>((name, text): (&str, &str)) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| {
         Error::parameter(
             "scan.bad-rules",
             format!("the built-in rules do not parse: {e}"),
@@ -241,7 +213,7 @@ mod tests {
             }
             assert!(!r.title.ends_with('.'), "{}: a title is no sentence", r.id);
             assert!(!r.references.is_empty(), "{} has no reference", r.id);
-            for reference in &r.references {
+            for reference in r.references {
                 assert!(
                     ["https://", "CWE-", "CVE-", "GHSA-"]
                         .iter()
@@ -276,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_found_in_any_case_and_unknown_ones_name_the_known() {
+    fn rules_are_found_in_any_case_and_unknown_ones_name_their_family() {
         let rules = Rules::builtin().unwrap();
         assert_eq!(
             rules.get("wb-pkl-001").unwrap().severity,
@@ -284,6 +256,9 @@ mod tests {
         );
         let e = rules.get("WB-PKL-999").unwrap_err();
         assert_eq!(e.rule(), "scan.unknown-rule");
-        assert!(e.advice().unwrap().contains("WB-PKL-001"));
+        let advice = e.advice().unwrap();
+        assert!(advice.contains("WB-PKL-001") && !advice.contains("WB-ARC"));
+        let e = rules.get("nothing").unwrap_err();
+        assert!(e.advice().unwrap().contains("--list-rules"));
     }
 }

@@ -32,6 +32,8 @@ pub struct ComputedCall {
     pub how: Use,
     /// The global at the root of the chain, as module and name, where there is one.
     pub root: Option<(String, String)>,
+    /// Whether what is called is what that global gave, with no further call between them.
+    pub direct: bool,
     /// The whole call as source text.
     pub text: String,
 }
@@ -309,6 +311,8 @@ pub struct Subject<'a> {
     pub faults: Vec<Fault>,
     /// What could not be looked at.
     pub gaps: Vec<Gap>,
+    /// Whether what lies beside the file was asked for.
+    pub of_folder: bool,
 }
 
 impl<'a> Subject<'a> {
@@ -337,6 +341,7 @@ impl<'a> Subject<'a> {
             encrypted: Vec::new(),
             faults: Vec::new(),
             gaps: Vec::new(),
+            of_folder: false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! From the abstract machine's trace to the uses of globals that the checks judge.
 
 mod arguments;
+mod instances;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -103,7 +104,9 @@ impl<'t, 'd> Collector<'t, 'd> {
         }
         for c in &trace.changes {
             self.changed(c.target, c.offset, || render_change(trace, c));
+            self.passed_on(c);
         }
+        self.replaced_methods();
         self.imports();
         self.out
     }
@@ -171,12 +174,20 @@ impl<'t, 'd> Collector<'t, 'd> {
         let Some(g) = self.trace.global(call.callee) else {
             return;
         };
-        let Some((arguments, how)) = self.catalogue.applies(&g.module, &g.name) else {
+        let Some(applied) = self.catalogue.applies(&g.module, &g.name) else {
             return;
         };
         let items = self.trace.items(call.args).unwrap_or_default();
-        for id in arguments.iter().filter_map(|&i| items.get(i)) {
-            self.applied(*id, call, how);
+        for &id in applied.arguments.iter().filter_map(|&i| items.get(i)) {
+            let excepted = self
+                .trace
+                .global(id)
+                .is_some_and(|g| self.catalogue.excepted(applied, &g.module, &g.name));
+            if excepted {
+                self.used.insert(id);
+            } else {
+                self.applied(id, call, applied.how);
+            }
         }
     }
 
@@ -216,10 +227,13 @@ impl<'t, 'd> Collector<'t, 'd> {
                         Node::Call(inner) => self.root(inner),
                         _ => None,
                     };
+                    let direct = matches!(node, Node::Call(inner)
+                        if trace.global(inner.callee).is_some());
                     self.out.computed.push(ComputedCall {
                         offset: call.offset as u64,
                         how,
                         root,
+                        direct,
                         text: format!(
                             "{}({})",
                             trace.render(callee, ARGS_CHARS),

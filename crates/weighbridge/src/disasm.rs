@@ -74,7 +74,9 @@ pub fn pickles(
 }
 
 fn none(source: &Arc<dyn ByteSource>) -> Error {
-    Error::unsupported("disasm.no-pickle", "there is no pickle in it").in_file(source.name())
+    Error::unsupported("disasm.no-pickle", "there is no pickle in it")
+        .in_file(source.name())
+        .help("weighbridge scan FILE says what it is")
 }
 
 /// Pickles that follow each other from `start`.

@@ -63,12 +63,6 @@ fn preamble(s: &Setup) -> Result<String> {
         "import sys, torch, safetensors, numpy; print(f'Python {sys.version.split()[0]}, torch \
          {torch.__version__}, safetensors {safetensors.__version__}, numpy {numpy.__version__}')",
     ]))?;
-    let rustc = repo::output(Command::new("rustc").arg("--version"))?;
-    let commit = repo::output(
-        Command::new("git")
-            .args(["describe", "--always", "--dirty"])
-            .current_dir(repo::root()),
-    )?;
     Ok(format!(
         "Measured {} by `cargo xtask bench load` at commit {}.\n\
          Machine: {}.\n\
@@ -78,9 +72,9 @@ fn preamble(s: &Setup) -> Result<String> {
          until they have ended; \"own work\" is what a Python peer takes without its imports (and \
          its ratio).\n",
         repo::today(),
-        commit.trim(),
+        repo::commit()?,
         repo::machine(),
-        rustc.trim(),
+        repo::rustc()?,
         versions.trim(),
         repo::output(Command::new(&s.headers).arg("versions"))?.trim(),
     ))

@@ -7,6 +7,19 @@ mod scan_large;
 
 use crate::Result;
 
+/// `--peers-every N`: the slow peers get one file in N, and the page says so.
+fn peers_every(arguments: &[String]) -> Result<Option<usize>> {
+    let flag = "--peers-every";
+    let Some(at) = arguments.iter().position(|a| a == flag) else {
+        return Ok(None);
+    };
+    let number = arguments.get(at + 1).and_then(|n| n.parse().ok());
+    match number {
+        Some(n) if n > 0 => Ok(Some(n)),
+        _ => Err(format!("{flag} needs a number above 0")),
+    }
+}
+
 /// Runs one set of benchmarks.
 ///
 /// # Errors
@@ -15,7 +28,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let quick = arguments.iter().any(|a| a == "--quick");
     match arguments.first().map(String::as_str) {
         Some("load") => load::run(quick),
-        Some("scan") => scan::run(quick),
+        Some("scan") => scan::run(quick, peers_every(arguments)?),
         Some(other) => Err(format!(
             "there is no benchmark `{other}`; there are `load` and `scan`"
         )),

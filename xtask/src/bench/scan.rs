@@ -52,11 +52,11 @@ pub(super) enum Answer {
 }
 
 /// Measures and writes the section "Scanner" of `docs/benchmarks.md`; `quick` is a trial on few
-/// files that writes nothing.
+/// files that writes nothing. Peers get one file in `peers_every`.
 ///
 /// # Errors
 /// When something cannot be built, made or run.
-pub(crate) fn run(quick: bool) -> Result<()> {
+pub(crate) fn run(quick: bool, peers_every: Option<usize>) -> Result<()> {
     let corpus = repo::corpus().ok_or("WEIGHBRIDGE_CORPUS is not set")?;
     let python = peers::scanners()?;
     let ours = repo::build_tool(true)?;
@@ -64,11 +64,12 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     std::fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
     // The peers keep settings and results of earlier scans in the home directory, and one asks
     // a server whenever it starts: without these its time would be the network's.
-    let mut tools = tools(&ours, &python, &dir, if quick { QUICK } else { 1 });
+    let every = peers_every.unwrap_or(if quick { QUICK } else { 1 });
+    let mut tools = tools(&ours, &python, &dir, every);
     let samples = samples(&corpus.join("scan"))?;
     side_by_side(&mut tools, &samples, &dir)?;
 
-    let mut text = preamble(&python, samples.len())?;
+    let mut text = preamble(&python, samples.len(), every)?;
     text += "\n### Every file of the corpus\n\n";
     text += &table(&tools, &samples);
     let mut targets = targets(&tools, &samples);
@@ -330,32 +331,30 @@ fn wrong(tools: &[Tool], samples: &[Sample]) {
     }
 }
 
-fn preamble(python: &Path, samples: usize) -> Result<String> {
+fn preamble(python: &Path, samples: usize, every: usize) -> Result<String> {
     let versions = repo::output(Command::new(python).args([
         "-c",
         "import sys; from importlib.metadata import version as v; print(f'Python \
          {sys.version.split()[0]}, ' + ', '.join(f'{p} {v(p)}' for p in ['picklescan', \
          'fickling', 'modelscan', 'modelaudit', 'scikit-learn', 'h5py', 'numpy']))",
     ]))?;
-    let rustc = repo::output(Command::new("rustc").arg("--version"))?;
-    let commit = repo::output(
-        Command::new("git")
-            .args(["describe", "--always", "--dirty"])
-            .current_dir(repo::root()),
-    )?;
+    let sampled = match every {
+        1 => String::new(),
+        n => format!(" (the peers one in {n})"),
+    };
     Ok(format!(
         "Measured {} by `cargo xtask bench scan` at commit {}.\n\
          Machine: {}.\n\
          Versions: {}; {}.\n\
-         Corpus: {samples} files with expected verdicts. Each scanner gets each file by itself, in \
-         turns, warm page cache, at most {} s and 8 GiB. Times are of whole processes. Flagged: \
+         Corpus: {samples} files with expected verdicts. Each scanner gets each file{sampled} by \
+         itself, in turns, warm page cache, at most {} s and 8 GiB. Times are of whole processes. Flagged: \
          exit code 1, or a warning beside an error; cleared: exit code 0; not judged: anything \
          else, a crash too. Peers run without torch and tensorflow and with their telemetry off, \
          all of which makes them faster.\n",
         repo::today(),
-        commit.trim(),
+        repo::commit()?,
         repo::machine(),
-        rustc.trim(),
+        repo::rustc()?,
         versions.trim(),
         LIMIT.as_secs(),
     ))

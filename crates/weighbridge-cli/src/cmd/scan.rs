@@ -31,6 +31,7 @@ pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
     for written in [&args.report.output, &args.accept.write_baseline] {
         not_an_input(written.as_deref(), args)?;
     }
+    two_outputs(args)?;
     let settings = settings(&args.accept)?;
     let basis = Basis::of(&settings);
     say_expired(&basis, out);
@@ -57,11 +58,16 @@ pub(crate) fn run(args: &Scan, out: &mut Output) -> Result<Exit> {
         progress.above(|| printer.file(file, out))
     })?;
     drop(progress);
-    let exit = exit(&totals, &args.accept, options.settings.policy.as_deref());
+    let mut exit = exit(&totals, &args.accept, options.settings.policy.as_deref());
+    if listing.missing() > 0 {
+        // A path that is not there is a mistake, which `--allow-incomplete` does not speak of.
+        exit = exit.and(Exit::Failed);
+    }
     printer.finish(&totals, &basis, exit, out)?;
     if let Some(file) = baseline_file {
         let n = baseline.len();
-        let text = format!("{n} findings accepted into {}", file.path().display());
+        let findings = if n == 1 { "finding" } else { "findings" };
+        let text = format!("{n} {findings} accepted into {}", file.path().display());
         file.write(baseline.finish()?.as_bytes())?;
         out.note(Tone::Head, "baseline", &text);
     }
@@ -124,6 +130,23 @@ fn not_an_input(written: Option<&Path>, args: &Scan) -> Result<()> {
         )
         .in_file(written.display().to_string())
         .help("write it under another name"));
+    }
+    Ok(())
+}
+
+/// Refuses to write the report and the baseline over each other.
+fn two_outputs(args: &Scan) -> Result<()> {
+    let (Some(report), Some(baseline)) = (&args.report.output, &args.accept.write_baseline) else {
+        return Ok(());
+    };
+    let place = |p: &Path| std::path::absolute(p).ok();
+    if place(report) == place(baseline) || same_file(report, baseline) {
+        return Err(Error::parameter(
+            "scan.one-output",
+            "the report and the baseline cannot be one file",
+        )
+        .in_file(report.display().to_string())
+        .help("name two files with --output and --write-baseline"));
     }
     Ok(())
 }

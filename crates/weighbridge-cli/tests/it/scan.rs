@@ -48,6 +48,22 @@ fn what_cannot_be_looked_at_is_not_clean() {
 }
 
 #[test]
+fn a_missing_path_hides_nothing_of_the_others() {
+    let f = Folder::new();
+    let (bad, good) = (f.write("m.pkl", EVIL), f.write("n.pkl", b"\x80\x02N."));
+    let gone = f.at("gone.pkl");
+    let (code, d) = run_json("scan", &["scan", &gone, &bad]);
+    assert_eq!((code, &d["verdict"]), (1, &json!("malicious")));
+    assert_eq!(d["files"][0]["verdict"], "incomplete");
+    let r = run(&["scan", "--allow-incomplete", &good, &gone]);
+    assert_eq!(r.code, 2, "{}", r.stdout);
+    assert!(r.stdout.contains("gone.pkl: incomplete"), "{}", r.stdout);
+    let (code, d) = run_json("scan", &["scan", &gone, &f.at("gone too")]);
+    assert_eq!((code, &d["error"]["kind"]), (2, &json!("io")));
+    assert!(d["error"]["help"].is_string(), "{d}");
+}
+
+#[test]
 fn the_name_hides_nothing() {
     let f = Folder::new();
     std::fs::create_dir(f.path().join("deep")).unwrap();

@@ -212,6 +212,10 @@ fn nothing_that_is_scanned_is_written_over() {
         );
     }
     assert_eq!(std::fs::read(&bad).unwrap(), EVIL);
+    let (one, same) = (f.at("out.json"), f.at("./out.json"));
+    let args = ["scan", "--output", &one, "--write-baseline", &same, &bad];
+    let (code, d) = run_json("scan", &args);
+    assert_eq!((code, &d["error"]["rule"]), (2, &json!("scan.one-output")));
     let nowhere = f.at("no/such/folder.json");
     assert_eq!(run(&["scan", "--output", &nowhere, &bad]).code, 2);
     assert_eq!(f.names(), ["m.pkl"]);

@@ -20,7 +20,14 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, u64, String)> {
     let meta =
         std::fs::metadata(path).map_err(|e| Error::io("cannot open", e).in_file(name.as_str()))?;
     if !meta.is_file() {
-        return Err(Error::parameter("source.not-a-file", "not a regular file").in_file(name));
+        let help = if meta.is_dir() {
+            "it is a folder: name a file in it"
+        } else {
+            "write what it gives into a file, and name that"
+        };
+        return Err(Error::parameter("source.not-a-file", "not a regular file")
+            .in_file(name)
+            .help(help));
     }
     let file = File::open(path).map_err(|e| Error::io("cannot open", e).in_file(name.as_str()))?;
     let meta = file

@@ -11,9 +11,6 @@ use crate::subject::{Link, Subject};
 #[derive(Debug)]
 pub struct Archive;
 
-/// The data file of these rules.
-pub(crate) const DATA: (&str, &str) = ("archive.toml", include_str!("../../rules/archive.toml"));
-
 impl Check for Archive {
     fn rules(&self) -> &'static [&'static str] {
         &[

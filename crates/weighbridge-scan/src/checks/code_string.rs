@@ -27,7 +27,7 @@ impl Check for CodeString {
         if subject.texts.is_empty() && subject.configs.is_empty() {
             return Ok(());
         }
-        let mut looker = Looker::new()?;
+        let mut looker = Looker::new(out.catalogue()?)?;
         for t in &subject.texts {
             if let Some(h) = in_text(&mut looker, t)? {
                 report(&t.place, t.base, &t.key, &h, out)?;

@@ -9,14 +9,17 @@ use weighbridge_core::Result;
 
 use crate::danger::Dangers;
 use crate::engine::Check;
-use crate::finding::Findings;
+use crate::finding::{Findings, Global};
 use crate::globals::{Catalogue, Standing};
 use crate::leaves;
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{Config, Subject, Use};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = ("config.toml", include_str!("../../rules/config.toml"));
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
+    "config.toml",
+    include_str!(concat!(env!("OUT_DIR"), "/config.json")),
+);
 
 /// The lists on configurations.
 #[derive(Debug, Deserialize)]
@@ -27,9 +30,6 @@ pub(super) struct Lists {
     targets: HashSet<String>,
     pub(super) drops: HashSet<String>,
     pub(super) trusted: HashSet<String>,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 pub(super) fn lists() -> Result<&'static Lists> {
@@ -37,7 +37,7 @@ pub(super) fn lists() -> Result<&'static Lists> {
     if let Some(l) = LISTS.get() {
         return Ok(l);
     }
-    let parsed = parse(DATA.0, DATA.1)?;
+    let parsed = parse(DATA)?;
     Ok(LISTS.get_or_init(|| parsed))
 }
 
@@ -63,7 +63,7 @@ impl Check for ConfigHooks {
         }
         let judge = Judge {
             lists: lists()?,
-            catalogue: Catalogue::builtin()?,
+            catalogue: out.catalogue()?,
             dangers: Dangers::builtin()?,
         };
         for c in &subject.configs {
@@ -80,9 +80,9 @@ impl Check for ConfigHooks {
     }
 }
 
-struct Judge {
+struct Judge<'c> {
     lists: &'static Lists,
-    catalogue: &'static Catalogue,
+    catalogue: &'c Catalogue,
     dangers: &'static Dangers,
 }
 
@@ -94,7 +94,7 @@ enum Target {
     Unknown,
 }
 
-impl Judge {
+impl Judge<'_> {
     fn node(
         &self,
         c: &Config,
@@ -169,13 +169,15 @@ impl Judge {
         if !is_dotted(name) {
             return Ok(());
         }
+        let global = target(name).and_then(|(m, n)| Global::of(m, n, Use::Call));
         match self.standing(name) {
             Target::Dangerous => {
                 let message = format!("`{path}` makes a loader call {name}");
-                out.add(
+                out.add_global(
                     "WB-CFG-004",
                     &c.place,
                     None,
+                    global,
                     message,
                     format!("{path}: {name}"),
                 )
@@ -184,10 +186,11 @@ impl Judge {
             Target::Unknown if key == "_target_" || key == "__target__" => {
                 let message =
                     format!("`{path}` makes a loader build {name}, of an unknown package");
-                out.add(
+                out.add_global(
                     "WB-CFG-005",
                     &c.place,
                     None,
+                    global,
                     message,
                     format!("{path}: {name}"),
                 )
@@ -292,6 +295,12 @@ impl Judge {
             _ => Target::Unknown,
         }
     }
+}
+
+/// The module and the name in it that a dotted name stands for.
+pub(super) fn target(name: &str) -> Option<(&str, &str)> {
+    let name = name.trim();
+    is_dotted(name).then(|| name.rsplit_once('.')).flatten()
 }
 
 /// Whether a tree is the recipe of a training run, which says how its author loaded the base

@@ -21,6 +21,7 @@ impl Check for ConfigPaths {
     fn run(&self, subject: &Subject<'_>, out: &mut Findings) -> Result<()> {
         for c in &subject.configs {
             weight_map(c, out)?;
+            modules(c, out)?;
             let mut result = Ok(());
             leaves::strings(&c.value, &mut |leaf| {
                 if result.is_ok() && is_private(leaf.text) {
@@ -45,6 +46,23 @@ fn weight_map(c: &Config, out: &mut Findings) -> Result<()> {
         {
             let message = format!("the shard of {tensor} lies outside the model's folder");
             out.add("WB-CFG-008", &c.place, None, message, path.as_str())?;
+        }
+    }
+    Ok(())
+}
+
+/// The folders of the modules of a sentence transformer (`modules.json`).
+fn modules(c: &Config, out: &mut Findings) -> Result<()> {
+    let Some(items) = c.value.as_array().filter(|_| c.name == "modules.json") else {
+        return Ok(());
+    };
+    for item in items {
+        let Some(path) = item.get("path").and_then(Value::as_str) else {
+            continue;
+        };
+        if leads_out(path) {
+            let message = "the folder of a module lies outside the model's folder";
+            out.add("WB-CFG-008", &c.place, None, message, path)?;
         }
     }
     Ok(())
@@ -80,7 +98,28 @@ fn is_private(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use weighbridge_core::source::SliceSource;
+
     use super::*;
+    use crate::rule::Rules;
+
+    #[test]
+    fn modules_outside_are_told_from_modules_inside() {
+        let found = |path: &str| {
+            let source = SliceSource::new(Vec::new(), "modules.json");
+            let mut subject = Subject::new("modules.json", &source);
+            subject.configs.push(Config {
+                name: "modules.json".into(),
+                value: serde_json::json!([{"idx": 0, "path": path, "type": "x.Y"}]),
+                ..Config::default()
+            });
+            let mut out = Findings::new(Rules::builtin().unwrap());
+            ConfigPaths.run(&subject, &mut out).unwrap();
+            out.into_sorted().0.len()
+        };
+        assert_eq!((found("../x"), found("/etc")), (1, 1));
+        assert_eq!((found(""), found("1_Pooling")), (0, 0));
+    }
 
     #[test]
     fn shards_outside_are_told_from_shards_inside() {

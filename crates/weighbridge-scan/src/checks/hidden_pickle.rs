@@ -3,6 +3,7 @@
 use weighbridge_core::Result;
 use weighbridge_core::pickle::Trace;
 
+use crate::globals::Catalogue;
 use crate::hidden::{self, Looker, Wanted};
 use crate::subject::{Text, TextOrigin};
 
@@ -22,7 +23,7 @@ const BYTES: usize = 16 << 20;
 /// # Errors
 /// `Parameter` when the compiled-in data does not parse, which the crate's tests rule out.
 pub fn constants(place: &str, base: Option<u64>, trace: &Trace<'_>) -> Result<Vec<Text>> {
-    let mut looker = Looker::new()?;
+    let mut looker = Looker::new(Catalogue::builtin()?)?;
     let wanted = Wanted { commands: false };
     let mut out = Vec::new();
     let mut bytes_left = BYTES;

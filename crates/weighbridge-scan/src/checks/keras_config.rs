@@ -11,13 +11,16 @@ use super::keras_code::{Named, bytecode, source};
 use super::references::escape;
 use super::tensorflow_operators;
 use crate::engine::Check;
-use crate::finding::Findings;
+use crate::finding::{Findings, Global};
 use crate::globals::{Catalogue, Standing};
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{Config, Subject, Use};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = ("keras.toml", include_str!("../../rules/keras.toml"));
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
+    "keras.toml",
+    include_str!(concat!(env!("OUT_DIR"), "/keras.json")),
+);
 
 /// Deepest nesting that is looked at; parsers of JSON stop before.
 const MOST_DEEP: usize = 500;
@@ -36,9 +39,6 @@ struct File {
     code_words: String,
     classes: String,
     functions: String,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 fn file() -> Result<&'static File> {
@@ -46,7 +46,7 @@ fn file() -> Result<&'static File> {
     if let Some(f) = FILE.get() {
         return Ok(f);
     }
-    let parsed = parse(DATA.0, DATA.1)?;
+    let parsed = parse(DATA)?;
     Ok(FILE.get_or_init(|| parsed))
 }
 
@@ -91,10 +91,12 @@ impl Check for KerasConfig {
     }
 
     fn run(&self, subject: &Subject<'_>, out: &mut Findings) -> Result<()> {
+        let catalogue = out.catalogue()?;
         for config in &subject.configs {
             if is_keras(subject, config) {
                 let mut walk = Walk {
                     lists: lists()?,
+                    catalogue,
                     place: &config.place,
                     revived: config.name == "keras_metadata",
                     out,
@@ -123,6 +125,26 @@ fn is_keras(subject: &Subject<'_>, config: &Config) -> bool {
         })
 }
 
+/// What a loader does with an object that a configuration names: a function is looked up to be
+/// called with what the network computes, a class is built.
+pub(super) fn used(is_function: bool) -> Use {
+    if is_function {
+        Use::Call
+    } else {
+        Use::Construct
+    }
+}
+
+/// The object that a loader imports for a node of a configuration: module, name, whether it is a
+/// function.
+pub(super) fn imported(object: &Map<String, Value>) -> Option<(&str, &str, bool)> {
+    let module = object.get("module")?.as_str()?;
+    match object.get("class_name")?.as_str()? {
+        "function" => Some((module, object.get("config")?.as_str()?, true)),
+        class => Some((module, class, false)),
+    }
+}
+
 /// How a module stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Module {
@@ -135,6 +157,7 @@ enum Module {
 
 struct Walk<'w, 'o, 'f> {
     lists: &'static Lists,
+    catalogue: &'w Catalogue,
     place: &'w str,
     /// Whether classes are rebuilt from a graph beside the configuration, so that unknown ones
     /// are ordinary.
@@ -219,7 +242,14 @@ impl Walk<'_, '_, '_> {
             _ => (class, false),
         };
         self.special(class, config)?;
+        // Keras looks among what the program registered before it looks into the module.
+        let package = registered.and_then(|r| r.split_once('>')).map(|(p, _)| p);
+        let own = self.lists.classes.contains(name) || self.lists.functions.contains(name);
+        let elsewhere = package.is_some_and(|p| p != "keras" && p != "builtins") && !own;
         match module {
+            Some(m) if elsewhere && self.module(m, name)? == Module::Keras => {
+                self.unnamed(name, registered, is_function)
+            }
             Some(m) => self.named(m, name, is_function),
             None => self.unnamed(name, registered, is_function),
         }
@@ -339,12 +369,12 @@ impl Walk<'_, '_, '_> {
                     .any(|part| file.outside_modelling.contains(part));
                 if file.gadgets.contains(name) {
                     let message = format!("names {full}, which is no part of a network");
-                    return self.add("WB-KER-004", message, &full);
+                    return self.global("WB-KER-004", (module, name, is_function), message);
                 }
                 if is_function && outside {
                     let message =
                         format!("names the function {full}, which is no part of a network");
-                    return self.add("WB-KER-005", message, &full);
+                    return self.global("WB-KER-005", (module, name, is_function), message);
                 }
                 Ok(())
             }
@@ -354,28 +384,42 @@ impl Walk<'_, '_, '_> {
                     .any(|part| file.tensorflow_gadgets.contains(part));
                 if bad {
                     let message = format!("names {full}, which reaches files or Python");
-                    return self.add("WB-KER-004", message, &full);
+                    return self.global("WB-KER-004", (module, name, is_function), message);
                 }
                 Ok(())
             }
             Module::Companion => {
                 let message = format!("names {full} of a library beside Keras");
-                self.add("WB-KER-009", message, &full)
+                self.global("WB-KER-009", (module, name, is_function), message)
             }
             Module::Dangerous => {
                 let message = format!("names {full}, which is no part of Keras");
-                self.add("WB-KER-003", message, &full)
+                self.global("WB-KER-003", (module, name, is_function), message)
             }
             // Keras itself writes this module for functions whose module it does not know.
             Module::Unknown if module == "builtins" => self.unnamed(name, None, is_function),
             Module::Unknown if self.revived => {
-                self.add("WB-KER-009", format!("names {full}"), &full)
+                let object = (module, name, is_function);
+                self.global("WB-KER-009", object, format!("names {full}"))
             }
             Module::Unknown => {
                 let message = format!("names {full}, which is no part of Keras");
-                self.add("WB-KER-005", message, &full)
+                self.global("WB-KER-005", (module, name, is_function), message)
             }
         }
+    }
+
+    /// A finding on an object or a function that the loader looks up in a module.
+    fn global(
+        &mut self,
+        rule: &str,
+        (module, name, is_function): (&str, &str, bool),
+        message: impl Into<String>,
+    ) -> Result<()> {
+        let how = used(is_function);
+        let (global, full) = (Global::of(module, name, how), format!("{module}.{name}"));
+        self.out
+            .add_global(rule, self.place, None, global, message, full)
     }
 
     fn module(&self, module: &str, name: &str) -> Result<Module> {
@@ -386,7 +430,18 @@ impl Walk<'_, '_, '_> {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         if file.keras.iter().any(under) {
-            return Ok(Module::Keras);
+            // What a module of Keras imports can be reached through it: `keras.….os`.
+            let reaches = |(at, _): (usize, &str)| {
+                let inner = module.get(at + 1..).unwrap_or_default();
+                let standing = self.catalogue.judge(inner, name, Use::Call);
+                matches!(standing, Standing::Dangerous { .. })
+            };
+            let python = module.match_indices('.').any(reaches);
+            return Ok(if python {
+                Module::Dangerous
+            } else {
+                Module::Keras
+            });
         }
         if file.companions.iter().any(under) {
             return Ok(Module::Companion);
@@ -403,7 +458,7 @@ impl Walk<'_, '_, '_> {
                 Module::Unknown
             });
         }
-        Ok(match Catalogue::builtin()?.judge(module, name, Use::Call) {
+        Ok(match self.catalogue.judge(module, name, Use::Call) {
             Standing::Allowed | Standing::Main | Standing::Unknown => Module::Unknown,
             Standing::Dangerous { .. }
             | Standing::CodeObject
@@ -541,6 +596,8 @@ mod tests {
         assert_eq!(function("kerasevil.layers", "f"), ["WB-KER-005"]);
         assert_eq!(layer("my_pkg", "Evil", json!({})), ["WB-KER-005"]);
         assert_eq!(layer("os", "system", json!({})), ["WB-KER-003"]);
+        assert_eq!(function("keras.activations.os", "system"), ["WB-KER-003"]);
+        assert_eq!(function("keras.random", "shuffle"), NONE);
         assert_eq!(layer("keras_hub.layers", "X", json!({})), ["WB-KER-009"]);
     }
 
@@ -588,6 +645,13 @@ mod tests {
         assert_eq!(of("MaliciousModel"), ["WB-KER-005"]);
         assert_eq!(of("Custom>Dense"), ["WB-KER-005"]);
         assert_eq!(of("Addons>GroupNormalization"), ["WB-KER-009"]);
+        let registered = |class: &str, name: &str| {
+            let o = json!({"module": "keras.layers", "class_name": class, "config": {},
+                           "registered_name": name});
+            judged("model_config", o)
+        };
+        assert_eq!(registered("Evil", "Custom>Evil"), ["WB-KER-005"]);
+        assert_eq!(registered("Dense", "Dense"), NONE);
         let revived = json!({"class_name": "MyModel", "config": {}});
         assert_eq!(judged("keras_metadata", revived), ["WB-KER-009"]);
     }

@@ -8,11 +8,14 @@ use weighbridge_core::Result;
 
 use crate::engine::Check;
 use crate::finding::Findings;
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{GraphKind, Operator, Subject};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = ("onnx.toml", include_str!("../../rules/onnx.toml"));
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
+    "onnx.toml",
+    include_str!(concat!(env!("OUT_DIR"), "/onnx.json")),
+);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,9 +24,6 @@ struct File {
     runtime_domains: Vec<String>,
     vendor_domains: Vec<String>,
     standard: HashMap<String, String>,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 struct Lists {
@@ -36,7 +36,7 @@ fn lists() -> Result<&'static Lists> {
     if let Some(l) = LISTS.get() {
         return Ok(l);
     }
-    let file: File = parse(DATA.0, DATA.1)?;
+    let file: File = parse(DATA)?;
     let mut standard = HashSet::new();
     for (domain, names) in &file.standard {
         let domain = canonical(domain);

@@ -125,7 +125,7 @@ fn judge_computed(
     let makes_type = call
         .root
         .as_ref()
-        .is_some_and(|(m, n)| catalogue.gives_type(m, n));
+        .is_some_and(|(m, n)| call.direct && catalogue.gives_type(m, n));
     let (rule, message) = match call.how {
         Use::Construct => (
             "WB-PKL-003",
@@ -263,10 +263,45 @@ mod tests {
             rule("thirdparty", "subprocess.Popen", Use::Call).as_deref(),
             Some("WB-PKL-001")
         );
+        for name in [
+            "builtins.eval",
+            "x.torch.load",
+            "C.__class__.__base__.__subclasses__",
+        ] {
+            let found = rule("thirdparty", name, Use::Call);
+            assert_eq!(found.as_deref(), Some("WB-PKL-001"), "{name}");
+        }
+        for name in ["builtins.dict", "Net.load", "Net.__init__"] {
+            let found = rule("thirdparty", name, Use::Call);
+            assert_eq!(found.as_deref(), Some("WB-PKL-003"), "{name}");
+        }
         assert_eq!(
             rule("collections", "OrderedDict.fromkeys", Use::Call).as_deref(),
             Some("WB-PKL-002")
         );
+    }
+
+    #[test]
+    fn a_type_made_while_loading_builds_code_and_what_it_builds_is_called() {
+        let source = SliceSource::new(Vec::new(), "x");
+        let rule = |direct| {
+            let mut subject = Subject::new("x", &source);
+            subject.pickles.push(PickleTrace {
+                computed: vec![ComputedCall {
+                    offset: 0,
+                    how: Use::Call,
+                    root: Some(("dill._dill".into(), "_load_type".into())),
+                    direct,
+                    text: "…".into(),
+                }],
+                ..PickleTrace::default()
+            });
+            let mut out = Findings::new(Rules::builtin().unwrap());
+            PickleGlobals.run(&subject, &mut out).unwrap();
+            out.into_sorted().0[0].rule.clone()
+        };
+        assert_eq!(rule(true), "WB-PKL-005");
+        assert_eq!(rule(false), "WB-PKL-007");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! `WB-POL-…`: the globals that the user's own policy forbids.
 
+use serde_json::Value;
 use weighbridge_core::Result;
 
+use super::{config_hooks, keras_config, markup};
 use crate::engine::Check;
 use crate::finding::{Findings, Global};
-use crate::subject::{GlobalUse, PickleTrace, Subject, Use};
+use crate::leaves;
+use crate::subject::{Config, GlobalUse, Subject, Use};
 
 /// Longest dotted name that is held against a policy. No real one comes near; a longer one is
 /// denied, so that padding it with attributes leads past no entry.
@@ -28,14 +31,52 @@ impl Check for Denied {
         }
         for p in &subject.pickles {
             for g in &p.globals {
-                judge(p, g, out)?;
+                judge(&p.place, Some(p.offset(g.offset)), g, out)?;
             }
+        }
+        for c in &subject.configs {
+            configuration(c, out)?;
         }
         Ok(())
     }
 }
 
-fn judge(pickle: &PickleTrace, g: &GlobalUse, out: &mut Findings) -> Result<()> {
+/// The globals that a configuration makes a loader look up: tags of YAML, objects of Keras,
+/// targets of Hydra.
+fn configuration(c: &Config, out: &mut Findings) -> Result<()> {
+    let global = |module: &str, name: &str, how| GlobalUse {
+        module: Some(module.to_owned()),
+        name: Some(name.to_owned()),
+        offset: 0,
+        how,
+        args: String::new(),
+    };
+    for (tag, at) in &c.tags {
+        if let Some((module, name, how)) = markup::named(tag) {
+            judge(&c.place, Some(*at), &global(module, name, how), out)?;
+        }
+    }
+    let mut result = Ok(());
+    leaves::nodes(&c.value, &mut |_, key, value| {
+        let found = match value {
+            Value::Object(o) => {
+                let object = keras_config::imported(o);
+                object.map(|(m, n, is_function)| global(m, n, keras_config::used(is_function)))
+            }
+            Value::String(name) if matches!(key, "_target_" | "__target__") => {
+                config_hooks::target(name).map(|(m, n)| global(m, n, Use::Call))
+            }
+            _ => None,
+        };
+        if let Some(g) = found.filter(|_| result.is_ok()) {
+            result = judge(&c.place, None, &g, out);
+        }
+        result.is_ok()
+    });
+    result
+}
+
+fn judge(place: &str, offset: Option<u64>, g: &GlobalUse, out: &mut Findings) -> Result<()> {
     let (Some(policy), Some(module), Some(name)) = (out.policy(), &g.module, &g.name) else {
         return Ok(());
     };
@@ -69,15 +110,7 @@ fn judge(pickle: &PickleTrace, g: &GlobalUse, out: &mut Findings) -> Result<()> 
     };
     let message = format!("{does} {full}, which the policy denies: {reason}");
     let global = Global::of(module, name, g.how);
-    let offset = Some(pickle.offset(g.offset));
-    out.add_global(
-        "WB-POL-001",
-        &pickle.place,
-        offset,
-        global,
-        message,
-        evidence,
-    )
+    out.add_global("WB-POL-001", place, offset, global, message, evidence)
 }
 
 #[cfg(test)]
@@ -89,6 +122,7 @@ mod tests {
     use super::*;
     use crate::policy::{Date, Policy};
     use crate::rule::Rules;
+    use crate::subject::PickleTrace;
 
     fn found(policy: &str, module: &str, name: &str, how: Use) -> Vec<String> {
         let today = Date::new(2026, 1, 1).unwrap();
@@ -119,6 +153,31 @@ mod tests {
         );
         assert!(found(policy, "collections", "Counter", Use::Call).is_empty());
         assert!(found("", "collections", "OrderedDict", Use::Call).is_empty());
+    }
+
+    #[test]
+    fn what_a_configuration_names_can_be_denied() {
+        let today = Date::new(2026, 1, 1).unwrap();
+        let text = "[[deny]]\nglobals = ['keras.layers.Dense', 'torch.optim.AdamW', 'collections.*']\n\
+                    reason = 'no'";
+        let policy = Policy::parse(text, "p.toml", Path::new("/"), today).unwrap();
+        let source = SliceSource::new(Vec::new(), "x");
+        let mut subject = Subject::new("x", &source);
+        subject.configs.push(Config {
+            value: serde_json::json!({
+                "layers": [{"module": "keras.layers", "class_name": "Dense", "config": {}}],
+                "optim": {"_target_": "torch.optim.AdamW"}}),
+            tags: vec![(
+                "tag:yaml.org,2002:python/object/apply:collections.OrderedDict".into(),
+                5,
+            )],
+            ..Config::default()
+        });
+        let mut out = Findings::judged_by(Rules::builtin().unwrap(), None, Some(&policy));
+        Denied.run(&subject, &mut out).unwrap();
+        let found = out.into_sorted().0;
+        assert_eq!(found.len(), 3);
+        assert!(found.iter().all(|f| f.global.is_some()));
     }
 
     #[test]

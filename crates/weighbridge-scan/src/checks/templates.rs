@@ -27,11 +27,14 @@ pub use judge::Found;
 use crate::engine::Check;
 use crate::finding::Findings;
 use crate::jinja::{self, SyntaxError, SyntaxFault, Tree};
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{Subject, Template};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = ("template.toml", include_str!("../../rules/template.toml"));
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
+    "template.toml",
+    include_str!(concat!(env!("OUT_DIR"), "/template.json")),
+);
 
 /// Longest template in use: the largest of some 900 that public repositories hold has 20 KB.
 const LONG: usize = 48 << 10;
@@ -60,9 +63,6 @@ struct Lists {
     secrets: HashSet<String>,
     content: HashSet<String>,
     secrecy: Vec<String>,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 fn lists() -> Result<&'static Lists> {
@@ -70,7 +70,7 @@ fn lists() -> Result<&'static Lists> {
     if let Some(l) = LISTS.get() {
         return Ok(l);
     }
-    let parsed = parse(DATA.0, DATA.1)?;
+    let parsed = parse(DATA)?;
     Ok(LISTS.get_or_init(|| parsed))
 }
 

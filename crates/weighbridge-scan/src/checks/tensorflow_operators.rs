@@ -9,13 +9,13 @@ use weighbridge_core::Result;
 use super::references::escape;
 use crate::engine::Check;
 use crate::finding::Findings;
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{GraphKind, Operator, Subject};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = (
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
     "tensorflow.toml",
-    include_str!("../../rules/tensorflow.toml"),
+    include_str!(concat!(env!("OUT_DIR"), "/tensorflow.json")),
 );
 
 #[derive(Deserialize)]
@@ -27,9 +27,6 @@ struct Lists {
     given: HashSet<String>,
     companions: Vec<String>,
     operators: String,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 struct Known {
@@ -42,7 +39,7 @@ fn known() -> Result<&'static Known> {
     if let Some(k) = KNOWN.get() {
         return Ok(k);
     }
-    let lists: Lists = parse(DATA.0, DATA.1)?;
+    let lists: Lists = parse(DATA)?;
     let operators = lists
         .operators
         .split_whitespace()

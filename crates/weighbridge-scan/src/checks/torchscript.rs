@@ -8,13 +8,13 @@ use weighbridge_core::Result;
 
 use crate::engine::Check;
 use crate::finding::Findings;
-use crate::rule::{RuleMeta, parse};
+use crate::rule::parse;
 use crate::subject::{Script, Subject};
 
-/// The data file: rules and the lists behind them.
-pub(crate) const DATA: (&str, &str) = (
+/// The data file, and its lists as they are compiled in.
+const DATA: (&str, &str) = (
     "torchscript.toml",
-    include_str!("../../rules/torchscript.toml"),
+    include_str!(concat!(env!("OUT_DIR"), "/torchscript.json")),
 );
 
 #[derive(Deserialize)]
@@ -22,9 +22,6 @@ pub(crate) const DATA: (&str, &str) = (
 struct Lists {
     namespaces: HashSet<String>,
     dangerous: HashSet<String>,
-    // Read with the other rules.
-    #[serde(rename = "rule")]
-    _rules: Vec<RuleMeta>,
 }
 
 fn lists() -> Result<&'static Lists> {
@@ -32,7 +29,7 @@ fn lists() -> Result<&'static Lists> {
     if let Some(l) = LISTS.get() {
         return Ok(l);
     }
-    let parsed = parse(DATA.0, DATA.1)?;
+    let parsed = parse(DATA)?;
     Ok(LISTS.get_or_init(|| parsed))
 }
 
@@ -68,34 +65,32 @@ fn judge(lists: &Lists, s: &Script, at: usize, chain: &str, out: &mut Findings) 
         _ => return Ok(()),
     };
     let operator = format!("{namespace}.{}", name.unwrap_or_default());
+    let (rule, what) = if lists.dangerous.contains(&operator) {
+        ("WB-TSC-001", "which reads or writes files")
+    } else if !lists.namespaces.contains(namespace) {
+        ("WB-TSC-002", "an operator of another library")
+    } else {
+        return Ok(());
+    };
     let offset = s.base.map(|b| b.saturating_add(at as u64));
-    if lists.dangerous.contains(&operator) {
-        let message = format!("calls {chain}, which reads or writes files");
-        return out.add(
-            "WB-TSC-001",
-            &s.place,
-            offset,
-            message,
-            line_at(&s.text, at),
-        );
-    }
-    if !lists.namespaces.contains(namespace) {
-        let message = format!("calls {chain}, an operator of another library");
-        return out.add(
-            "WB-TSC-002",
-            &s.place,
-            offset,
-            message,
-            line_at(&s.text, at),
-        );
-    }
-    Ok(())
+    let message = format!("calls {chain}, {what}");
+    out.add(rule, &s.place, offset, message, line_at(&s.text, at))
 }
 
+/// Most bytes shown before and after a call in its line.
+const AROUND: usize = 200;
+
+/// The line around `at`, as far as [`AROUND`] reaches: a whole program can be one line of calls,
+/// which would be gone through once for each.
 fn line_at(text: &str, at: usize) -> &str {
-    let (before, after) = text.split_at_checked(at).unwrap_or((text, ""));
-    let start = before.rfind('\n').map_or(0, |n| n + 1);
-    let end = after.find('\n').map_or(text.len(), |n| at + n);
+    let whole = |n: &usize| text.is_char_boundary(*n);
+    let start = (at.saturating_sub(AROUND)..=at).find(whole).unwrap_or(at);
+    let end = at.saturating_add(AROUND).min(text.len());
+    let end = (end..=text.len()).find(whole).unwrap_or(at);
+    let before = text.get(start..at).unwrap_or_default();
+    let after = text.get(at..end).unwrap_or_default();
+    let start = before.rfind('\n').map_or(start, |n| start + n + 1);
+    let end = after.find('\n').map_or(end, |n| at + n);
     text.get(start..end).unwrap_or_default().trim()
 }
 
@@ -183,6 +178,22 @@ mod tests {
                     ops.prim.RaiseException(\"torch.from_file\")  # ops.evil.x\n    \
                     return ops.torchvision.nms(_0, annotate(List[int], []))\n";
         assert_eq!(scan(code), []);
+    }
+
+    #[test]
+    fn the_evidence_is_the_line_around_the_call() {
+        let shown = |code: &str| scan(code).swap_remove(0).2;
+        assert_eq!(
+            shown("a = 1\n  b = ops.evil.x(1)\nc = 2\n"),
+            "b = ops.evil.x(1)"
+        );
+        // A program of one line is not shown whole for each of its calls.
+        let filler = "ä".repeat(5000);
+        let line = shown(&format!("\"{filler}\"; ops.evil.x(1); \"{filler}\""));
+        assert!(
+            line.contains("ops.evil.x(1)") && line.len() < 2 * AROUND + 9,
+            "{line}"
+        );
     }
 
     #[test]

@@ -1,134 +1,74 @@
-//! The shape of the data files that the catalogue is made of.
+//! The tables that the catalogue is made of, as `build/catalogue.rs` compiles them from `rules/`.
 
-use std::collections::HashMap;
+use super::{Allowed, Applied, ByArguments, Profile};
+use crate::subject::Use;
 
-use serde::Deserialize;
+/// A table from name to value, sorted by name.
+#[derive(Debug)]
+pub(super) struct Table<V: 'static>(pub(super) &'static [(&'static str, V)]);
 
-use super::ByArguments;
+impl<V> Table<V> {
+    /// The entry called `name`.
+    pub(super) fn entry(&self, name: &str) -> Option<&'static (&'static str, V)> {
+        find(self.0, name)
+    }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AllowFile {
-    pub(super) applies: Vec<Applies>,
-    pub(super) by_arguments: Vec<ArgumentRule>,
-    pub(super) by_state: Vec<StateRule>,
-    pub(super) no_attributes: Vec<String>,
-    pub(super) encodings: Vec<String>,
-    pub(super) profile: Vec<ProfileData>,
+    /// The value under `name`.
+    pub(super) fn get(&self, name: &str) -> Option<&'static V> {
+        self.entry(name).map(|e| &e.1)
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.entry(name).is_some()
+    }
 }
 
-/// A file that holds nothing but profiles, most of them generated.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ProfileFile {
-    pub(super) profile: Vec<ProfileData>,
+/// The entry called `name` of a sorted table.
+pub(super) fn find<'t, V>(
+    table: &'t [(&'static str, V)],
+    name: &str,
+) -> Option<&'t (&'static str, V)> {
+    let at = table.binary_search_by(|e| e.0.cmp(name)).ok()?;
+    table.get(at)
 }
-
-/// The profile files beside `pickle_allow.toml`.
-pub(super) const PROFILES: [(&str, &str); 5] = [
-    (
-        "profiles/torch_weights_only.toml",
-        include_str!("../../rules/profiles/torch_weights_only.toml"),
-    ),
-    (
-        "profiles/sklearn.toml",
-        include_str!("../../rules/profiles/sklearn.toml"),
-    ),
-    (
-        "profiles/arrays.toml",
-        include_str!("../../rules/profiles/arrays.toml"),
-    ),
-    (
-        "profiles/boosting.toml",
-        include_str!("../../rules/profiles/boosting.toml"),
-    ),
-    (
-        "profiles/trainers.toml",
-        include_str!("../../rules/profiles/trainers.toml"),
-    ),
-];
 
 /// Classes that execute an attribute of their state.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct StateRule {
-    pub(super) modules: Vec<String>,
+#[derive(Debug)]
+pub(super) struct StateRule {
+    pub(super) modules: &'static [&'static str],
     /// What the names of the classes end with.
-    pub(super) suffix: String,
+    pub(super) suffix: &'static str,
+    /// Those of them with other names.
+    pub(super) names: &'static [&'static str],
     /// The attribute, which holds signatures of methods.
-    pub(super) signatures: String,
+    pub(super) signatures: &'static str,
 }
 
-/// A function that is judged by its constant arguments.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ArgumentRule {
-    pub(super) rule: ByArguments,
-    pub(super) functions: Vec<String>,
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Data {
+    pub(super) profiles: &'static [Profile],
+    /// Full name to the most that any profile lets be done with it.
+    pub(super) allowed: Table<Use>,
+    pub(super) by_arguments: Table<ByArguments>,
+    /// Function to the arguments it calls, and how.
+    pub(super) applies: Table<Applied>,
+    pub(super) by_state: &'static [StateRule],
+    pub(super) no_attributes: Table<()>,
+    pub(super) wrappers: Table<()>,
+    pub(super) encodings: Table<()>,
+    pub(super) stdlib: Table<()>,
+    pub(super) installed: Table<()>,
+    pub(super) code_objects: Table<()>,
+    pub(super) type_builders: Table<()>,
+    /// Module or full name to why.
+    pub(super) dangerous: Table<&'static str>,
+    /// Module or full name to the first advisory on it.
+    pub(super) advisories: Table<&'static str>,
+    /// What Python 3 calls a module of Python 2.
+    pub(super) modules: Table<&'static str>,
+    /// What Python 3 calls a global of Python 2.
+    pub(super) names: Table<&'static str>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Applies {
-    pub(super) function: String,
-    pub(super) arguments: Vec<usize>,
-    #[serde(default)]
-    pub(super) construct: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ProfileData {
-    pub(super) name: String,
-    pub(super) about: String,
-    pub(super) source: String,
-    pub(super) globals: Vec<AllowedModule>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AllowedModule {
-    pub(super) module: String,
-    /// May be imported, built and called.
-    #[serde(default)]
-    pub(super) call: Vec<String>,
-    /// May be imported, and built without calling it (`NEWOBJ`).
-    #[serde(default)]
-    pub(super) construct: Vec<String>,
-    /// May be imported.
-    #[serde(default)]
-    pub(super) import: Vec<String>,
-    /// First and last version of the package whose list has these names, where not all have.
-    #[serde(default)]
-    pub(super) since: Option<String>,
-    #[serde(default)]
-    pub(super) until: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct KnownFile {
-    pub(super) stdlib: Vec<String>,
-    pub(super) installed: Vec<String>,
-    pub(super) code_objects: Vec<CodeObjects>,
-    pub(super) dangerous: Vec<Dangerous>,
-    pub(super) advisories: HashMap<String, Vec<String>>,
-    pub(super) modules: HashMap<String, String>,
-    pub(super) names: HashMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CodeObjects {
-    pub(super) module: String,
-    #[serde(default)]
-    pub(super) types: Vec<String>,
-    pub(super) names: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Dangerous {
-    pub(super) why: String,
-    pub(super) globals: Vec<String>,
-}
+pub(super) static DATA: Data = include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));

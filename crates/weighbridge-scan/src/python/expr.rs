@@ -56,7 +56,12 @@ impl Parser<'_> {
         if self.is_word("yield") {
             return self.yielded();
         }
-        let first = self.star_expression()?;
+        self.listed(Self::star_expression)
+    }
+
+    /// One or several of what `item` reads, with commas between them.
+    fn listed(&mut self, item: impl Fn(&mut Self) -> Parsed<Id>) -> Parsed<Id> {
+        let first = item(self)?;
         if !self.is_op(",") {
             return Ok(first);
         }
@@ -65,7 +70,7 @@ impl Parser<'_> {
             if !self.begins_expression() {
                 break;
             }
-            items.push(self.star_expression()?);
+            items.push(item(self)?);
         }
         Ok(self.tree.push(Expr::Sequence(items)))
     }
@@ -84,18 +89,7 @@ impl Parser<'_> {
 
     /// What stands between `for` and `in`.
     pub(super) fn targets(&mut self) -> Parsed<Id> {
-        let first = self.target()?;
-        if !self.is_op(",") {
-            return Ok(first);
-        }
-        let mut items = vec![first];
-        while self.take_op(",")? {
-            if !self.begins_expression() {
-                break;
-            }
-            items.push(self.target()?);
-        }
-        Ok(self.tree.push(Expr::Sequence(items)))
+        self.listed(Self::target)
     }
 
     /// One target: it ends before `in`.

@@ -48,7 +48,7 @@ pub struct RuleDocument<'a> {
     severity: &'a str,
     why: &'a str,
     advice: &'a str,
-    references: &'a [String],
+    references: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
     example: Option<&'a str>,
     page: String,
@@ -58,13 +58,13 @@ impl<'a> RuleDocument<'a> {
     /// The document of `rule`.
     pub fn new(rule: &'a RuleMeta) -> Self {
         Self {
-            rule: &rule.id,
-            title: &rule.title,
+            rule: rule.id,
+            title: rule.title,
             severity: rule.severity.as_str(),
-            why: &rule.why,
-            advice: &rule.advice,
-            references: &rule.references,
-            example: rule.example.as_deref(),
+            why: rule.why,
+            advice: rule.advice,
+            references: rule.references,
+            example: rule.example,
             page: rule.page(),
         }
     }
@@ -153,6 +153,7 @@ mod tests {
                 malformed: false,
                 bytes: Some(7),
                 sha256: Some("00".into()),
+                of_folder: false,
             }],
         };
         let plain = serde_json::json!({

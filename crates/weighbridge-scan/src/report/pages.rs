@@ -38,7 +38,7 @@ fn index(rules: &Rules, catalogue: &Catalogue) -> String {
         out.push_str("| rule | severity | finds |\n|---|---|---|\n");
         for r in of {
             let anchor = r.id.to_ascii_lowercase();
-            let (id, severity, title) = (&r.id, r.severity.as_str(), cell(&r.title));
+            let (id, severity, title) = (&r.id, r.severity.as_str(), cell(r.title));
             let _ = writeln!(
                 out,
                 "| [{id}]({family}.md#{anchor}) | {severity} | {title} |"
@@ -51,7 +51,7 @@ fn index(rules: &Rules, catalogue: &Catalogue) -> String {
          otherwise.\n\n| profile | covers | taken from |\n|---|---|---|\n",
     );
     for p in catalogue.profiles() {
-        let (about, source) = (cell(&p.about), cell(&p.source));
+        let (about, source) = (cell(p.about), cell(p.source));
         let _ = writeln!(out, "| `{}` | {about} | {source} |", p.name);
     }
     out

@@ -43,11 +43,7 @@ pub struct Run<'a> {
 /// `Parameter` when the compiled-in rules do not parse, which the crate's tests rule out.
 pub fn log(report: &Report, run: &Run<'_>) -> weighbridge_core::Result<Json> {
     let rules = Rules::builtin()?;
-    let index: HashMap<&str, usize> = rules
-        .iter()
-        .enumerate()
-        .map(|(n, r)| (r.id.as_str(), n))
-        .collect();
+    let index: HashMap<&str, usize> = rules.iter().enumerate().map(|(n, r)| (r.id, n)).collect();
     let (mut artifacts, mut results, mut notices) = (Vec::new(), Vec::new(), Vec::new());
     for file in &report.files {
         let quiet =
@@ -116,8 +112,8 @@ fn descriptor(rule: &RuleMeta) -> Json {
     }
     json!({
         "id": rule.id,
-        "shortDescription": {"text": escaped(&rule.title)},
-        "fullDescription": {"text": escaped(&rule.why)},
+        "shortDescription": {"text": escaped(rule.title)},
+        "fullDescription": {"text": escaped(rule.why)},
         "help": {"text": escaped(&help), "markdown": markdown},
         "helpUri": rule.page(),
         "defaultConfiguration": {"level": level(rule.severity)},

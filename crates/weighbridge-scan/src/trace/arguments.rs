@@ -28,6 +28,11 @@ impl<'t> Collector<'t, '_> {
             (ByArguments::Wraps, [wrapped, ..]) => self.reached(*wrapped).is_some_and(|(m, n)| {
                 self.catalogue.judge(&m, &n, Use::Import) == Standing::Allowed
             }),
+            (ByArguments::TypeOfConstant, [value]) => self.is_only_one(*value),
+            (ByArguments::Subscript, [form, _]) => trace.global(*form).is_some_and(|g| {
+                g.module == "typing"
+                    && self.catalogue.judge(&g.module, &g.name, Use::Import) == Standing::Allowed
+            }),
             (ByArguments::Encoding, [_]) => true,
             (ByArguments::Encoding, [_, coding]) => trace
                 .text(*coding)
@@ -48,6 +53,16 @@ impl<'t> Collector<'t, '_> {
             self.used.insert(call.callee);
         }
         harmless
+    }
+
+    /// Whether a value is the only one of its type, which pickles name by it (Lib/pickle.py,
+    /// `save_type`).
+    fn is_only_one(&self, id: NodeId) -> bool {
+        matches!(self.trace.node(id), Node::None)
+            || self.trace.global(id).is_some_and(|g| {
+                matches!(g.module.as_str(), "builtins" | "__builtin__")
+                    && matches!(g.name.as_str(), "Ellipsis" | "NotImplemented")
+            })
     }
 
     /// How an instance of a class that executes an attribute of its state is judged: not at all
@@ -165,6 +180,24 @@ impl<'t> Collector<'t, '_> {
         None
     }
 
+    /// What a wrapper calls. A state set on it replaces that, and its pickles set the same again.
+    fn wrapped(&self, wrapper: &Call) -> Option<NodeId> {
+        let trace = self.trace;
+        let first = *trace.items(wrapper.args)?.first()?;
+        let same = |id: NodeId| {
+            id == first || (self.reached(id).is_some() && self.reached(id) == self.reached(first))
+        };
+        let mut states = wrapper.states.iter();
+        states
+            .all(|&s| {
+                trace
+                    .items(s)
+                    .and_then(|s| s.first())
+                    .is_some_and(|&id| same(id))
+            })
+            .then_some(first)
+    }
+
     /// `callee`, which a call gave, is called by `call`: where it is an attribute of a global, or
     /// wraps one, that is what is called. Says whether it was recorded.
     pub(super) fn reached_and_applied(&mut self, callee: NodeId, call: &'t Call, how: Use) -> bool {
@@ -177,13 +210,10 @@ impl<'t> Collector<'t, '_> {
                 self.add_named(names, call.offset, how, args);
                 return true;
             }
-            // A state set on a wrapper replaces what it wraps.
             match trace.node(at) {
-                Node::Call(inner)
-                    if inner.states.is_empty() && self.rule(inner) == Some(ByArguments::Wraps) =>
-                {
-                    match trace.items(inner.args).and_then(|a| a.first()) {
-                        Some(&wrapped) => at = wrapped,
+                Node::Call(inner) if self.rule(inner) == Some(ByArguments::Wraps) => {
+                    match self.wrapped(inner) {
+                        Some(wrapped) => at = wrapped,
                         None => return false,
                     }
                 }
@@ -315,6 +345,13 @@ mod tests {
             "{found:?}"
         );
         assert!(found.contains(&"Call posix.system".to_owned()), "{found:?}");
+        // Its pickles set the function again, as a state.
+        let again = "cfunctools\npartial\n(ccollections\nOrderedDict\ntR(ccollections\nOrderedDict\n(t}NtbccollectionsX";
+        let again = again.replace("ccollectionsX", ")R.");
+        assert_eq!(
+            uses(again.as_bytes()).last().unwrap(),
+            "Call collections.OrderedDict"
+        );
         // Its state may wrap something else.
         let state = format!("{PARTIAL}(cposix\nsystem\n(t}}NtbR.").replace("tbR", "tb)R");
         let found = uses(state.as_bytes());
@@ -323,6 +360,50 @@ mod tests {
             found.contains(&"Import posix.system".to_owned()),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn the_type_of_a_constant_is_a_name_and_that_of_anything_else_a_call() {
+        for value in [
+            "N",
+            "cbuiltins\nEllipsis\n",
+            "c__builtin__\nNotImplemented\n",
+        ] {
+            let data = format!("cbuiltins\ntype\n({value}tR.");
+            let found = uses(data.as_bytes());
+            assert!(
+                !found.contains(&"Call builtins.type".to_owned()),
+                "{found:?}"
+            );
+        }
+        for args in ["cos\nenviron\n", "Va\n", "Va\n)}", "NN"] {
+            let data = format!("cbuiltins\ntype\n({args}tR.");
+            let found = uses(data.as_bytes());
+            assert!(found.contains(&"Call builtins.type".to_owned()), "{args}");
+        }
+    }
+
+    #[test]
+    fn forms_of_typing_are_filled_in() {
+        let of = |form: &str| {
+            uses(format!("c_operator\ngetitem\n({form}cbuiltins\nint\ntR.").as_bytes())
+        };
+        let listed = of("ctyping\nList\n");
+        assert!(listed.iter().all(|u| u.starts_with("Import")), "{listed:?}");
+        for form in ["csys\nmodules\n", "ctyping\nsys.modules\n", "}"] {
+            assert!(
+                of(form).contains(&"Call _operator.getitem".to_owned()),
+                "{form}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_builders_of_classes_are_handed_is_called() {
+        let found = uses(b"cdill._dill\n_create_type\n(cposix\nsystem\nVid\ntR.");
+        assert!(found.contains(&"Call posix.system".to_owned()), "{found:?}");
+        let honest = uses(b"cdill._dill\n_create_type\n(cbuiltins\ntype\nVC\n)}tR.");
+        assert_eq!(honest, ["Call dill._dill._create_type"]);
     }
 
     #[test]
@@ -370,6 +451,11 @@ mod tests {
             uses(&data)
         };
         assert_eq!(built(TEMPLATE), [""; 0]);
+        let base = b"\x80\x02cscipy.stats._distn_infrastructure\nrv_continuous\n)\x81}V_parse_arg_template\nVopen('x','w')\nsb.";
+        assert_eq!(
+            uses(base),
+            ["Call scipy.stats._distn_infrastructure.rv_continuous"]
+        );
         let found = built("__import__('os').system('id')");
         assert_eq!(found, ["Call scipy.stats._continuous_distns.norm_gen"]);
         let hidden = b"\x80\x02cscipy.stats._continuous_distns\nnorm_gen\n)\x81}cm\nf\n)RVx\nsb.";

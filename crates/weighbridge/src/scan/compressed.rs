@@ -1,9 +1,12 @@
 //! Streams compressed as a whole: what they hold is looked into, whatever it is.
 
+use std::path::Path;
+
 use weighbridge_core::wire::codec::{self, Caps, Codec};
 use weighbridge_core::{Error, ErrorKind, Result};
 
 use super::examine::{Examiner, Item};
+use super::pickles;
 
 /// Greatest ratio of bytes out to bytes in: deflate itself cannot pass 1032.
 const RATIO: u64 = 2000;
@@ -17,7 +20,10 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     let Some(codec) = head.and_then(Codec::detect) else {
         return Ok(false);
     };
-    if codec.is_weak() && !codec::confirm(codec, item.source.as_ref()) {
+    if codec.is_weak()
+        && !codec::confirm(codec, item.source.as_ref())
+        && !gives_pickle(cx, codec, item)
+    {
         return Ok(false);
     }
     cx.named(item, codec.name());
@@ -47,8 +53,25 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
         let mut rest = item.rest(end)?;
         rest.place.steps.push("after the stream".into());
         cx.inner(&rest)?;
+        // Padding to whole blocks is what tapes leave; gzip forgives it too.
+        if rest.head.iter().any(|&b| b != 0) {
+            let message = "bytes follow the stream that belong to no part of it";
+            let e = Error::malformed("codec.trailing-data", message).at(end);
+            cx.failed(&item.place, e);
+        }
     }
     Ok(true)
+}
+
+/// Whether a stream that breaks gives the beginning of a pickle before it does: that runs.
+fn gives_pickle(cx: &Examiner<'_, '_>, codec: Codec, item: &Item) -> bool {
+    let mut data = Vec::new();
+    let caps = Caps::new(super::HEAD, u64::MAX);
+    let _ = codec::decode(codec, item.source.as_ref(), &caps, &mut |part| {
+        data.extend_from_slice(part);
+        Ok(())
+    });
+    !data.is_empty() && pickles::is_pickle(&data, Path::new(""), cx.limits)
 }
 
 fn explained(e: Error) -> Error {

@@ -27,7 +27,7 @@ const STACK: usize = 8 << 20;
 /// told each file that is taken up.
 ///
 /// # Errors
-/// `Io` when one of `paths` does not exist. What goes wrong with a file beneath is in its report.
+/// `Io` when none of `paths` exists. What goes wrong with a file beneath is in its report.
 pub fn scan(
     paths: &[PathBuf],
     options: &ScanOptions,
@@ -68,7 +68,8 @@ pub fn scan_listed(
         contain: options.contain_panics,
         gate: Gate::new(threads),
     };
-    let mut out = Repeats::new(&listing.entries, each);
+    let look = |path: &Path| job.look(path);
+    let mut out = Repeats::new(&listing.entries, &look, each);
     if threads > 1 {
         parallel(&job, threads, progress, &mut out)
     } else {
@@ -94,16 +95,14 @@ impl Job<'_> {
             return Ok(None);
         };
         match &entry.what {
-            What::File => {
-                let _visit = self.gate.file();
-                self.file(&entry.path).map(Some)
-            }
+            What::File => self.look(&entry.path).map(Some),
             What::Same(_) => Ok(None),
             What::Skipped(why) => Ok(Some(unread(&entry.path, why.clone()))),
         }
     }
 
-    fn file(&self, path: &Path) -> Result<FileReport> {
+    fn look(&self, path: &Path) -> Result<FileReport> {
+        let _visit = self.gate.file();
         let beside = path.parent().is_some_and(|p| self.models.contains(p));
         let look = || scan_file(self.engine, path, beside, self.limits);
         if !self.contain {
@@ -134,17 +133,24 @@ fn said(panic: &Box<dyn Any + Send>) -> &str {
         .unwrap_or("it did not say why")
 }
 
-/// Hands reports out, and those of files that were read under another path again.
+/// Hands reports out, and those of files that were read under another path again, where they
+/// hold for that path too.
 struct Repeats<'a> {
     entries: &'a [Entry],
     /// How often a file comes again.
     still: HashMap<usize, u64>,
     kept: HashMap<usize, FileReport>,
+    /// Looks into a file.
+    look: &'a dyn Fn(&Path) -> Result<FileReport>,
     each: &'a mut dyn FnMut(FileReport) -> Result<()>,
 }
 
 impl<'a> Repeats<'a> {
-    fn new(entries: &'a [Entry], each: &'a mut dyn FnMut(FileReport) -> Result<()>) -> Self {
+    fn new(
+        entries: &'a [Entry],
+        look: &'a dyn Fn(&Path) -> Result<FileReport>,
+        each: &'a mut dyn FnMut(FileReport) -> Result<()>,
+    ) -> Self {
         let mut still = HashMap::new();
         for e in entries {
             if let What::Same(first) = e.what {
@@ -155,6 +161,7 @@ impl<'a> Repeats<'a> {
             entries,
             still,
             kept: HashMap::new(),
+            look,
             each,
         }
     }
@@ -162,7 +169,7 @@ impl<'a> Repeats<'a> {
     /// Gives the report of entry `i`, `None` where it repeats another.
     fn give(&mut self, i: usize, report: Option<FileReport>) -> Result<()> {
         if let Some(report) = report {
-            if self.still.contains_key(&i) {
+            if self.still.contains_key(&i) && !report.of_folder {
                 self.kept.insert(i, report.clone());
             }
             return (self.each)(report);
@@ -182,8 +189,13 @@ impl<'a> Repeats<'a> {
             Some(1..) => self.kept.get(first).cloned(),
             _ => self.kept.remove(first),
         };
-        let mut report = report.unwrap_or_else(|| unread(path, "it was not read".into()));
-        report.path = path.display().to_string();
+        let report = match report {
+            Some(mut report) => {
+                report.path = path.display().to_string();
+                report
+            }
+            None => (self.look)(path)?,
+        };
         (self.each)(report)
     }
 }
@@ -453,6 +465,34 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn what_lies_beside_a_file_counts_under_each_path() {
+        let dir = tempfile::tempdir().unwrap();
+        for d in ["a", "b"] {
+            std::fs::create_dir(dir.path().join(d)).unwrap();
+        }
+        // Alone a program is a program; beside a model it has no business.
+        let program = [&b"\x7fELF\x02\x01\x01"[..], &[0; 57]].concat();
+        std::fs::write(dir.path().join("a/run"), program).unwrap();
+        std::os::unix::fs::symlink("../a/run", dir.path().join("b/run")).unwrap();
+        std::fs::write(dir.path().join("b/m.pkl"), b"\x80\x02N.").unwrap();
+        for threads in [1, 4] {
+            let paths = [dir.path().to_owned()];
+            let report = scan(&paths, &options(threads), &mut |_| {}).unwrap();
+            let rules = |f: &FileReport| {
+                let rules = f.findings.iter().map(|x| x.rule.to_string());
+                rules.collect::<Vec<_>>().join(" ")
+            };
+            let [alone, _, beside] = report.files.as_slice() else {
+                panic!("{} reports", report.files.len());
+            };
+            assert!(beside.path.ends_with("b/run"), "{}", beside.path);
+            assert_eq!(rules(alone), "WB-COD-009");
+            assert_eq!(rules(beside), "WB-COD-008");
+        }
+    }
+
     #[test]
     fn a_thread_that_panics_ends_the_meeting() {
         let meeting = Meeting {
@@ -468,7 +508,8 @@ mod tests {
                     panic!("on purpose");
                 });
                 let mut each = |_| Ok(());
-                let mut out = Repeats::new(&[], &mut each);
+                let look = |_: &Path| unreachable!("nothing comes again");
+                let mut out = Repeats::new(&[], &look, &mut each);
                 let entry = Entry {
                     path: PathBuf::new(),
                     what: What::File,

@@ -4,6 +4,7 @@
 //! What the bytes are decides; a name only adds what it promises. Whatever an archive or a
 //! compressed stream holds comes back here, so that every format is looked into at every depth.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,9 +13,10 @@ use weighbridge_core::source::{Backend, ByteSource, SliceSource, Window};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
+use super::shape::Shape;
 use super::{
-    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise, sevenz,
-    strings, tar, tensorflow, text, zip,
+    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise,
+    sentencepiece, sevenz, strings, tar, tensorflow, text, tflite, zip,
 };
 use crate::OpenOptions;
 use crate::format::detect::{self, Detected};
@@ -147,16 +149,26 @@ pub(super) struct Examiner<'s, 'a> {
     /// Bytes that may still be inflated.
     inflated_left: u64,
     items_left: u64,
+    /// Bytes that compressed payload which is not read may still expand to.
+    payload_left: u64,
+    /// What the pickle that the file begins with amounts to, once it was run.
+    pub(super) shape: Option<Shape>,
+    /// The reasons of gaps that are told once.
+    told: HashSet<String>,
 }
 
 impl<'s, 'a> Examiner<'s, 'a> {
     pub(super) fn new(subject: &'s mut Subject<'a>, limits: &'s Limits) -> Self {
         let justified = subject.source.len().saturating_mul(INFLATED_PER_BYTE);
+        let payload_left = limits.expand_cap(subject.source.len());
         Self {
             subject,
             limits,
             inflated_left: justified.clamp(INFLATED_LEAST, INFLATED_MOST),
             items_left: MOST_ITEMS,
+            payload_left,
+            shape: None,
+            told: HashSet::new(),
         }
     }
 
@@ -193,6 +205,14 @@ impl<'s, 'a> Examiner<'s, 'a> {
         Ok(())
     }
 
+    /// Counts `bytes` that compressed payload says it expands to, and says whether the file's size
+    /// justifies as many.
+    pub(super) fn expand(&mut self, bytes: u64) -> bool {
+        let left = self.payload_left.checked_sub(bytes);
+        self.payload_left = left.unwrap_or(self.payload_left);
+        left.is_some()
+    }
+
     /// Records that something went wrong at `place`, whose own offsets `error` counts in.
     pub(super) fn failed(&mut self, place: &Place, error: Error) {
         let mut error = error.shifted(place.base.unwrap_or(0));
@@ -209,6 +229,14 @@ impl<'s, 'a> Examiner<'s, 'a> {
             offset: at.map(|at| place.offset(at)),
             reason: reason.into(),
         });
+    }
+
+    /// The same for a reason that many parts have in common: it is told at the first of them.
+    pub(super) fn gap_once(&mut self, place: &Place, at: Option<u64>, reason: String) {
+        if !self.told.contains(&reason) {
+            self.told.insert(reason.clone());
+            self.gap(place, at, reason);
+        }
     }
 
     /// Looks into something inside the file. What is wrong with it is recorded.
@@ -260,8 +288,10 @@ impl<'s, 'a> Examiner<'s, 'a> {
             npy::take(self, item)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !onnx::take(self, item)?
+        } else if !tflite::take(self, item)?
+            && !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
+            && !sentencepiece::take(self, item)?
             && !hdf5::take(self, item)?
             && !keras::take(self, item)?
             && !text::take(self, item)?
@@ -279,10 +309,12 @@ impl<'s, 'a> Examiner<'s, 'a> {
             }
             zip::take(self, item)?;
         }
-        if format == Some(FormatId::Safetensors)
-            && pickles::is_pickle(&item.head, path, self.limits)
-        {
-            pickles::take_stream(self, item, 0)?;
+        if format == Some(FormatId::Safetensors) {
+            if is_zip || weighbridge_core::wire::tar::is_tar(&item.head) {
+                self.container(item, None, is_zip)?;
+            } else if pickles::is_pickle(&item.head, path, self.limits) {
+                pickles::take_stream(self, item, 0)?;
+            }
         }
         if item.is_file() {
             self.subject.misnamed = promise::broken(&item.extension(), &self.subject.format);
@@ -334,33 +366,56 @@ impl<'s, 'a> Examiner<'s, 'a> {
     /// Pickles with nothing around them: torch's legacy stream, or any pickle file.
     fn bare(&mut self, item: &Item, format: Option<FormatId>) -> Result<()> {
         self.named(item, FormatId::Pickle.as_str());
-        let mut end = None;
         // Inside something else only the end of torch's own stream matters, and the reader's
         // picture of a bomb is larger than the bomb.
-        let legacy = crate::format::pytorch::legacy::sniff(&item.head);
-        if format == Some(FormatId::PyTorch) && (item.is_file() || legacy) {
-            match PyTorch.open(Arc::clone(&item.source), &self.options()) {
-                Ok(model) => {
-                    self.named(item, model.format.as_str());
-                    if item.is_file() {
-                        self.subject.container = model.container.map(str::to_owned);
-                    }
-                    if model.container == Some("legacy") {
-                        let after = model
-                            .warnings
-                            .iter()
-                            .find(|w| w.rule == "pytorch.trailing-data");
-                        end = Some(after.and_then(|w| w.offset).unwrap_or(item.source.len()));
-                    }
-                }
-                // The pickles themselves say below what is wrong with them.
-                Err(e) if e.rule().starts_with("pickle.") => {}
-                Err(e) => self.failed(&item.place, e),
-            }
+        if format == Some(FormatId::PyTorch) && crate::format::pytorch::legacy::sniff(&item.head) {
+            return match self.read(item) {
+                Some(end) => pickles::take_legacy(self, item, end),
+                None => pickles::take_stream(self, item, 0),
+            };
         }
-        match end {
-            Some(end) => pickles::take_legacy(self, item, end),
-            None => pickles::take_stream(self, item, 0),
+        pickles::take_stream(self, item, 0)?;
+        let Some(shape) = self.shape.take() else {
+            return Ok(());
+        };
+        if format != Some(FormatId::PyTorch) || !item.is_file() || !shape.whole {
+            return Ok(());
+        }
+        if shape.small {
+            self.read(item);
+            return Ok(());
+        }
+        if shape.torch {
+            self.named(item, FormatId::PyTorch.as_str());
+        }
+        self.subject.container = Some("pickle".into());
+        if let Err(e) = shape.within {
+            self.failed(&item.place, e);
+        }
+        Ok(())
+    }
+
+    /// Lets the reader of torch's files read `item`, and gives the end of a legacy stream.
+    fn read(&mut self, item: &Item) -> Option<u64> {
+        match PyTorch.open(Arc::clone(&item.source), &self.options()) {
+            Ok(model) => {
+                self.named(item, model.format.as_str());
+                if item.is_file() {
+                    self.subject.container = model.container.map(str::to_owned);
+                }
+                let after = model
+                    .warnings
+                    .iter()
+                    .find(|w| w.rule == "pytorch.trailing-data");
+                let end = after.and_then(|w| w.offset).unwrap_or(item.source.len());
+                (model.container == Some("legacy")).then_some(end)
+            }
+            // The pickles themselves say what is wrong with them.
+            Err(e) if e.rule().starts_with("pickle.") => None,
+            Err(e) => {
+                self.failed(&item.place, e);
+                None
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! GGUF: its faults, the templates its loaders render and the texts it carries.
 
 use weighbridge_core::{Error, Result};
+use weighbridge_scan::jinja::looks_like_template;
 use weighbridge_scan::{Template, Text, TextOrigin};
 
 use super::examine::{Examiner, Item};
@@ -76,14 +77,18 @@ impl Texts<'_, '_> {
         let place = self.item.place.text();
         let base = self.item.place.base.map(|b| b.saturating_add(at as u64));
         let named = key.strip_prefix(TEMPLATE);
-        if named.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+        let named = named.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        // Programs differ in the keys they take templates from.
+        let looks = !named && std::str::from_utf8(bytes).is_ok_and(looks_like_template);
+        if named || looks {
             cx.subject.templates.push(Template {
-                place,
+                place: place.clone(),
                 base,
                 key: key.to_owned(),
                 text: String::from_utf8_lossy(bytes).into_owned(),
             });
-        } else if !bytes.is_empty() {
+        }
+        if !named && !bytes.is_empty() {
             cx.subject.texts.push(Text {
                 place,
                 base,

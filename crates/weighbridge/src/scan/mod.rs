@@ -22,13 +22,16 @@ mod onnx_tensor;
 mod pickles;
 mod promise;
 mod proto_text;
+mod sentencepiece;
 mod sevenz;
+mod shape;
 mod stream;
 mod strings;
 mod tar;
 mod tensorflow;
 mod tensorflow_graph;
 mod text;
+mod tflite;
 mod walk;
 mod xml;
 mod yaml;
@@ -39,7 +42,7 @@ use std::sync::Arc;
 
 use weighbridge_core::source::{Backend, open_file};
 use weighbridge_core::{Limits, Result};
-use weighbridge_scan::{Engine, FileReport, Settings, Subject};
+use weighbridge_scan::{Engine, FileReport, Program, Settings, Subject};
 
 use examine::{Examiner, Item, Place};
 
@@ -105,8 +108,10 @@ fn scan_file(engine: &Engine, path: &Path, beside: bool, limits: &Limits) -> Res
     if let Err(e) = taken {
         subject.failed(&e);
     }
-    for p in &mut subject.programs {
-        p.beside_model |= beside && p.place.is_empty();
+    let own = |p: &&mut Program| p.place.is_empty();
+    for p in subject.programs.iter_mut().filter(own) {
+        p.beside_model |= beside;
+        subject.of_folder = true;
     }
     engine.run(subject)
 }

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 
 use weighbridge_core::wire::protobuf::{Field, Message, Reader, Span};
 use weighbridge_core::{Error, ErrorKind, Result};
-use weighbridge_scan::{Function, GraphKind, Operator, Text, TextOrigin};
+use weighbridge_scan::jinja::looks_like_template;
+use weighbridge_scan::{Function, GraphKind, Operator, Template, Text, TextOrigin};
 
 use super::examine::{Examiner, Item};
 use super::onnx_tensor;
@@ -369,6 +370,16 @@ impl Walk<'_, '_, '_> {
         }
         self.texts += 1;
         let bytes = self.reader.read(span, TEXT)?;
+        if let Ok(text) = std::str::from_utf8(&bytes)
+            && looks_like_template(text)
+        {
+            self.cx.subject.templates.push(Template {
+                place: self.item.place.text(),
+                base: self.item.place.base.map(|b| b.saturating_add(span.start)),
+                key: key.to_owned(),
+                text: text.to_owned(),
+            });
+        }
         self.cx.subject.texts.push(Text {
             place: self.item.place.text(),
             base: self.item.place.base.map(|b| b.saturating_add(span.start)),

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use weighbridge_core::wire::protobuf::{Field, Message, Reader, Span};
 use weighbridge_core::{Error, Result};
-use weighbridge_scan::Reference;
 use weighbridge_scan::checks::references::{escape, oddity};
+use weighbridge_scan::{Program, ProgramKind, Reference, native};
 
 use super::examine::{Examiner, Item};
 use super::onnx::NAME;
@@ -14,6 +14,10 @@ use super::onnx::NAME;
 /// start of those that ONNX Runtime adds for weights in its own order.
 const KEYS: [&str; 5] = ["location", "offset", "length", "checksum", "basepath"];
 const PREPACKED: &str = "prepacked";
+
+/// Shortest data that can be a program, and how much of it tells whether it is one.
+const PROGRAM: u64 = 64;
+const HEAD: u64 = 1 << 10;
 
 /// Most references that are listed.
 const MOST_REFERENCES: usize = 100_000;
@@ -47,6 +51,9 @@ pub(super) fn take(
 ) -> Result<()> {
     let tensor = read(reader, span)?;
     let step = format!("tensor {}", tensor.name);
+    if let Some(raw) = tensor.raw {
+        program(reader, cx, item, raw, &step)?;
+    }
     let elements = match elements(&tensor.dims) {
         Ok(n) => n,
         Err(e) => {
@@ -61,6 +68,34 @@ pub(super) fn take(
     } else if let Err(e) = fits(&tensor, elements) {
         cx.failed(&item.place, e.at(span.start).within(step));
     }
+    Ok(())
+}
+
+/// A tensor whose data begins as a program does: weights do not, and what lies there can be
+/// carried out and run.
+fn program(
+    reader: &mut Reader<'_>,
+    cx: &mut Examiner<'_, '_>,
+    item: &Item,
+    raw: Span,
+    step: &str,
+) -> Result<()> {
+    use native::NativeKind::{Dex, Elf, MachO, Pe, WebAssembly};
+    if raw.len() < PROGRAM {
+        return Ok(());
+    }
+    let kind = match native::detect(&reader.head(raw, HEAD)?) {
+        Some(kind @ (Elf | Pe | MachO | Dex | WebAssembly)) => kind,
+        _ => return Ok(()),
+    };
+    let place = item.place.inside(step, Some(raw.start));
+    cx.subject.programs.push(Program {
+        place: place.text(),
+        base: place.base,
+        kind: ProgramKind::Native(kind.as_str()),
+        text: None,
+        beside_model: true,
+    });
     Ok(())
 }
 
@@ -277,6 +312,7 @@ fn beside(
     span: Span,
     place: &str,
 ) -> Result<()> {
+    cx.subject.of_folder = true;
     let model = PathBuf::from(&cx.subject.path);
     let folder = match model.parent() {
         Some(p) if !p.as_os_str().is_empty() => p.to_owned(),
@@ -285,10 +321,7 @@ fn beside(
     let data = folder.join(location.replace('\\', "/"));
     let Ok(meta) = std::fs::metadata(&data) else {
         let reason = format!("the external data {location} is not beside the model");
-        let known = |g: &weighbridge_scan::Gap| g.reason == reason;
-        if !cx.subject.gaps.iter().any(known) {
-            cx.gap(&item.place, Some(span.start), reason);
-        }
+        cx.gap_once(&item.place, Some(span.start), reason);
         // A link that leads nowhere here may lead somewhere elsewhere.
         if std::fs::symlink_metadata(&data).is_err() {
             return Ok(());

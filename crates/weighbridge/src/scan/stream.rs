@@ -10,12 +10,17 @@ use weighbridge_scan::{Catalogue, Loads, PickleTrace, Reference, Use};
 use super::examine::{Examiner, Item, Place};
 use super::joblib::{Holes, Loader};
 use super::pickles;
+use super::shape::Shape;
 
 /// About what a pickle's bytes and their values take in memory for each byte of it.
 const VALUES: u64 = 16;
 
 /// How much of a stream is read at first: a tar or legacy file has thousands of short ones.
 const FIRST_READ: u64 = 8 << 10;
+
+/// How much more is read, and run from the start again, when that did not reach the end, in
+/// multiples of what was read so far: what was run in vain stays a small part.
+const GROWTH: u64 = 15;
 
 /// Arrays longer than this are left out of what is read of a stream, unless the rest of it is
 /// longer still: what is run again for each of them is then never more than the file.
@@ -123,7 +128,7 @@ fn step(trace: &Trace<'_>, loader: &Loader<'_>, whole: bool, left: u64) -> Step 
     }
     let have = trace.data.len() as u64;
     let Some((p, len)) = loader.wanted else {
-        return Step::More(have.saturating_mul(3));
+        return Step::More(have.saturating_mul(GROWTH));
     };
     let there = loader
         .real(p)
@@ -158,6 +163,9 @@ fn finish(
         source: Some((&item.source, at)),
         holes,
     };
+    if item.is_file() && at == 0 && name.is_empty() {
+        cx.shape = Some(Shape::of(&trace, cx.limits));
+    }
     stream.settle(cx, &trace)?;
     for (offset, path) in files {
         cx.subject.references.push(Reference {

@@ -69,20 +69,14 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     Ok(true)
 }
 
-/// Formats of phones and runtimes that hold a graph in another form (flatbuffers, whose file
-/// identifier stands at byte 4).
+/// A format that holds a graph in another form (a FlatBuffer, whose identifier stands at byte 4).
 fn unread(cx: &mut Examiner<'_, '_>, item: &Item) -> bool {
-    let (format, what) = match item.head.get(4..8) {
-        Some(b"TFL3") => ("tflite", "TensorFlow Lite models"),
-        Some(b"ORTM") => ("onnx", "ONNX Runtime's own form of models"),
-        _ => return false,
-    };
-    cx.named(item, format);
-    cx.gap(
-        &item.place,
-        None,
-        format!("{what} are not read by this version"),
-    );
+    if item.head.get(4..8) != Some(b"ORTM") {
+        return false;
+    }
+    cx.named(item, "onnx");
+    let reason = "ONNX Runtime's own form of models is not read by this version";
+    cx.gap(&item.place, None, reason);
     true
 }
 

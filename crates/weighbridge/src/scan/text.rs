@@ -32,7 +32,7 @@ const PROSE: [&str; 9] = [
 ];
 
 /// Extensions that promise a model.
-pub(super) const MODELS: [&str; 17] = [
+pub(super) const MODELS: [&str; 21] = [
     "safetensors",
     "pt",
     "pth",
@@ -50,6 +50,10 @@ pub(super) const MODELS: [&str; 17] = [
     "npy",
     "npz",
     "tflite",
+    "msgpack",
+    "ggml",
+    "nemo",
+    "skops",
 ];
 
 /// Longest text that is tried as JSON although its name does not say so, in bytes.
@@ -82,6 +86,9 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     // `.bin` promises nothing: an empty one is a marker.
     let marker = extension == "bin" && text.is_empty();
     if MODELS.contains(&extension.as_str()) && !marker {
+        if extension == "pth" && text.lines().any(is_path_import) {
+            program(cx, item, text, ProgramKind::Python);
+        }
         let e = Error::malformed("format.text", "text under the name of a model")
             .help("a failed download often leaves a page or a message in the model's place");
         cx.failed(&item.place, e);
@@ -106,13 +113,16 @@ fn pointer(cx: &mut Examiner<'_, '_>, item: &Item) {
 /// What kind of text it is, by its name and then by its content.
 fn kinds(cx: &mut Examiner<'_, '_>, item: &Item, text: &str, extension: &str) -> Result<()> {
     if let Some(kind) = program_kind(text, extension) {
-        cx.subject.programs.push(Program {
-            place: item.place.text(),
-            base: item.place.base,
-            kind,
-            text: Some(text.to_owned()),
-            beside_model: false,
-        });
+        program(cx, item, text, kind);
+        return Ok(());
+    }
+    if is_container_file(&item.file_name()) {
+        program(
+            cx,
+            item,
+            &instructions(text),
+            ProgramKind::Script("a container"),
+        );
         return Ok(());
     }
     let trimmed = text.trim_start_matches('\u{feff}').trim_ascii_start();
@@ -144,6 +154,40 @@ fn kinds(cx: &mut Examiner<'_, '_>, item: &Item, text: &str, extension: &str) ->
         });
     }
     Ok(())
+}
+
+fn program(cx: &mut Examiner<'_, '_>, item: &Item, text: &str, kind: ProgramKind) {
+    cx.subject.programs.push(Program {
+        place: item.place.text(),
+        base: item.place.base,
+        kind,
+        text: Some(text.to_owned()),
+        beside_model: false,
+    });
+}
+
+/// Whether a line of a `.pth` file is one that Python runs at every start (Lib/site.py,
+/// `addpackage`); the extension is torch's too.
+fn is_path_import(line: &str) -> bool {
+    line.starts_with("import ") || line.starts_with("import\t")
+}
+
+/// Whether a name is that of a container's recipe.
+fn is_container_file(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default();
+    matches!(stem, "dockerfile" | "containerfile") || name.ends_with(".dockerfile")
+}
+
+/// A container's recipe with the word `RUN` of its lines blanked, so that commands begin lines
+/// and every byte keeps its place.
+fn instructions(text: &str) -> String {
+    let blank = |line: &str| match line.get(..4) {
+        Some(word) if word.eq_ignore_ascii_case("run ") => {
+            format!("    {}", line.get(4..).unwrap_or_default())
+        }
+        _ => line.to_owned(),
+    };
+    text.split_inclusive('\n').map(blank).collect()
 }
 
 fn program_kind(text: &str, extension: &str) -> Option<ProgramKind> {
@@ -305,6 +349,10 @@ mod tests {
             ("x.jinja", "{{ x }}", "jinja", [0, 0, 0, 1, 0]),
             ("modeling.py", "import os", "text", [0, 0, 1, 0, 0]),
             ("run", "#!/bin/sh\n", "text", [0, 0, 1, 0, 0]),
+            ("Dockerfile", "FROM x\nRUN ls\n", "text", [0, 0, 1, 0, 0]),
+            ("x.pth", "/usr/lib\nimport os\n", "text", [0, 1, 1, 0, 0]),
+            ("x.pth", "/usr/lib\n", "text", [0, 1, 0, 0, 0]),
+            ("m.msgpack", "<html>", "text", [0, 1, 0, 0, 0]),
             ("x.pt", "hello", "text", [0, 1, 0, 0, 0]),
             (
                 "m.safetensors",

@@ -20,6 +20,7 @@ pub struct Listing {
     /// Links to files: they may lead out of the folders.
     links: Vec<PathBuf>,
     ignored: u64,
+    missing: u64,
     bytes: u64,
 }
 
@@ -61,6 +62,11 @@ impl Listing {
         self.ignored
     }
 
+    /// How many of the paths that were given cannot be looked at. Each has a report that says why.
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
     /// Everything that has to be readable for the scan: the paths that were given, and the links
     /// met beneath them, which may lead elsewhere.
     pub fn reads(&self) -> impl Iterator<Item = &Path> {
@@ -71,8 +77,8 @@ impl Listing {
 /// Lists what is at and beneath `paths`. `seen` is told of each path that is met.
 ///
 /// # Errors
-/// `Io` when one of `paths` cannot be looked at; `Io` or `Parameter` when an ignore file cannot
-/// be followed. What goes wrong beneath is in the listing.
+/// `Io` when none of `paths` can be looked at; `Io` or `Parameter` when an ignore file cannot be
+/// followed. What goes wrong with one of several, or beneath, is in the listing.
 pub fn list(
     paths: &[PathBuf],
     options: &ScanOptions,
@@ -84,9 +90,18 @@ pub fn list(
         share: !options.settings.depend_on_paths(),
         seen,
     };
+    let mut first = None;
     for path in paths {
-        let meta = std::fs::metadata(path)
-            .map_err(|e| Error::io("cannot open", e).in_file(path.display().to_string()))?;
+        let meta = match std::fs::metadata(path) {
+            Ok(meta) => meta,
+            // What the other paths hold is told all the same.
+            Err(e) => {
+                walk.listing.missing += 1;
+                walk.skipped(path.clone(), format!("cannot be opened: {e}"));
+                first.get_or_insert((path, e));
+                continue;
+            }
+        };
         walk.listing.roots.push(path.clone());
         if !meta.is_dir() {
             walk.file(path.clone(), &meta);
@@ -100,7 +115,12 @@ pub fn list(
         let ignored = (!ignored.is_empty()).then_some(&ignored);
         walk.folder(path, Path::new(""), options.limits.depth, ignored);
     }
-    Ok(walk.listing)
+    match first {
+        Some((path, e)) if walk.listing.roots.is_empty() => {
+            Err(Error::io("cannot open", e).in_file(path.display().to_string()))
+        }
+        _ => Ok(walk.listing),
+    }
 }
 
 /// What tells a file whatever path leads to it, and the name under which it was reached: what a
@@ -128,9 +148,12 @@ impl Walk<'_> {
         };
         for name in names {
             let p = path.join(&name);
-            let Ok(link) = std::fs::symlink_metadata(&p) else {
-                self.skipped(p, "cannot be looked at".into());
-                continue;
+            let link = match std::fs::symlink_metadata(&p) {
+                Ok(link) => link,
+                Err(e) => {
+                    self.skipped(p, format!("cannot be looked at: {e}"));
+                    continue;
+                }
             };
             let below = ignored.map(|i| (i, beneath.join(&name)));
             if let Some((patterns, below)) = &below

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weighbridge_core::source::{ByteSource, Window};
 use weighbridge_core::wire::codec::Caps;
+use weighbridge_core::wire::npy::needs_only_head;
 use weighbridge_core::wire::zip::survey::{Entry, Kind, Reading, Survey, View};
 use weighbridge_core::wire::zip::{Archive, Method};
 use weighbridge_core::{Error, ErrorKind, Result};
@@ -276,8 +277,11 @@ fn member(
     reading: &Reading,
 ) -> Result<()> {
     if holder.torch && e.names().iter().all(|n| is_tensor_record(n)) {
-        // Raw values: no loader interprets them.
-        return Ok(());
+        let export = e.names().iter().any(|n| is_export_record(n));
+        if !export || !is_saved_tensor(holder, reading)? {
+            // Raw values: no loader interprets them.
+            return Ok(());
+        }
     }
     if reading.stored == 0 {
         return Ok(());
@@ -307,8 +311,30 @@ fn member(
 /// Longest stored member whose checksum is verified: longer ones are weights.
 const CHECKED: u64 = 16 << 20;
 
+/// Whether a long compressed member is an array of plain values: payload, of which only the head
+/// is read, as of tensors that lie in the file as they are.
+fn is_plain_array(cx: &mut Examiner<'_, '_>, survey: &Survey, reading: &Reading) -> bool {
+    if reading.size <= CHECKED || reading.says_encrypted {
+        return false;
+    }
+    let mut head = Vec::new();
+    let caps = Caps::new(2 * super::HEAD, u64::MAX);
+    // Nothing but what came out counts: a stream that breaks so early has no whole head.
+    let _ = survey.read(reading, &caps, &mut |part| {
+        head.extend_from_slice(part);
+        if head.len() as u64 >= super::HEAD {
+            return Err(Error::limit("scan.head", "the head is all that is wanted"));
+        }
+        Ok(())
+    });
+    let whole = super::npy::is_npy(&head).then(|| needs_only_head(&head));
+    // A length that the header does not explain hides something or was cut short.
+    whole.flatten() == Some(reading.size) && cx.expand(reading.size)
+}
+
 /// The bytes of a member: a window of the file where it is stored as it is, else inflated into
-/// memory. `None` when they are encrypted, which has been recorded.
+/// memory. `None` when they are encrypted, which has been recorded, or payload that no loader
+/// interprets.
 fn item_of(
     cx: &mut Examiner<'_, '_>,
     holder: &Holder<'_>,
@@ -321,6 +347,9 @@ fn item_of(
         View::Local => e.local.as_ref().map_or("", |h| h.name.as_str()),
     };
     let plain = reading.method == Method::Stored;
+    if !plain && is_plain_array(cx, survey, reading) {
+        return Ok(None);
+    }
     let mut data = Vec::new();
     let mut outcome = Ok(true);
     if !plain || reading.stored <= CHECKED {
@@ -400,10 +429,28 @@ fn is_tensor_record(name: &str) -> bool {
     let number = !file.is_empty() && file.bytes().all(|b| b.is_ascii_digit());
     match folder {
         "data" | "constants" | "tensors" => number || file.starts_with("tensor_"),
-        "weights" => !file.ends_with(".json"),
+        "weights" => file.starts_with("weight_"),
         ".data" => file.ends_with(".storage"),
         _ => false,
     }
+}
+
+/// Whether the record is one of `torch.export`, whose configuration says whether it holds raw
+/// values or what `torch.save` wrote (`torch/export/pt2_archive/_package.py`).
+fn is_export_record(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or_default();
+    file.starts_with("weight_") || file.starts_with("tensor_")
+}
+
+/// Whether a record begins like a file of `torch.save`: raw values do so once in four thousand
+/// million times, and are then no archive.
+fn is_saved_tensor(holder: &Holder<'_>, reading: &Reading) -> Result<bool> {
+    if reading.method != Method::Stored || reading.stored < 4 {
+        return Ok(false);
+    }
+    let mut signature = [0u8; 4];
+    holder.survey.source().read_at(reading.at, &mut signature)?;
+    Ok(signature == *b"PK\x03\x04")
 }
 
 #[cfg(test)]
@@ -425,6 +472,7 @@ mod tests {
             "archive/data.pkl",
             "archive/data/x.pkl",
             "data/weights/model_weights_config.json",
+            "data/weights/model.pt",
             "archive/extra/0",
             "archive/data/",
         ] {

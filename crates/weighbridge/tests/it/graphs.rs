@@ -58,20 +58,40 @@ fn malformed_models_are_never_clean() {
 /// `onnx.proto3`.
 #[cfg(unix)]
 fn model() -> Vec<u8> {
+    model_of(&["weights.bin"])
+}
+
+/// The same with a tensor for each of `locations`.
+#[cfg(unix)]
+fn model_of(locations: &[&str]) -> Vec<u8> {
     fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
-        [&[number << 3 | 2, value.len() as u8], value].concat()
+        // A length of two bytes: it need not be the shortest.
+        let length = [value.len() as u8 | 0x80, (value.len() >> 7) as u8];
+        [&[number << 3 | 2], &length[..], value].concat()
     }
-    let entry = [bytes(1, b"location"), bytes(2, b"weights.bin")].concat();
-    let tensor = [
-        vec![0x08, 1, 0x10, 1],
-        bytes(8, b"w"),
-        bytes(13, &entry),
-        vec![0x70, 1],
-    ]
-    .concat();
+    let tensor = |location: &&str| {
+        let entry = [bytes(1, b"location"), bytes(2, location.as_bytes())].concat();
+        let (kind, name) = (vec![0x08, 1, 0x10, 1], bytes(8, b"w"));
+        bytes(5, &[kind, name, bytes(13, &entry), vec![0x70, 1]].concat())
+    };
+    let tensors: Vec<u8> = locations.iter().flat_map(tensor).collect();
     let node = [bytes(1, b"w"), bytes(2, b"y"), bytes(4, b"Identity")].concat();
-    let graph = [bytes(1, &node), bytes(5, &tensor)].concat();
+    let graph = [bytes(1, &node), tensors].concat();
     [vec![0x08, 8], bytes(7, &graph)].concat()
+}
+
+#[cfg(unix)]
+#[test]
+fn data_that_is_missing_is_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    std::fs::write(&path, model_of(&["a.bin", "b.bin", "a.bin", "b.bin"])).unwrap();
+    let report = reports(&path).remove(0);
+    let told = |name: &str| {
+        let of = report.incomplete.iter().filter(|g| g.reason.contains(name));
+        of.count()
+    };
+    assert_eq!((told("a.bin"), told("b.bin")), (1, 1), "{report:#?}");
 }
 
 #[cfg(unix)]

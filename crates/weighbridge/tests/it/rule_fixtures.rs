@@ -45,7 +45,7 @@ fn evidence(rule: &str, folder: &Path, name: &str) -> (Vec<String>, Report) {
 
 /// What is wrong with the fixtures of a rule.
 fn faults(rule: &RuleMeta) -> Vec<String> {
-    let folder = fixtures().join(&rule.id);
+    let folder = fixtures().join(rule.id);
     if !folder.is_dir() {
         return vec![format!("{}: there is no folder of fixtures", rule.id)];
     }
@@ -55,14 +55,14 @@ fn faults(rule: &RuleMeta) -> Vec<String> {
         let at = format!("{}/{name}", rule.id);
         if name.starts_with("hit") {
             hits += 1;
-            let (found, report) = evidence(&rule.id, &folder, &name);
+            let (found, report) = evidence(rule.id, &folder, &name);
             if found.is_empty() {
                 out.push(format!("{at} is not found: {report:#?}"));
             }
             shown.extend(found);
         } else if name.starts_with("miss") {
             misses += 1;
-            let (found, _) = evidence(&rule.id, &folder, &name);
+            let (found, _) = evidence(rule.id, &folder, &name);
             if !found.is_empty() {
                 out.push(format!("{at} is found: {found:?}"));
             }
@@ -74,7 +74,7 @@ fn faults(rule: &RuleMeta) -> Vec<String> {
         out.push(format!("{}: {hits} hits and {misses} misses", rule.id));
     }
     // What `--explain` shows is what the scanner says.
-    if let Some(example) = &rule.example
+    if let Some(example) = rule.example
         && !shown.contains(example)
     {
         out.push(format!(

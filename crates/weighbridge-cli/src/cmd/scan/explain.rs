@@ -21,16 +21,16 @@ pub(super) fn one(id: &str, out: &mut Output) -> Result<Exit> {
     let style = out.style;
     out.line(format_args!(
         "{} {} ({})",
-        style.paint(Tone::Head, &rule.id),
+        style.paint(Tone::Head, rule.id),
         rule.title,
         style.paint(tone(rule.severity), rule.severity.as_str())
     ))?;
     out.line("")?;
-    paragraph(&rule.why, out)?;
+    paragraph(rule.why, out)?;
     out.line("")?;
     out.line(style.paint(Tone::Head, "What to do"))?;
-    paragraph(&rule.advice, out)?;
-    if let Some(example) = &rule.example {
+    paragraph(rule.advice, out)?;
+    if let Some(example) = rule.example {
         out.line("")?;
         out.line(style.paint(Tone::Head, "Evidence of a finding"))?;
         for line in example.lines() {
@@ -61,7 +61,7 @@ pub(super) fn all(out: &mut Output) -> Result<Exit> {
     for rule in rules.iter() {
         out.line(format_args!(
             "{}  {}  {}",
-            style.paint(Tone::Head, &rule.id),
+            style.paint(Tone::Head, rule.id),
             style.paint(
                 tone(rule.severity),
                 format_args!("{:<10}", rule.severity.as_str())

@@ -6,11 +6,15 @@ use super::super::number;
 use super::super::opcode::Op;
 use super::super::value::NodeId;
 use super::{Machine, bad};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Memo indices below this one lie in a vector, as do those that continue it; the opcodes may name
 /// any number, and a hostile one must not allocate.
 const DENSE: u64 = 1 << 16;
+
+/// Greatest index of a stream with fewer bytes: an array with twice as many places is what the C
+/// unpickler makes of it (Modules/_pickle.c, `_Unpickler_MemoPut`). Picklers count from zero.
+const MOST_SPARSE: u64 = 1 << 24;
 
 /// A place of the vector that nothing was put into.
 const VACANT: NodeId = NodeId::MAX;
@@ -75,6 +79,12 @@ impl Machine<'_> {
             };
         }
         let top = self.top()?;
+        if index > MOST_SPARSE.max(self.trace.data.len() as u64) {
+            self.soften(Error::limit(
+                "pickle.memo-index",
+                format!("memo {index}: readers allocate every place below it"),
+            ));
+        }
         if self.memo.put(index, top) {
             self.memo.len += 1;
             self.took(1, if index < DENSE { 4 } else { 32 });
@@ -86,6 +96,20 @@ impl Machine<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_index_that_readers_would_allocate_for_is_a_fault_and_no_end() {
+        use crate::{ErrorKind, Limits, pickle};
+        let run = |index: u32| {
+            let mut data = b"\x80\x02Nr".to_vec();
+            data.extend(index.to_le_bytes());
+            data.extend(b"0cm\nf\n)R.");
+            let t = pickle::run(&data, &Limits::default());
+            (t.error.as_ref().map(crate::Error::kind), t.globals.len())
+        };
+        assert_eq!(run(i32::MAX as u32), (Some(ErrorKind::Limit), 1));
+        assert_eq!(run(1000), (None, 1));
+    }
 
     #[test]
     fn sparse_places_become_dense_ones_without_being_lost() {

@@ -5,7 +5,7 @@ use std::hash::Hasher;
 
 use twox_hash::XxHash32;
 
-use super::{Input, Members, Output, bad_data, bad_header, checksum, is_skippable};
+use super::{Input, Members, Output, bad_data, bad_header, checksum, is_skippable, skip_frame};
 use crate::error::{Error, Result};
 
 pub(super) const MAGIC: u32 = 0x184d_2204;
@@ -42,12 +42,7 @@ pub(super) fn decode(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(
                 input.advance(4);
                 legacy(input, output, &mut buffers)?;
             }
-            Some(magic) if is_skippable(magic) => {
-                let Some([_, _, _, _, a, b, c, d]) = input.peek::<8>()? else {
-                    return Err(input.cut());
-                };
-                input.skip(8 + u64::from(u32::from_le_bytes([a, b, c, d])))?;
-            }
+            Some(magic) if is_skippable(magic) => skip_frame(input)?,
             None if at == begin => return Err(input.cut()),
             _ if at == begin => return Err(bad_header("no LZ4 frame begins here", at)),
             _ => return Ok(()),

@@ -166,6 +166,14 @@ fn is_skippable(magic: u32) -> bool {
     (0x184d_2a50..=0x184d_2a5f).contains(&magic)
 }
 
+/// Steps over the skippable frame that begins here.
+fn skip_frame(input: &mut Input<'_>) -> Result<()> {
+    let Some([_, _, _, _, a, b, c, d]) = input.peek::<8>()? else {
+        return Err(input.cut());
+    };
+    input.skip(8 + u64::from(u32::from_le_bytes([a, b, c, d])))
+}
+
 /// Decodes the streams that `source` begins with into `sink`, in pieces of at most 1 MiB.
 ///
 /// # Errors

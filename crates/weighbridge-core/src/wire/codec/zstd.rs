@@ -5,7 +5,7 @@ use std::io::Read;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::{Input, Members, Output, bad_data, bad_header, checksum, is_skippable};
+use super::{Input, Members, Output, bad_data, bad_header, checksum, is_skippable, skip_frame};
 use crate::error::{Error, Result};
 
 pub(super) const MAGIC: u32 = 0xfd2f_b528;
@@ -24,12 +24,7 @@ pub(crate) fn decode(input: &mut Input<'_>, output: &mut Output<'_>) -> Result<(
                 members.next(input)?;
                 frame(input, output, &mut buf, at)?;
             }
-            Some(magic) if is_skippable(magic) => {
-                let Some([_, _, _, _, a, b, c, d]) = input.peek::<8>()? else {
-                    return Err(input.cut());
-                };
-                input.skip(8 + u64::from(u32::from_le_bytes([a, b, c, d])))?;
-            }
+            Some(magic) if is_skippable(magic) => skip_frame(input)?,
             None if at == begin => return Err(input.cut()),
             _ if at == begin => return Err(bad_header("no Zstandard frame begins here", at)),
             _ => return Ok(()),

@@ -1,6 +1,8 @@
 //! The header database (`DOC/7zFormat.txt` of 7-Zip). Every count is checked against the bytes
 //! that are left for what it counts: nothing is allocated on its word.
 
+use std::collections::HashSet;
+
 use super::{Kind, Member};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
@@ -68,9 +70,8 @@ impl Folder {
     /// The output that no coder takes: what comes out of the folder.
     pub(super) fn main_output(&self) -> Option<u64> {
         let total: u64 = self.coders.iter().map(|c| c.outputs).sum();
-        (0..total)
-            .rev()
-            .find(|o| !self.binds.iter().any(|(_, out)| out == o))
+        let taken: HashSet<u64> = self.binds.iter().map(|b| b.1).collect();
+        (0..total).rev().find(|o| !taken.contains(o))
     }
 
     /// How many bytes come out.
@@ -353,9 +354,11 @@ impl<'a> Parser<'a> {
             }
             f.binds.push(bind);
         }
-        let free = (0..inputs).filter(|i| !f.binds.iter().any(|(b, _)| b == i));
         match inputs - binds {
-            1 => f.packed.extend(free.take(1)),
+            1 => {
+                let fed: HashSet<u64> = f.binds.iter().map(|b| b.0).collect();
+                f.packed.extend((0..inputs).find(|i| !fed.contains(i)));
+            }
             n => {
                 for _ in 0..n {
                     let i = self.number()?;
@@ -440,10 +443,13 @@ impl<'a> Parser<'a> {
         if sized {
             next = self.number()?;
         }
+        let mut summed = false;
         loop {
             match next {
                 id::END => return Ok(subs),
+                id::CRC if summed => return Err(bad("the files' checksums stand twice")),
                 id::CRC => {
+                    summed = true;
                     // Those of folders with one file and a checksum of their own are not repeated.
                     let open: Vec<&mut Sub> = subs.iter_mut().filter(|s| s.crc.is_none()).collect();
                     let crcs = self.checksums(open.len() as u64)?;
@@ -477,6 +483,7 @@ impl<'a> Parser<'a> {
         let n = usize::try_from(count).unwrap_or(0);
         let mut names: Vec<String> = Vec::new();
         let mut empty = vec![false; n];
+        let mut empties = 0;
         let (mut empty_file, mut anti) = (Vec::new(), Vec::new());
         let mut attributes: Vec<Option<u32>> = Vec::new();
         loop {
@@ -490,15 +497,20 @@ impl<'a> Parser<'a> {
                 c: Cursor::new(raw),
                 ..*self
             };
-            let empties = empty.iter().filter(|&&e| e).count() as u64;
             match kind {
                 id::NAMES => names = p.names(count)?,
-                id::EMPTY_STREAM => empty = p.bits(count)?,
+                id::EMPTY_STREAM => {
+                    empty = p.bits(count)?;
+                    // Counted here: a header can have a property for every two of its bytes.
+                    empties = empty.iter().filter(|&&e| e).count() as u64;
+                }
                 id::EMPTY_FILE => empty_file = p.bits(empties)?,
                 id::ANTI => anti = p.bits(empties)?,
                 id::ATTRIBUTES => {
                     let defined = p.optional_bits(count)?;
                     p.external()?;
+                    // Where they come twice, the last ones count, as in every other list.
+                    attributes.clear();
                     for d in defined {
                         attributes.push(if d { Some(p.u32()?) } else { None });
                     }

@@ -252,3 +252,62 @@ fn the_corpus_sample_opens() {
     assert_eq!(got[0].0.len() as u64, a.members()[0].size);
     assert!(a.gaps().is_empty());
 }
+
+/// A number in its longest form.
+fn number(n: u64) -> Vec<u8> {
+    [&[0xff][..], &n.to_le_bytes()].concat()
+}
+
+/// An archive without packed streams whose header is `header`.
+fn of_header(header: &[u8]) -> Vec<u8> {
+    let mut next = 0u64.to_le_bytes().to_vec();
+    next.extend((header.len() as u64).to_le_bytes());
+    next.extend(crc32fast::hash(header).to_le_bytes());
+    let crc = crc32fast::hash(&next).to_le_bytes();
+    [b"7z\xbc\xaf\x27\x1c\0\x04", &crc[..], &next, header].concat()
+}
+
+#[test]
+fn many_properties_of_many_files_take_a_moment() {
+    // Empty files without names, and as many properties that say nothing.
+    let n = 400_000usize;
+    let bits = vec![0xff; n.div_ceil(8)];
+    let mut header = vec![0x01, 0x05];
+    header.extend(number(n as u64));
+    header.push(0x0e);
+    header.extend(number(bits.len() as u64));
+    header.extend(bits);
+    header.extend([0x19, 0].repeat(n));
+    header.extend([0, 0]);
+    assert_eq!(open(&of_header(&header)).unwrap().members().len(), n);
+}
+
+#[test]
+fn attributes_that_stand_twice_are_not_added_up() {
+    let attributes = |n: u32| {
+        let value = n.to_le_bytes();
+        [&[0x15, 6, 1, 0][..], &value].concat()
+    };
+    let mut header = vec![0x01, 0x05, 1, 0x0e, 1, 0x80];
+    header.extend(attributes(0x10));
+    header.extend(attributes(0x20));
+    header.extend([0, 0]);
+    let a = open(&of_header(&header)).unwrap();
+    assert_eq!(a.members()[0].attributes, Some(0x20));
+}
+
+#[test]
+fn checksums_of_files_stand_once() {
+    // A folder of one coder, which copies nothing, and the checksum of its file.
+    let header = |sums: &[&[u8]]| {
+        let mut h = vec![0x01, 0x04, 0x06, 0, 1, 0x09, 0, 0];
+        h.extend([0x07, 0x0b, 1, 0, 1, 1, 0, 0x0c, 0, 0, 0x08]);
+        h.extend(sums.concat());
+        h.extend([0, 0, 0x05, 1, 0, 0]);
+        of_header(&h)
+    };
+    let sum = [0x0a, 1, 0, 0, 0, 0];
+    assert_eq!(open(&header(&[&sum])).unwrap().members().len(), 1);
+    let e = open(&header(&[&sum, &[0x0a, 1]])).unwrap_err();
+    assert_eq!(e.rule(), "sevenz.bad-header");
+}

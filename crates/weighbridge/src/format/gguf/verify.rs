@@ -3,6 +3,7 @@
 //! (`gguf_init_from_reader` of `ggml/src/gguf.cpp`).
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Limits, Result};
@@ -48,32 +49,26 @@ pub fn header<'a>(source: &'a dyn ByteSource, limits: &Limits) -> Result<(Header
 fn repeats(header: &Header<'_>, errors: &mut Vec<Error>) {
     let keys = header.entries.iter().map(|e| &e.key);
     let names = header.tensors.iter().map(|t| &t.name);
+    twice(header, keys, ("gguf.duplicate-key", "key"), errors);
+    twice(header, names, ("gguf.duplicate-name", "tensor"), errors);
+}
+
+fn twice<'a>(
+    header: &Header<'_>,
+    strings: impl Iterator<Item = &'a Range<usize>>,
+    (rule, what): (&'static str, &str),
+    errors: &mut Vec<Error>,
+) {
     let mut first: HashMap<&[u8], usize> = HashMap::new();
-    for key in keys {
-        if let Some(at) = first.insert(header.bytes(key), key.start) {
-            let message = format!(
-                "the key {} stands at byte {at} too",
-                shown(header.bytes(key))
-            );
-            let e = Error::malformed("gguf.duplicate-key", message);
-            errors.push(e.span(key.start as u64, key.len() as u64));
-            if errors.len() >= MOST {
-                return;
-            }
+    for s in strings {
+        if errors.len() >= MOST {
+            return;
         }
-    }
-    first.clear();
-    for name in names {
-        if let Some(at) = first.insert(header.bytes(name), name.start) {
-            let message = format!(
-                "the tensor {} stands at byte {at} too",
-                shown(header.bytes(name))
-            );
-            let e = Error::malformed("gguf.duplicate-name", message);
-            errors.push(e.span(name.start as u64, name.len() as u64));
-            if errors.len() >= MOST {
-                return;
-            }
+        let bytes = header.bytes(s);
+        if let Some(at) = first.insert(bytes, s.start) {
+            let message = format!("the {what} {} stands at byte {at} too", shown(bytes));
+            let e = Error::malformed(rule, message);
+            errors.push(e.span(s.start as u64, s.len() as u64));
         }
     }
 }

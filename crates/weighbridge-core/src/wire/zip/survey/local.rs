@@ -15,6 +15,11 @@ use super::super::{LOCAL, LOCAL_LEN, Method};
 const DESCRIPTOR: u32 = 0x0807_4b50;
 /// The longest descriptor: signature, checksum, two sizes of 8 bytes.
 const DESCRIPTOR_MAX: u64 = 24;
+/// How many bytes are read at a time to find a descriptor, at first and in the end.
+const PIECE_LEAST: u64 = 4 << 10;
+const PIECE_MOST: u64 = 1 << 20;
+/// How many of what looks like a descriptor is tried for a member.
+const TRIES: u32 = 1000;
 /// Flags that change what readers make of the payload: encryption, patched data, strong
 /// encryption, masked headers.
 const FLAGS: u16 = 1 | 1 << 5 | 1 << 6 | 1 << 13;
@@ -329,6 +334,35 @@ fn unlisted(b: &mut Builder<'_>, local: Local, bounds: &[u64]) -> Result<u64> {
     Ok(end)
 }
 
+/// How many bytes lie between `from` and the first descriptor before `to` that says so. Read in
+/// pieces that grow: what follows a short member is left to the next one.
+fn described(source: &dyn ByteSource, from: u64, to: u64) -> Result<Option<u64>> {
+    let signature = DESCRIPTOR.to_le_bytes();
+    let (mut at, mut piece, mut tries) = (from, PIECE_LEAST, 0);
+    while at < to {
+        let next = at.saturating_add(piece).min(to);
+        let raw = source.read_vec(at..next.saturating_add(DESCRIPTOR_MAX).min(to))?;
+        for n in memchr::memmem::find_iter(&raw, &signature) {
+            let here = at.saturating_add(n as u64);
+            if here >= next {
+                break;
+            }
+            tries += 1;
+            if tries > TRIES {
+                return Ok(None);
+            }
+            let rest = raw.get(n..).unwrap_or_default();
+            let fits = |wide| descriptor(rest, true, wide).is_some_and(|d| d.stored == here - from);
+            if fits(false) || fits(true) {
+                return Ok(Some(here - from));
+            }
+        }
+        at = next;
+        piece = piece.saturating_mul(2).min(PIECE_MOST);
+    }
+    Ok(None)
+}
+
 /// The stored length of a member whose header leaves it to the descriptor, and the descriptor's:
 /// where the deflate stream ends, or where a descriptor says the length that it stands at.
 fn measure(b: &mut Builder<'_>, h: &Header, from: u64, bound: u64) -> Result<(u64, u64)> {
@@ -343,17 +377,7 @@ fn measure(b: &mut Builder<'_>, h: &Header, from: u64, bound: u64) -> Result<(u6
             Err(_) => None,
         }
     } else {
-        let room = to.saturating_sub(from);
-        let raw = b.source.read_vec(from..from + room)?;
-        let signature = DESCRIPTOR.to_le_bytes();
-        let finder = memchr::memmem::find_iter(&raw, &signature);
-        let mut ends = finder.take(1000).filter(|&n| {
-            [false, true].iter().any(|&wide| {
-                let d = raw.get(n..).and_then(|r| descriptor(r, true, wide));
-                d.is_some_and(|d| d.stored == n as u64)
-            })
-        });
-        ends.next().map(|n| n as u64)
+        described(b.source, from, to)?
     };
     b.measure = b.measure.saturating_sub(stored.unwrap_or(to - from));
     let Some(stored) = stored else {

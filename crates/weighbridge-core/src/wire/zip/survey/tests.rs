@@ -504,41 +504,67 @@ fn the_unicode_path_field_is_read() {
     assert_eq!(s.entries()[0].names(), ["safe.txt", "data.pkl"]);
 }
 
+/// Counts the bytes that are read.
+#[derive(Debug)]
+struct Counting(SliceSource, AtomicU64);
+impl ByteSource for Counting {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+    fn name(&self) -> &str {
+        "counting"
+    }
+    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        let n = buf.len() as u64;
+        self.1.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
+        self.0.read_at(at, buf)
+    }
+    fn slice(&self, _: Range<u64>) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// The survey of `bytes`, and how many bytes it read.
+fn counted(bytes: Vec<u8>) -> (Survey, u64) {
+    let counting = Arc::new(Counting(SliceSource::new(bytes, "x"), AtomicU64::new(0)));
+    let source = Arc::clone(&counting) as Arc<dyn ByteSource>;
+    let s = Survey::of(source, &Limits::default()).unwrap();
+    let read = counting.1.load(std::sync::atomic::Ordering::Relaxed);
+    (s, read)
+}
+
 /// The listing of an archive reads headers and directory, not payloads.
 #[test]
 fn payloads_are_not_read() {
-    #[derive(Debug)]
-    struct Counting(SliceSource, AtomicU64);
-    impl ByteSource for Counting {
-        fn len(&self) -> u64 {
-            self.0.len()
-        }
-        fn name(&self) -> &str {
-            "counting"
-        }
-        fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-            let n = buf.len() as u64;
-            self.1.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
-            self.0.read_at(at, buf)
-        }
-        fn slice(&self, _: Range<u64>) -> Option<&[u8]> {
-            None
-        }
-    }
     let mut items: Vec<Item> = (0..20)
         .map(|i| item(&format!("t/data/{i}"), &vec![3; 1 << 20]))
         .collect();
     items.iter_mut().for_each(|i| i.descriptor = true);
-    let counting = Arc::new(Counting(
-        SliceSource::new(pack(&items), "x"),
-        AtomicU64::new(0),
-    ));
-    let s = Survey::of(
-        Arc::clone(&counting) as Arc<dyn ByteSource>,
-        &Limits::default(),
-    )
-    .unwrap();
+    let (s, read) = counted(pack(&items));
     assert_eq!((s.differences(), s.entries().len()), (&[][..], 20));
-    let read = counting.1.load(std::sync::atomic::Ordering::Relaxed);
     assert!(read < 80_000, "{read} bytes were read");
+}
+
+/// Members whose length only a descriptor says are measured one by one, not each to the end.
+#[test]
+fn what_follows_a_member_is_not_read_to_measure_it() {
+    let mut i = item("a", b"");
+    i.descriptor = true;
+    let mut one = pack(&[i]);
+    one.truncate(memchr::memmem::find(&one, CENTRAL_SIG).unwrap());
+    let n = 3000;
+    let (s, read) = counted(one.repeat(n));
+    assert_eq!(s.entries().len(), n);
+    assert!(read < n as u64 * 8192, "{read} bytes were read");
+
+    // Across the bounds of pieces, and behind what only looks like one.
+    for len in [4070, 4095, 4096, 4097, 13_000, 70_000] {
+        let mut i = item("later", &b"PK\x07\x08".repeat(200));
+        i.data.resize(len, 5);
+        i.descriptor = true;
+        let mut h = pack(&[i.clone()]);
+        h.truncate(memchr::memmem::find(&h, CENTRAL_SIG).unwrap());
+        let s = survey(h);
+        assert!(everything(&s).contains(&("later".into(), i.data)), "{len}");
+    }
 }
