@@ -1,6 +1,7 @@
 //! The command line as typed. `docs/cli.md` describes it for users.
 
 mod edit;
+mod quantize;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use weighbridge::FormatId;
 
 pub(crate) use edit::{Edit, Merge, Split};
+pub(crate) use quantize::{
+    Dequantize, Imatrix, ImatrixVerb, MatrixArgs, MatrixForm, Quantize, Recipe,
+};
 
 use crate::sandbox::Confine;
 use crate::text::parse_size;
@@ -81,6 +85,10 @@ pub(crate) enum Verb {
     Split(Split),
     Merge(Merge),
     Diff(Diff),
+    Quantize(Box<Quantize>),
+    Dequantize(Dequantize),
+    Recipe(Recipe),
+    Imatrix(Imatrix),
 }
 
 const EXIT_CODES: &str = "\

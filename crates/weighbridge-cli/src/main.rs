@@ -65,6 +65,10 @@ fn run(cli: Cli, out: &mut Output) -> Result<Exit> {
         Some(Verb::Split(a)) => cmd::split::run(&a, out),
         Some(Verb::Merge(a)) => cmd::split::run_merge(&a, out),
         Some(Verb::Diff(a)) => cmd::diff::run(&a, out),
+        Some(Verb::Quantize(a)) => cmd::quantize::run(&a, out),
+        Some(Verb::Dequantize(a)) => cmd::dequantize::run(&a, out),
+        Some(Verb::Recipe(a)) => cmd::recipe::run(&a, out),
+        Some(Verb::Imatrix(a)) => cmd::imatrix::run(&a, out),
         None => Err(Error::parameter("cli.usage", "no verb is given")
             .help("weighbridge --help lists the verbs")),
     }

@@ -25,6 +25,7 @@ pub mod format;
 pub mod hash;
 mod open;
 pub mod output;
+pub mod quantize;
 pub mod scan;
 pub mod split;
 pub mod stats;

@@ -6,6 +6,7 @@
 //! and `fdatasync` running beside the copy 1.11. So: allocate, copy inside the kernel where both
 //! ends are files, sync in the background, and keep the buffer for everything else.
 
+mod positioned;
 mod run;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use weighbridge_core::{Error, ErrorKind, Result};
 
 use crate::format::{FormatWriter, Plan};
 
+pub use positioned::Positioned;
 pub(crate) use run::{Run, raw_bytes};
 
 /// Where a writer puts its bytes, in order.

@@ -162,7 +162,7 @@ fn human(args: &Convert, report: &Report, out: &mut Output) -> Result<()> {
     )
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     safe(
         &path
             .file_name()

@@ -2,10 +2,14 @@
 
 pub(crate) mod check;
 pub(crate) mod convert;
+pub(crate) mod dequantize;
 pub(crate) mod diff;
 pub(crate) mod disasm;
 pub(crate) mod edit;
+pub(crate) mod imatrix;
 pub(crate) mod inspect;
+pub(crate) mod quantize;
+pub(crate) mod recipe;
 pub(crate) mod scan;
 pub(crate) mod split;
 mod summary;

@@ -14,6 +14,7 @@ mod diff;
 mod disasm;
 mod edit;
 mod inspect;
+mod quantize;
 mod scan;
 mod scan_policy;
 mod scan_report;

@@ -456,7 +456,7 @@ impl<'a> Walk<'a> {
             return Err(too_deep());
         }
         if let Some(n) = element.bytes() {
-            let all = len.checked_mul(n as u64).unwrap_or(u64::MAX);
+            let all = len.saturating_mul(n as u64);
             return self.take(all).map(|_| ());
         }
         for _ in 0..len {

@@ -9,7 +9,7 @@ pub(crate) mod blocks;
 mod dense;
 mod names;
 mod options;
-mod state;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 mod transform;
@@ -23,7 +23,7 @@ use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
 pub use options::{ConvertOptions, parse_dtype, target_of};
-pub(crate) use transform::{kind_of, part_of};
+pub(crate) use transform::{cast, kind_of, part_of};
 
 use crate::format::gguf::Gguf;
 use crate::format::pytorch::write::PyTorchWriter;

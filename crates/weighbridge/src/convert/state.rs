@@ -123,7 +123,7 @@ pub(super) fn flatten(
 }
 
 /// Fits the metadata to the target.
-pub(super) fn settle(
+pub(crate) fn settle(
     model: &mut Model,
     options: &ConvertOptions,
     target: FormatId,

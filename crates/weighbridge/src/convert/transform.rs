@@ -135,7 +135,7 @@ fn casts(t: &Tensor, to: DType) -> bool {
     t.has_data() && t.dtype.is_float() && !scaled && t.dtype != to
 }
 
-fn cast(t: &mut Tensor, to: DType, changed: &mut Vec<Note>) {
+pub(crate) fn cast(t: &mut Tensor, to: DType, changed: &mut Vec<Note>) {
     if !casts(t, to) {
         return;
     }

@@ -20,6 +20,7 @@ mod graphs;
 mod hostile_cases;
 mod models;
 mod pytorch;
+mod quantize;
 mod rule_fixtures;
 mod safetensors;
 mod scan;

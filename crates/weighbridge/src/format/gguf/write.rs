@@ -105,7 +105,7 @@ fn choose(model: &Model, plan: &mut Plan) -> Vec<usize> {
 }
 
 /// Why a tensor cannot be written, with the flag that makes it possible.
-fn refusal(t: &Tensor) -> Option<String> {
+pub(crate) fn refusal(t: &Tensor) -> Option<String> {
     let d = t.dtype;
     if t.layout != Layout::Strided {
         let layout = t.layout.as_str();
@@ -166,6 +166,8 @@ pub(crate) struct Finished {
     pub bytes: Vec<u8>,
     /// Bytes of the whole file.
     pub total: u64,
+    /// Where the tensors' data begin in the file, in the order in which they were chosen.
+    pub positions: Vec<u64>,
 }
 
 impl Head {
@@ -223,6 +225,7 @@ impl Head {
         out.extend(self.count.to_le_bytes());
         out.extend(&self.keys);
         let mut at = 0u64;
+        let mut positions = Vec::with_capacity(chosen.len());
         for t in chosen.iter().filter_map(|&i| model.tensors.get(i)) {
             string(&mut out, t.name.as_bytes());
             let dims: &[u64] = if t.shape.is_empty() { &[1] } else { &t.shape };
@@ -232,6 +235,7 @@ impl Head {
             }
             out.extend(type_id(t.dtype).unwrap_or(0).to_le_bytes());
             out.extend(at.to_le_bytes());
+            positions.push(at);
             at = at
                 .checked_add(t.byte_len())
                 .and_then(|end| align_up(end, self.alignment))
@@ -245,8 +249,16 @@ impl Head {
             // Alignments are at most a MiB.
             out.resize(out.len().next_multiple_of(self.alignment as usize), 0);
         }
-        let total = at.saturating_add(out.len() as u64);
-        Ok(Finished { bytes: out, total })
+        let start = out.len() as u64;
+        let total = at.saturating_add(start);
+        for p in &mut positions {
+            *p = p.saturating_add(start);
+        }
+        Ok(Finished {
+            bytes: out,
+            total,
+            positions,
+        })
     }
 }
 

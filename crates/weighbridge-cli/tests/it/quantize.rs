@@ -1,0 +1,146 @@
+//! `quantize`, `dequantize`, `recipe`, `imatrix`.
+
+use serde_json::json;
+
+use crate::common::{Folder, command, corpus, finished, run, run_json, small};
+
+#[test]
+fn a_model_of_the_corpus_and_its_companions() {
+    let Some(corpus) = corpus() else { return };
+    let folder = corpus.join("gguf/hf/tiny-llama");
+    let from = folder.join("ref-f16.gguf").to_str().unwrap().to_owned();
+    let want = folder.join("quant-Q4_K_M.gguf");
+    let f = Folder::new();
+    let (out, report) = (f.at("q.gguf"), f.at("report.json"));
+    let args = ["quantize", &from, &out, "-t", "q4_k_m", "--report", &report];
+    let (code, d) = run_json("quantize", &args);
+    assert_eq!((code, &d["type"]), (0, &json!("Q4_K_M")));
+    assert!(std::fs::read(&out).unwrap() == std::fs::read(&want).unwrap());
+    let r: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    crate::schema::assert_valid("quantize", &r);
+    let list = r["tensor_list"].as_array().unwrap();
+    assert!(list.iter().all(|t| t["quality"]["rmse"].is_number()));
+    // Its types are the recipe of the next.
+    let r = run(&["recipe", want.to_str().unwrap()]);
+    assert_eq!(r.code, 0);
+    let recipe = f.write("recipe.txt", r.stdout.as_bytes());
+    let again = f.at("again.gguf");
+    let r = run(&["quantize", &from, &again, "--recipe", &recipe, "--quiet"]);
+    assert_eq!((r.code, r.stdout.as_str(), r.stderr.as_str()), (0, "", ""));
+    assert!(std::fs::read(&again).unwrap() == std::fs::read(&want).unwrap());
+    let (code, d) = run_json("recipe", &["recipe", &again]);
+    assert_eq!(
+        (code, &d["tensors"]["output_norm.weight"]),
+        (0, &json!("F32"))
+    );
+    // And back to floats.
+    let wide = f.at("wide.safetensors");
+    let (code, d) = run_json("convert", &["dequantize", &out, &wide, "--dtype", "bf16"]);
+    assert_eq!(code, 0, "{d}");
+    assert_eq!(run(&["check", &wide]).code, 0);
+}
+
+#[test]
+fn the_matrix_is_recorded_as_it_was_typed() {
+    let Some(corpus) = corpus() else { return };
+    let folder = corpus.join("gguf/imatrix");
+    let from = corpus.join("gguf/hf/tiny-llama/ref-f16.gguf");
+    let f = Folder::new();
+    let out = f.at("q.gguf");
+    for (matrix, file) in [("tiny-llama.gguf", "IQ2_XXS"), ("tiny-llama.dat", "Q4_K_M")] {
+        let args = ["quantize", from.to_str().unwrap(), &out, "--type", file];
+        let mut c = command(&args);
+        c.args(["--imatrix", matrix]).current_dir(&folder);
+        let r = finished(c.output().unwrap());
+        assert_eq!(r.code, 0, "{}", r.stderr);
+        let want = std::fs::read(folder.join(format!("{matrix}.{file}.gguf"))).unwrap();
+        assert!(std::fs::read(&out).unwrap() == want, "{matrix} {file}");
+    }
+}
+
+#[test]
+fn matrices_are_shown_merged_and_converted() {
+    let Some(corpus) = corpus() else { return };
+    let folder = corpus.join("gguf/imatrix");
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (new, old) = (at("tiny-llama.gguf"), at("tiny-llama.dat"));
+    let (code, d) = run_json("imatrix", &["imatrix", "inspect", &old]);
+    assert_eq!((code, &d["form"]), (0, &json!("legacy")));
+    assert_eq!(d["entries"].as_array().unwrap().len(), 15);
+    let f = Folder::new();
+    let out = f.at("sum.gguf");
+    let (code, d) = run_json(
+        "imatrix",
+        &["imatrix", "merge", &new, &new, "--output", &out],
+    );
+    assert_eq!((code, &d["form"]), (0, &json!("gguf")));
+    let dat = f.at("new.dat");
+    let (code, d) = run_json("imatrix", &["imatrix", "convert", &new, &dat]);
+    assert_eq!((code, &d["form"]), (0, &json!("legacy")));
+    let r = run(&["imatrix", "inspect", &dat]);
+    assert!(r.stdout.contains("15 entries"), "{}", r.stdout);
+}
+
+#[test]
+fn a_dry_run_needs_no_place() {
+    let f = Folder::new();
+    let m = f.write("m.safetensors", &small());
+    let (code, d) = run_json("quantize", &["quantize", &m, "--type", "Q8_0", "--dry-run"]);
+    assert_eq!(code, 0, "{d}");
+    assert_eq!(
+        d["tensor_list"].as_array().unwrap().len() as u64,
+        d["tensors"]
+    );
+    let r = run(&["quantize", &m, "--type", "Q8_0", "--dry-run"]);
+    assert!(r.stdout.contains("would write"), "{}", r.stdout);
+    assert_eq!(f.names(), ["m.safetensors"]);
+}
+
+#[test]
+fn refusals_exit_2_and_leave_nothing() {
+    let f = Folder::new();
+    let m = f.write("m.safetensors", &small());
+    let out = f.at("q.gguf");
+    for (args, rule) in [
+        (vec!["quantize", &m, &out, "--type", "Q9"], "quantize.type"),
+        (vec!["quantize", &m, &out], "cli.usage"),
+        (vec!["quantize", &m, "--type", "Q8_0"], "cli.usage"),
+        (
+            vec![
+                "quantize",
+                &m,
+                &out,
+                "--type",
+                "Q8_0",
+                "--tensor-type",
+                "x=q9",
+            ],
+            "quantize.tensor-type",
+        ),
+        (
+            vec!["quantize", &m, &out, "--type", "Q8_0", "--exclude", "("],
+            "quantize.regex",
+        ),
+        (
+            vec!["quantize", &m, &out, "--type", "Q8_0", "--imatrix", &m],
+            "imatrix.truncated",
+        ),
+        (
+            vec!["quantize", &m, &m, "--type", "Q8_0"],
+            "quantize.same-file",
+        ),
+        (vec!["imatrix", "inspect", &out], "io"),
+        (
+            vec!["dequantize", &m, &out, "--dtype", "f64"],
+            "dequantize.dtype",
+        ),
+    ] {
+        let (code, d) = run_json("quantize", &args);
+        assert_eq!(
+            (code, &d["error"]["rule"]),
+            (2, &json!(rule)),
+            "{args:?}: {d}"
+        );
+        assert_eq!(f.names(), ["m.safetensors"]);
+    }
+}
