@@ -160,9 +160,15 @@ pub(crate) struct Target {
 pub(crate) fn targets(rows: &[Target]) -> String {
     let mut text = String::from("| target | wanted | reached | met |\n|---|--:|--:|---|\n");
     for t in rows {
+        // A wanted hundredth needs more digits to show what was reached.
+        let digits = if t.wanted > 0.0 && t.wanted < 0.1 {
+            4
+        } else {
+            2
+        };
         let _ = writeln!(
             text,
-            "| {} | ≤ {} {} | {:.2} {} | {} |",
+            "| {} | ≤ {} {} | {:.digits$} {} | {} |",
             t.what,
             t.wanted,
             t.unit,
