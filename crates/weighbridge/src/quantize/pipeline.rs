@@ -6,6 +6,7 @@
 //! whatever the size of a tensor. Values without weights are quantized block by block and may be
 //! cut anywhere between blocks; weighted ones go by whole rows, as some types look at all of one.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -181,7 +182,6 @@ impl Run<'_> {
         let values = item.from.numel().unwrap_or(0);
         let mut put = |task: Task| {
             tell();
-            // Workers that are gone have failed.
             !failure.stopped() && send.send(task).is_ok()
         };
         if item.as_is()
@@ -253,9 +253,13 @@ impl Run<'_> {
                     piece += 1;
                 }
             }
-            Ok(())
+            if open {
+                return Ok(());
+            }
+            // Nobody hears of this: what made the others stop comes before it.
+            Err(Error::parameter("quantize.stopped", "another piece failed"))
         })?;
-        if open && !held.is_empty() {
+        if !held.is_empty() {
             let left = item.from.numel().unwrap_or(0).saturating_sub(first);
             let n = usize::try_from(left).unwrap_or(0).min(step);
             put(piece, first, n, held);
@@ -359,7 +363,13 @@ impl Shared<'_> {
             if self.failure.before(task.order()) {
                 continue;
             }
-            match worker.work(&task) {
+            // A worker that is gone takes no work, and with none left the feeder waits for ever.
+            let done = catch_unwind(AssertUnwindSafe(|| worker.work(&task)));
+            let done = done.unwrap_or_else(|_| {
+                let message = "weighbridge itself failed; this is a bug";
+                Err(Error::unsupported("internal", message))
+            });
+            match done {
                 Ok((read, sums)) => {
                     if let Some(sums) = sums {
                         self.keep(&task, sums);
