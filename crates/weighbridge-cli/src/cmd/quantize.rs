@@ -29,12 +29,6 @@ pub(crate) fn run(args: &Quantize, out: &mut Output) -> Result<Exit> {
         Some(path) => path.clone(),
         None => args.input.with_extension("quantized.gguf"),
     };
-    if weighbridge::output::same_file(&args.input, &target) {
-        let e = Error::parameter("quantize.same-file", "IN and OUT are one file");
-        return Err(e
-            .in_file(target.display().to_string())
-            .help("what is quantized cannot be made wide again: name another OUT"));
-    }
     let mut progress: Option<Progress> = None;
     let done = quantize(model, &target, &options, &mut |n, total| {
         progress

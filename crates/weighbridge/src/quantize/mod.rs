@@ -33,7 +33,7 @@ pub use measure::Quality;
 
 use crate::convert;
 use crate::format::Note;
-use crate::output::{OutputSet, Positioned};
+use crate::output::{OutputSet, Positioned, same_file};
 use recipe::Recipe;
 
 /// How a model is quantized.
@@ -235,7 +235,9 @@ pub fn quantize(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Quantized> {
     let started = Instant::now();
+    let inputs: Vec<PathBuf> = model.parts.iter().map(|p| p.path.clone()).collect();
     let mut plan = plan::Plan::make(model, path, options)?;
+    keep_inputs(&plan, &inputs)?;
     let mut output: Vec<PathBuf> = plan.files.iter().map(|f| f.path.clone()).collect();
     let mut quality = Vec::new();
     if !options.dry_run {
@@ -288,6 +290,19 @@ pub fn quantize(
         file: plan.file,
         tensors,
     })
+}
+
+/// Refuses an output that would take the place of a file of the model.
+fn keep_inputs(plan: &plan::Plan, inputs: &[PathBuf]) -> Result<()> {
+    let taken = |f: &&plan::File| inputs.iter().any(|p| same_file(p, &f.path));
+    let Some(file) = plan.files.iter().find(taken) else {
+        return Ok(());
+    };
+    let message = "the output would take the place of a file of the model";
+    let e = Error::parameter("quantize.same-file", message);
+    Err(e
+        .in_file(file.path.display().to_string())
+        .help("what is quantized cannot be made wide again: name another OUT"))
 }
 
 /// Compiles a pattern of names; case is ignored, as the reference turns patterns into lower case.

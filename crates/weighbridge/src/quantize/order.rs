@@ -97,7 +97,7 @@ fn part(model: &Model, t: &Tensor) -> usize {
     let found = model
         .parts
         .iter()
-        .position(|p| p.path.to_str() == Some(name));
+        .position(|p| p.path.to_string_lossy() == name);
     found.unwrap_or(0)
 }
 

@@ -456,7 +456,10 @@ fn file_path(path: &Path, no: usize, files: usize, keep_split: bool) -> PathBuf 
     if !keep_split {
         return path.to_owned();
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let stem = name.strip_suffix(".gguf").unwrap_or(&name);
-    path.with_file_name(format!("{stem}-{:05}-of-{files:05}.gguf", no + 1))
+    let mut name = match path.extension() {
+        Some(e) if e == "gguf" => path.with_extension("").into_os_string(),
+        _ => path.as_os_str().to_owned(),
+    };
+    name.push(format!("-{:05}-of-{files:05}.gguf", no + 1));
+    name.into()
 }
