@@ -36,6 +36,8 @@ pub fn merge(matrices: &[Matrix]) -> Result<Matrix> {
     let counts = out.entries.values().flat_map(|e| &e.counts);
     let most = counts.copied().max().unwrap_or(0);
     out.chunk_count = i32::try_from(most / i64::from(size.max(1))).unwrap_or(i32::MAX);
+    // Sums of finite numbers may not be.
+    out.check()?;
     Ok(out)
 }
 

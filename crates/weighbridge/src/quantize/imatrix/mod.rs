@@ -94,7 +94,12 @@ pub fn read(path: &Path) -> Result<Matrix> {
 /// `Parameter` where a number does not fit the form, and what writing gives.
 pub fn write(matrix: &Matrix, form: Form, path: &Path, sync: bool) -> Result<()> {
     match form {
-        Form::Gguf => gguf::write(&matrix.raw(CHUNK_SIZE), path, sync),
+        Form::Gguf => {
+            let raw = matrix.raw(CHUNK_SIZE);
+            // Finite numbers times the tokens of a chunk may not be.
+            raw.check()?;
+            gguf::write(&raw, path, sync)
+        }
         Form::Legacy => legacy::write(matrix, path, sync),
     }
 }
