@@ -198,14 +198,7 @@ impl Head {
             return Err("the key is empty, holds a NUL or is longer than 65535 bytes".into());
         }
         if key == ALIGNMENT_KEY {
-            match value {
-                Value::Number(Number::U32(n))
-                    if n.is_power_of_two() && u64::from(*n) <= MOST_ALIGNMENT =>
-                {
-                    self.alignment = u64::from(*n);
-                }
-                _ => return Err("it is no 32-bit power of two".into()),
-            }
+            self.alignment = alignment(value).ok_or("it is no 32-bit power of two")?;
         }
         let start = self.keys.len();
         string(&mut self.keys, key.as_bytes());
@@ -260,6 +253,15 @@ impl Head {
             positions,
         })
     }
+}
+
+/// The alignment that `value` stands for, where readers take it.
+fn alignment(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(Number::U32(n)) => Some(u64::from(*n)),
+        _ => None,
+    }
+    .filter(|n| n.is_power_of_two() && *n <= MOST_ALIGNMENT)
 }
 
 fn string(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -366,9 +368,7 @@ fn write_tensors(
         .metadata
         .iter()
         .find(|(k, _)| k == ALIGNMENT_KEY)
-        .and_then(|(_, v)| v.as_int())
-        .and_then(|n| u64::try_from(n).ok())
-        .filter(|n| n.is_power_of_two() && *n <= MOST_ALIGNMENT)
+        .and_then(|(_, v)| alignment(v))
         .unwrap_or(DEFAULT_ALIGNMENT);
     let mut chunks = Chunks::new();
     let mut run = Run::default();
