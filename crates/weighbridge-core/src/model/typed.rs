@@ -144,6 +144,8 @@ impl Number {
     /// The number of type `element` that `text` spells; `None` when it does not fit the type.
     pub fn parse(element: Element, text: &str) -> Option<Self> {
         let text = text.trim();
+        // Digits that come to infinity are a number too large, not the word.
+        let fits = |infinite: bool| !(infinite && text.contains(|c: char| c.is_ascii_digit()));
         Some(match element {
             Element::U8 => Self::U8(text.parse().ok()?),
             Element::I8 => Self::I8(text.parse().ok()?),
@@ -153,8 +155,8 @@ impl Number {
             Element::I32 => Self::I32(text.parse().ok()?),
             Element::U64 => Self::U64(text.parse().ok()?),
             Element::I64 => Self::I64(text.parse().ok()?),
-            Element::F32 => Self::F32(text.parse().ok()?),
-            Element::F64 => Self::F64(text.parse().ok()?),
+            Element::F32 => Self::F32(text.parse().ok().filter(|x: &f32| fits(x.is_infinite()))?),
+            Element::F64 => Self::F64(text.parse().ok().filter(|x: &f64| fits(x.is_infinite()))?),
             Element::Bool | Element::Str | Element::Array => return None,
         })
     }

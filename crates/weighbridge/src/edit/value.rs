@@ -58,7 +58,8 @@ pub(super) fn infer(text: &str) -> Result<Kind> {
     }))
 }
 
-/// The narrowest of u32, i32, u64, i64 and f32 that `text` is a number of.
+/// The first of u32, i32, u64, i64, f32 and f64 that `text` is a number of. Integers of more than
+/// 64 bits are no f32, which would keep seven of their digits.
 fn scalar(text: &str) -> Option<Element> {
     // Rust's own float parser takes `inf` and `nan`, which are rather names here.
     if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+' || c == '.') {
@@ -70,9 +71,14 @@ fn scalar(text: &str) -> Option<Element> {
         Element::U64,
         Element::I64,
         Element::F32,
+        Element::F64,
     ];
+    let whole = text
+        .bytes()
+        .all(|c| c.is_ascii_digit() || c == b'-' || c == b'+');
     widths
         .into_iter()
+        .filter(|e| !(whole && *e == Element::F32))
         .find(|e| Number::parse(*e, text).is_some())
 }
 
@@ -166,6 +172,9 @@ mod tests {
             ("nan", "str"),
             ("", "str"),
             ("7B", "str"),
+            ("1e39", "f64"),
+            ("18446744073709551616", "f64"),
+            ("1e999", "str"),
             ("[not json", "str"),
             ("[1, 2]", "arr[i32]"),
             ("[1, 4294967296]", "arr[i64]"),
@@ -189,6 +198,9 @@ mod tests {
             ("u32", "1.5"),
             ("bool", "yes"),
             ("f32", "x"),
+            ("f32", "1e39"),
+            ("f64", "-1e309"),
+            ("arr[f32]", "[1e39]"),
             ("arr[u8]", "[256]"),
             ("arr[u8]", "[1"),
             ("arr[u8]", "1"),
