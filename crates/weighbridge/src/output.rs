@@ -282,8 +282,14 @@ impl Output {
         let target = resolve(path)?;
         let old = std::fs::metadata(&target).ok();
         let (temporary, file) = Temporary::create(target)?;
-        // A replaced file keeps its permissions; a file system without any is no failure.
+        // A replaced file keeps its permissions and, where we may, its owner; a file system
+        // without any is no failure.
         if let Some(old) = old {
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::{MetadataExt, fchown};
+                let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
+            }
             let _ = file.set_permissions(old.permissions());
         }
         Ok(Self {
