@@ -5,10 +5,11 @@
 //! its own, as every later one of that size does there too; and where `general.alignment` is not
 //! 32, it places the tensors of the first file as if it were, which no reader finds.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use weighbridge_core::model::{FormatId, Model, Number, Shape, Tensor, Value};
+use weighbridge_core::model::{FormatId, Model, Number, Shape, Tensor, Value, Warning};
 use weighbridge_core::{Error, Result};
 
 use super::{MergeOptions, SplitOptions, keep_inputs, without_extension};
@@ -239,10 +240,22 @@ pub(super) fn merge(
     })
 }
 
+/// Tells of key-values of `part` that the first file has not: the first file's are written.
+fn left_out(part: &Model, first: &Model, path: &Path, warnings: &mut Vec<Warning>) {
+    let kept: HashMap<&str, &Value> = first.metadata.iter().map(|(k, v)| (&**k, v)).collect();
+    for (key, value) in &part.metadata {
+        if [NO, COUNT, TENSORS].contains(&key.as_str()) || kept.get(&**key) == Some(&value) {
+            continue;
+        }
+        let message = format!("{key} of {} is left out", path.display());
+        warnings.push(Warning::new("merge.metadata", message));
+    }
+}
+
 /// All tensors with the first file's metadata, after a look at whether the files belong together.
 fn gather(set: &ShardSet, open: &crate::OpenOptions) -> Result<Model> {
     let mut whole: Option<Model> = None;
-    let mut claimed = None;
+    let (mut claimed, mut noticed) = (None, Vec::new());
     for (i, path) in set.files.iter().enumerate() {
         let mut part = format::open_file(path, open)?;
         let mixed = |what: String| {
@@ -275,17 +288,19 @@ fn gather(set: &ShardSet, open: &crate::OpenOptions) -> Result<Model> {
         match &mut whole {
             None => whole = Some(part),
             Some(whole) => {
+                left_out(&part, whole, path, &mut noticed);
                 whole.tensors.append(&mut part.tensors);
                 whole.warnings.append(&mut part.warnings);
             }
         }
     }
-    let whole = whole.ok_or_else(|| Error::parameter("merge.not-split", "no file to merge"))?;
+    let mut whole = whole.ok_or_else(|| Error::parameter("merge.not-split", "no file to merge"))?;
+    whole.warnings.append(&mut noticed);
     if let Some(n) = claimed.filter(|n| *n != whole.tensors.len() as i64) {
         let message = format!("{TENSORS} is {n}, the files have {}", whole.tensors.len());
         return Err(Error::malformed("gguf.split", message));
     }
-    let mut names = std::collections::HashSet::new();
+    let mut names = HashSet::new();
     match whole
         .tensors
         .iter()
