@@ -55,6 +55,20 @@ pub(crate) fn on_interrupt() {
     });
 }
 
+/// Lets a write beyond the limit on a file's size (`ulimit -f`) be an error of the write, which is
+/// told and cleaned up after, and not the signal that ends the process. For every thread there
+/// will be.
+pub(crate) fn no_signal_of_file_sizes() {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::signal::{SigSet, Signal};
+        // To ignore a signal takes unsafe code; blocked, it waits until the process ends.
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGXFSZ);
+        let _ = signals.thread_block();
+    }
+}
+
 /// The same for a process that is about to enter its sandbox: the thread that waits for the
 /// signals is there before, and may open nothing at all.
 #[cfg(target_os = "linux")]

@@ -22,6 +22,7 @@ use exit::Exit;
 use output::Output;
 
 fn main() -> ExitCode {
+    exit::no_signal_of_file_sizes();
     let raw: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&raw) {
         Ok(cli) => cli,
