@@ -139,6 +139,55 @@ fn rows_turn_into_columns() {
     }
 }
 
+/// Loads, gathers and stores at the very ends of what they may touch.
+enum Edges {}
+
+impl Kernel for Edges {
+    fn twin(_: &[f32], _: Option<&[f32]>, _: &mut [u8]) {}
+
+    #[inline(always)]
+    fn lanes<S: Lanes>(s: S, row: &[f32], _: Option<&[f32]>, _: &mut [u8]) {
+        // Memory of exactly so many elements: an interpreter sees one byte too many.
+        for skip in 0..4 {
+            let floats = row[..S::N + skip].to_vec();
+            let mut out = vec![7f32; S::N + skip];
+            s.load(&floats[skip..]).store(&mut out[skip..]);
+            assert_eq!(out[skip..], floats[skip..]);
+            assert!(out[..skip].iter().all(|x| *x == 7.0));
+            let ints: Vec<i32> = (0..(S::N + skip) as i32).collect();
+            let mut out = vec![7; S::N + skip];
+            s.load_i(&ints[skip..]).store(&mut out[skip..]);
+            assert_eq!(out[skip..], ints[skip..]);
+            let halves: Vec<u16> = (0..(S::N + skip) as u16).map(|x| u16::MAX - x).collect();
+            s.widen(&halves[skip..])
+                .each(|lane, x| assert_eq!(x, i32::from(halves[skip + lane])));
+            let table = ints[skip..].to_vec();
+            for (place, want) in [(0, 0), (S::N - 1, S::N - 1), (S::N, S::N - 1)] {
+                let found = s.gather(&table, s.i(place as i32));
+                found.each(|_, x| assert_eq!(x, table[want]));
+            }
+            for beyond in [-1, i32::MIN, i32::MAX] {
+                s.gather(&table, s.i(beyond))
+                    .each(|_, x| assert_eq!(x, table[S::N - 1]));
+            }
+            let mut bytes = vec![7; S::N + skip];
+            s.load_i(&ints[skip..]).store_bytes(&mut bytes[skip..]);
+            for (lane, b) in bytes[skip..].iter().enumerate() {
+                assert_eq!(i32::from(*b), ints[skip + lane]);
+            }
+        }
+    }
+}
+
+/// By this name Miri runs it: the unsafe code of the vectors is what touches memory.
+#[test]
+fn every_length_is_touched_exactly() {
+    let row: Vec<f32> = (0..32u16).map(f32::from).collect();
+    for path in Path::ALL.into_iter().filter(|p| p.is_available()) {
+        run::<Edges>(path, &row, None, &mut []);
+    }
+}
+
 #[test]
 fn every_width_calculates_the_same() {
     let each = 4 * (9 + 7 * 4 + 1 + 8 * 4 + 5 + 2);
