@@ -33,7 +33,7 @@ pub use measure::Quality;
 
 use crate::convert;
 use crate::format::Note;
-use crate::output::{OutputSet, Positioned};
+use crate::output::{OutputSet, Positioned, same_file};
 use recipe::Recipe;
 
 /// How a model is quantized.
@@ -73,6 +73,8 @@ pub struct QuantizeOptions {
     pub dry_run: bool,
     /// Wait until the result is on the disk.
     pub sync: bool,
+    /// Files read besides the model, which the result may not take the place of either.
+    pub inputs: Vec<PathBuf>,
 }
 
 impl Default for QuantizeOptions {
@@ -95,6 +97,7 @@ impl Default for QuantizeOptions {
             measure: false,
             dry_run: false,
             sync: true,
+            inputs: Vec::new(),
         }
     }
 }
@@ -235,8 +238,11 @@ pub fn quantize(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Quantized> {
     let started = Instant::now();
+    let mut inputs: Vec<PathBuf> = model.parts.iter().map(|p| p.path.clone()).collect();
+    inputs.extend_from_slice(&options.inputs);
     let mut plan = plan::Plan::make(model, path, options)?;
     let mut output: Vec<PathBuf> = plan.files.iter().map(|f| f.path.clone()).collect();
+    keep_inputs(&output, &inputs)?;
     let mut quality = Vec::new();
     if !options.dry_run {
         let mut outputs = Vec::with_capacity(plan.files.len());
@@ -288,6 +294,20 @@ pub fn quantize(
         file: plan.file,
         tensors,
     })
+}
+
+/// Refuses an output that would take the place of a file that is read.
+fn keep_inputs(outputs: &[PathBuf], inputs: &[PathBuf]) -> Result<()> {
+    for out in outputs {
+        if inputs.iter().any(|p| same_file(p, out)) {
+            let message = "the result would take the place of a file it is made from";
+            let e = Error::parameter("quantize.same-file", message);
+            return Err(e
+                .in_file(out.display().to_string())
+                .help("what is quantized cannot be made wide again: name another OUT"));
+        }
+    }
+    Ok(())
 }
 
 /// Compiles a pattern of names; case is ignored, as the reference turns patterns into lower case.
