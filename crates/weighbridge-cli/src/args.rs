@@ -153,6 +153,7 @@ Examples:
   weighbridge check model.safetensors
   weighbridge check --lenient *.safetensors
   weighbridge check --json --format pytorch weights.bin
+  weighbridge check --format gguf model-q4.gguf
 
 Exit codes: 0 conforming, 1 a rule is broken, 2 unreadable or of no known format.")]
 pub(crate) struct Check {
@@ -173,6 +174,7 @@ pub(crate) struct Check {
 pub(crate) enum CheckFormat {
     Safetensors,
     Pytorch,
+    Gguf,
 }
 
 impl CheckFormat {
@@ -180,6 +182,7 @@ impl CheckFormat {
         match self {
             Self::Safetensors => FormatId::Safetensors,
             Self::Pytorch => FormatId::PyTorch,
+            Self::Gguf => FormatId::Gguf,
         }
     }
 }
@@ -283,7 +286,8 @@ pub(crate) enum FailOn {
 
 /// Convert a model to another format
 ///
-/// The target is told by OUT's extension (.safetensors; .pt .pth .ckpt .bin are PyTorch) or --to.
+/// The target is told by OUT's extension (.safetensors, .gguf; .pt .pth .ckpt .bin are PyTorch)
+/// or --to.
 /// Lists what changes on the way and what cannot be carried; OUT appears only when it is complete.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -294,6 +298,7 @@ Examples:
       --select '^model\\.' --strip-prefix model. --weights-only
   weighbridge convert model/ out/ --to safetensors --shard-size 5GB
   weighbridge convert model.safetensors model.pt --dtype bf16
+  weighbridge convert model.gguf model.safetensors --dequantize
 
 Exit codes: 0 done, 2 refused or failed; then nothing is left at OUT.")]
 pub(crate) struct Convert {
@@ -379,6 +384,7 @@ pub(crate) enum Target {
     Safetensors,
     #[value(alias = "pytorch")]
     Pt,
+    Gguf,
 }
 
 impl Target {
@@ -386,6 +392,7 @@ impl Target {
         match self {
             Self::Safetensors => FormatId::Safetensors,
             Self::Pt => FormatId::PyTorch,
+            Self::Gguf => FormatId::Gguf,
         }
     }
 }

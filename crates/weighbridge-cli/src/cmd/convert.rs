@@ -86,6 +86,7 @@ impl Place {
         let name = match args.to.map(|t| t.id()) {
             Some(FormatId::Safetensors) => "model.safetensors",
             Some(FormatId::PyTorch) => "pytorch_model.bin",
+            Some(FormatId::Gguf) => "model.gguf",
             _ => {
                 return Err(Error::parameter("convert.target", "the output is a folder")
                     .in_file(path.display().to_string())

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use weighbridge::output::Sink;
+use weighbridge::output::{Sink, same_file};
 use weighbridge::quantize::recipe::Recipe;
 use weighbridge::quantize::{
     Done, FileType, QuantizeOptions, Quantized, imatrix, quantize, tensor_type,
 };
-use weighbridge::{Error, Result};
+use weighbridge::{Error, Model, Result};
 
 use crate::args::{MatrixArgs, Quantize};
 use crate::cmd::convert::file_name;
@@ -29,6 +29,14 @@ pub(crate) fn run(args: &Quantize, out: &mut Output) -> Result<Exit> {
         Some(path) => path.clone(),
         None => args.input.with_extension("quantized.gguf"),
     };
+    // Opened first: hours of work are not to end in a folder that does not exist.
+    let report = match &args.report {
+        Some(path) => {
+            apart(path, &target, &model, &options)?;
+            Some(weighbridge::output::Output::create(path, !args.no_sync)?)
+        }
+        None => None,
+    };
     let mut progress: Option<Progress> = None;
     let done = quantize(model, &target, &options, &mut |n, total| {
         progress
@@ -40,9 +48,8 @@ pub(crate) fn run(args: &Quantize, out: &mut Output) -> Result<Exit> {
         let text = format!("{} ({})", w.message, w.rule);
         out.note(Tone::Warn, "warning", &text);
     }
-    if let Some(path) = &args.report {
+    if let Some(mut file) = report {
         let document = versioned(done.to_json_with_tensors());
-        let mut file = weighbridge::output::Output::create(path, !args.no_sync)?;
         file.put(&Output::rendered(&document)?)?;
         file.finish()?;
     }
@@ -59,8 +66,31 @@ pub(crate) fn run(args: &Quantize, out: &mut Output) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Refuses a report in the place of the result or of what it is made from.
+fn apart(report: &Path, target: &Path, model: &Model, options: &QuantizeOptions) -> Result<()> {
+    let place = |p: &Path| std::path::absolute(p).ok();
+    let parts = model.parts.iter().map(|p| &p.path);
+    let mut inputs = parts.chain(&options.inputs);
+    if place(report) == place(target)
+        || same_file(report, target)
+        || inputs.any(|p| same_file(report, p))
+    {
+        let message = "the report would take the place of the result or of a file it is made from";
+        let e = Error::parameter("quantize.report", message);
+        return Err(e
+            .in_file(report.display().to_string())
+            .help("write it under another name"));
+    }
+    Ok(())
+}
+
 fn options(args: &Quantize) -> Result<QuantizeOptions> {
     let by_name = args.tensor_type.iter();
+    let read = [
+        Some(&args.input),
+        args.recipe.as_ref(),
+        args.matrix.imatrix.as_ref(),
+    ];
     let typed = |t: &Option<String>| t.as_deref().map(tensor_type).transpose();
     Ok(QuantizeOptions {
         file: args.file.as_deref().map(FileType::parse).transpose()?,
@@ -82,6 +112,7 @@ fn options(args: &Quantize) -> Result<QuantizeOptions> {
         measure: args.report.is_some(),
         dry_run: args.dry_run,
         sync: !args.no_sync,
+        inputs: read.into_iter().flatten().cloned().collect(),
     })
 }
 

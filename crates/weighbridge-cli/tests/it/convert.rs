@@ -196,3 +196,18 @@ fn checkpoints_of_the_corpus_convert_to_what_is_expected() {
     }
     assert!(seen >= 5, "{seen}");
 }
+
+#[test]
+fn gguf_is_a_target_and_a_format_to_check() {
+    let f = Folder::new();
+    let m = f.write("m.safetensors", &small());
+    let (plain, folder) = (f.at("weights"), f.at("out/"));
+    let (code, d) = run_json("convert", &["convert", &m, &plain, "--to", "gguf"]);
+    assert_eq!(code, 0, "{d}");
+    let (code, d) = run_json("check", &["check", "--format", "gguf", &plain]);
+    assert_eq!((code, d["format"].as_str()), (0, Some("gguf")), "{d}");
+    assert_eq!(run(&["check", "--format", "gguf", &m]).code, 1);
+    let r = run(&["convert", &m, &folder, "--to", "gguf"]);
+    assert_eq!(r.code, 0, "{}", r.stderr);
+    assert!(std::path::Path::new(&f.at("out/model.gguf")).exists());
+}

@@ -144,3 +144,35 @@ fn refusals_exit_2_and_leave_nothing() {
         assert_eq!(f.names(), ["m.safetensors"]);
     }
 }
+
+#[test]
+fn nothing_that_is_read_is_written_over() {
+    let f = Folder::new();
+    let m = f.write("m.safetensors", &small());
+    let recipe = run(&["recipe", &m]).stdout;
+    let recipe = f.write("recipe.txt", recipe.as_bytes());
+    let (out, nowhere) = (f.at("q.gguf"), f.at("none/report.json"));
+    let names = f.names();
+    let read = |p: &str| std::fs::read(p).unwrap();
+    let before = (read(&m), read(&recipe));
+    for (args, rule) in [
+        (vec![&recipe, "--recipe", &recipe], "quantize.same-file"),
+        (vec![&out, "-t", "Q8_0", "--report", &m], "quantize.report"),
+        (
+            vec![&out, "-t", "Q8_0", "--report", &out],
+            "quantize.report",
+        ),
+        (
+            vec![&out, "--recipe", &recipe, "--report", &recipe],
+            "quantize.report",
+        ),
+        // Found out before the work, not after it.
+        (vec![&out, "-t", "Q8_0", "--report", &nowhere], "io"),
+    ] {
+        let args = [vec!["quantize", m.as_str()], args].concat();
+        let (code, d) = run_json("quantize", &args);
+        assert_eq!((code, &d["error"]["rule"]), (2, &json!(rule)), "{args:?}");
+        assert_eq!(f.names(), names, "{args:?}");
+    }
+    assert!((read(&m), read(&recipe)) == before);
+}

@@ -9,12 +9,14 @@ use super::FileType;
 use crate::convert::blocks::dequantized;
 use crate::convert::{self, ConvertOptions, Report};
 use crate::format::Note;
+use crate::output::same_file;
 
 /// Writes `model` to `path` with its block tensors as `dtype`; everything else stays as it is.
 /// The path's extension tells the format. `expand` is how many bytes the tensors may take.
 ///
 /// # Errors
-/// As [`convert::convert`]; `Parameter` when `dtype` is none that values are widened to.
+/// As [`convert::convert`]; `Parameter` when `dtype` is none that values are widened to, or
+/// `path` is a file of the model.
 pub fn dequantize(
     mut model: Model,
     path: &Path,
@@ -32,6 +34,13 @@ pub fn dequantize(
             return Err(Error::parameter("dequantize.dtype", message).help("use f32, f16 or bf16"));
         }
     };
+    if model.parts.iter().any(|p| same_file(&p.path, path)) {
+        let message = "the result would take the place of a file it is made from";
+        let e = Error::parameter("dequantize.same-file", message);
+        return Err(e
+            .in_file(path.display().to_string())
+            .help("name another OUT"));
+    }
     let mut changed = Vec::new();
     for t in &mut model.tensors {
         if let Some(values) = dequantized(t) {

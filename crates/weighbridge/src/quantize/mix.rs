@@ -334,13 +334,19 @@ impl<'a> Mix<'a> {
         }
     }
 
+    /// Names of five letters pass as ones that end in `weight`: the reference compares the position
+    /// of the word, which is -1 where it is missing, with the length less six.
+    fn takes_by_length(&self, name: &str) -> bool {
+        self.arch.known && name.len() == 5
+    }
+
     /// Whether the tensor is quantized at all.
     fn allows(&self, t: &Subject<'_>) -> bool {
         let name = t.name;
         let elsewhere = !self.arch.known && KEPT_ELSEWHERE.iter().any(|p| name.contains(p));
         self.wishes.file != FileType::COPY
             && t.dimensions() >= 2
-            && name.ends_with("weight")
+            && (name.ends_with("weight") || self.takes_by_length(name))
             && !(self.wishes.leave_output && self.category(name) == Category::Output)
             && !KEPT.iter().any(|part| name.contains(part))
             && !elsewhere

@@ -73,6 +73,8 @@ pub struct QuantizeOptions {
     pub dry_run: bool,
     /// Wait until the result is on the disk.
     pub sync: bool,
+    /// Files read besides the model, which the result may not take the place of either.
+    pub inputs: Vec<PathBuf>,
 }
 
 impl Default for QuantizeOptions {
@@ -95,6 +97,7 @@ impl Default for QuantizeOptions {
             measure: false,
             dry_run: false,
             sync: true,
+            inputs: Vec::new(),
         }
     }
 }
@@ -235,10 +238,11 @@ pub fn quantize(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Quantized> {
     let started = Instant::now();
-    let inputs: Vec<PathBuf> = model.parts.iter().map(|p| p.path.clone()).collect();
+    let mut inputs: Vec<PathBuf> = model.parts.iter().map(|p| p.path.clone()).collect();
+    inputs.extend_from_slice(&options.inputs);
     let mut plan = plan::Plan::make(model, path, options)?;
-    keep_inputs(&plan, &inputs)?;
     let mut output: Vec<PathBuf> = plan.files.iter().map(|f| f.path.clone()).collect();
+    keep_inputs(&output, &inputs)?;
     let mut quality = Vec::new();
     if !options.dry_run {
         let mut outputs = Vec::with_capacity(plan.files.len());
@@ -292,17 +296,18 @@ pub fn quantize(
     })
 }
 
-/// Refuses an output that would take the place of a file of the model.
-fn keep_inputs(plan: &plan::Plan, inputs: &[PathBuf]) -> Result<()> {
-    let taken = |f: &&plan::File| inputs.iter().any(|p| same_file(p, &f.path));
-    let Some(file) = plan.files.iter().find(taken) else {
-        return Ok(());
-    };
-    let message = "the output would take the place of a file of the model";
-    let e = Error::parameter("quantize.same-file", message);
-    Err(e
-        .in_file(file.path.display().to_string())
-        .help("what is quantized cannot be made wide again: name another OUT"))
+/// Refuses an output that would take the place of a file that is read.
+fn keep_inputs(outputs: &[PathBuf], inputs: &[PathBuf]) -> Result<()> {
+    for out in outputs {
+        if inputs.iter().any(|p| same_file(p, out)) {
+            let message = "the result would take the place of a file it is made from";
+            let e = Error::parameter("quantize.same-file", message);
+            return Err(e
+                .in_file(out.display().to_string())
+                .help("what is quantized cannot be made wide again: name another OUT"));
+        }
+    }
+    Ok(())
 }
 
 /// Compiles a pattern of names; case is ignored, as the reference turns patterns into lower case.

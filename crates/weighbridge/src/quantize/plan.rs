@@ -246,10 +246,10 @@ impl Plan {
             chunks: m.chunk_count,
         });
         order::metadata(&mut model, self.file, keys.as_ref(), order.layers);
-        let files = if options.keep_split {
-            model.parts.len().max(1)
-        } else {
-            1
+        // Files after the last that still has tensors go, as the reference has it.
+        let files = match options.keep_split {
+            true => chosen.iter().map(|c| c.visit.part + 1).max().unwrap_or(1),
+            false => 1,
         };
         let mut per_file: Vec<(Model, Vec<Item>)> = Vec::new();
         for _ in 0..files {

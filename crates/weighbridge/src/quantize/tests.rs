@@ -416,6 +416,27 @@ fn small_and_odd_tensors_stay() {
 }
 
 #[test]
+fn names_of_five_letters_count_as_weights() {
+    let (w, known) = (wishes("Q8_0"), arch(2, 1, 0));
+    let other = Arch {
+        known: false,
+        ..known.clone()
+    };
+    for (a, name, to) in [
+        (&known, "alpha", DType::Q8_0),
+        (&known, "alphas", DType::F32),
+        (&known, "beta", DType::F32),
+        (&known, "weight", DType::Q8_0),
+        (&other, "alpha", DType::F32),
+    ] {
+        let mut mix = Mix::new(&w, a, ["output.weight"]);
+        let (dtype, shape) = (DType::F32, &[4, 256][..]);
+        let choice = mix.next(&Subject { name, dtype, shape });
+        assert_eq!(choice.to, to, "{name}");
+    }
+}
+
+#[test]
 fn what_needs_a_matrix() {
     for (file, name, needs) in [
         ("IQ2_XXS", "blk.9.ffn_up.weight", true),

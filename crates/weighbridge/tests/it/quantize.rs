@@ -477,13 +477,9 @@ fn a_dry_run_knows_the_size() {
     }
 }
 
-#[test]
-fn as_many_files_as_there_were() {
-    let dir = tempfile::tempdir().unwrap();
-    let whole = dir.path().join("m.gguf");
-    layered(&whole, Some("llama"), 2);
-    // Three files of it, as the reference splits: the keys go to the first.
-    let m = weighbridge::open(&whole).unwrap();
+/// Three files of the model at `whole`, as the reference splits: the keys go to the first.
+fn three_files(whole: &Path, dir: &Path) -> PathBuf {
+    let m = weighbridge::open(whole).unwrap();
     for no in 0..3usize {
         let mut part = Model::new(FormatId::Gguf);
         if no == 0 {
@@ -501,14 +497,106 @@ fn as_many_files_as_there_were() {
         ]);
         let mine = m.tensors.iter().skip(no).step_by(3).cloned();
         part.tensors = mine.collect();
-        let path = dir.path().join(format!("m-{:05}-of-00003.gguf", no + 1));
+        let path = dir.join(format!("m-{:05}-of-00003.gguf", no + 1));
         let options = ConvertOptions {
             sync: false,
             ..ConvertOptions::default()
         };
         convert(part, &path, &options, &mut |_, _| {}).unwrap();
     }
-    let first = dir.path().join("m-00001-of-00003.gguf");
+    dir.join("m-00001-of-00003.gguf")
+}
+
+#[test]
+fn a_result_takes_the_place_of_no_file_it_is_made_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("m.gguf");
+    layered(&whole, Some("llama"), 2);
+    let first = three_files(&whole, dir.path());
+    let second = dir.path().join("m-00002-of-00003.gguf");
+    let files = || {
+        let all = std::fs::read_dir(dir.path()).unwrap();
+        let mut all: Vec<_> = all.map(|f| f.unwrap().path()).collect();
+        all.sort();
+        let bytes = |p: &PathBuf| std::fs::read(p).unwrap();
+        all.iter()
+            .map(|p| (p.clone(), bytes(p)))
+            .collect::<Vec<_>>()
+    };
+    let before = files();
+    let split = QuantizeOptions {
+        keep_split: true,
+        ..to("Q8_0")
+    };
+    let read = QuantizeOptions {
+        inputs: vec![second.clone()],
+        ..to("Q8_0")
+    };
+    for (from, out, options) in [
+        (&first, dir.path().join("m"), &split),
+        (&first, second.clone(), &to("Q8_0")),
+        (&whole, second.clone(), &read),
+    ] {
+        let model = weighbridge::open(from).unwrap();
+        let e = quantize(model, &out, options, &mut |_, _| {}).unwrap_err();
+        assert_eq!(e.rule(), "quantize.same-file");
+    }
+    let model = weighbridge::open(&first).unwrap();
+    let done = dequantize(model, &second, DType::F32, None, false, &mut |_, _| {});
+    assert_eq!(done.unwrap_err().rule(), "dequantize.same-file");
+    assert!(files() == before);
+}
+
+#[test]
+fn files_of_which_no_tensor_is_left_at_the_end_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("m.gguf");
+    layered(&whole, Some("llama"), 2);
+    let m = weighbridge::open(&whole).unwrap();
+    // All but layer 0 lies in the first file.
+    let options = ConvertOptions {
+        sync: false,
+        ..ConvertOptions::default()
+    };
+    for no in 0..2u16 {
+        let mut part = Model::new(FormatId::Gguf);
+        if no == 0 {
+            part.metadata.clone_from(&m.metadata);
+        }
+        for (key, n) in [
+            ("split.no", Number::U16(no)),
+            ("split.count", Number::U16(2)),
+            ("split.tensors.count", Number::I32(m.tensors.len() as i32)),
+        ] {
+            part.metadata.push((key.to_owned(), Value::Number(n)));
+        }
+        let mine = |t: &&weighbridge::Tensor| t.name.starts_with("blk.1.") == (no == 1);
+        part.tensors = m.tensors.iter().filter(mine).cloned().collect();
+        let path = dir.path().join(format!("m-{:05}-of-00002.gguf", no + 1));
+        convert(part, &path, &options, &mut |_, _| {}).unwrap();
+    }
+    let options = QuantizeOptions {
+        keep_split: true,
+        prune: vec![1],
+        ..to("Q8_0")
+    };
+    let split = weighbridge::open(dir.path().join("m-00001-of-00002.gguf")).unwrap();
+    let out = dir.path().join("q");
+    let done = quantize(split, &out, &options, &mut |_, _| {}).unwrap();
+    assert_eq!(
+        done.report.output,
+        [dir.path().join("q-00001-of-00001.gguf")]
+    );
+    let again = weighbridge::open(&done.report.output[0]).unwrap();
+    assert!(again.metadata.iter().all(|(k, _)| !k.starts_with("split.")));
+}
+
+#[test]
+fn as_many_files_as_there_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("m.gguf");
+    layered(&whole, Some("llama"), 2);
+    let first = three_files(&whole, dir.path());
     // As one file it is what comes of the whole.
     let (one, joined) = (dir.path().join("one.gguf"), dir.path().join("joined.gguf"));
     run(&whole, &one, &to("Q4_K_M"));
