@@ -479,7 +479,12 @@ pub fn gguf_header(data: &[u8]) {
     for entry in &header.entries {
         let _ = header.bytes(&entry.key);
         if let gguf::raw::Value::Array(array) = &entry.value {
-            let strings = header.strings(array).take(budget as usize).count() as u64;
+            let mut strings = 0;
+            let counted = header.each_string(array, &mut |_, _| {
+                strings += 1;
+                strings < budget
+            });
+            assert!(counted.is_ok(), "an array that was walked cannot be read");
             let all = array.element == gguf::types::ValueType::String;
             let short = strings < array.len.min(budget) && all;
             assert!(!short, "an array has fewer strings than it says");

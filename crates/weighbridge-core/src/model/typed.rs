@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::metadata::Value;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::source::{ByteSource, SliceSource};
 
 /// A number of a fixed type.
@@ -245,6 +245,9 @@ pub struct Packed {
 /// How deep arrays of arrays are followed.
 const DEEPEST: u32 = 8;
 
+/// How much of an array is read for its first elements where it is not mapped, in bytes.
+const FIRST_READ: u64 = 64 << 10;
+
 impl Packed {
     /// The array of `len` elements that lies in `range` of `source`. The caller has walked it.
     pub fn new(
@@ -344,8 +347,25 @@ impl Packed {
     /// # Errors
     /// What reading gives.
     pub fn values(&self, most: u64) -> Result<Vec<Value>> {
-        let raw = self.raw()?;
-        let mut at = Walk::new(&raw, self.coding);
+        if let Some(bytes) = self.source.slice(self.range.clone()) {
+            return self.first(bytes, most);
+        }
+        // The first of half a million do not take all of them.
+        let mut ask = FIRST_READ;
+        loop {
+            let end = self.range.end.min(self.range.start.saturating_add(ask));
+            let bytes = self.source.read_vec(self.range.start..end)?;
+            match self.first(&bytes, most) {
+                Err(e) if e.kind() == ErrorKind::Truncated && end < self.range.end => {
+                    ask = ask.saturating_mul(8);
+                }
+                found => return found,
+            }
+        }
+    }
+
+    fn first(&self, bytes: &[u8], most: u64) -> Result<Vec<Value>> {
+        let mut at = Walk::new(bytes, self.coding);
         let mut out = Vec::new();
         for _ in 0..self.len.min(most) {
             out.push(at.value(self.element, self)?);

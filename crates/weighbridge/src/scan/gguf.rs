@@ -47,7 +47,7 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<()> {
         let key = String::from_utf8_lossy(header.bytes(&entry.key)).into_owned();
         match &entry.value {
             Value::String(range) => texts.one(cx, &key, range.start, header.bytes(range)),
-            Value::Array(array) => texts.array(cx, &key, array),
+            Value::Array(array) => texts.array(cx, &key, array)?,
             _ => {}
         }
     }
@@ -101,18 +101,19 @@ impl Texts<'_, '_> {
 
     /// The strings of an array. One under a template's key is taken for templates: programs differ
     /// in which they render.
-    fn array(&mut self, cx: &mut Examiner<'_, '_>, key: &str, array: &Array) {
+    fn array(&mut self, cx: &mut Examiner<'_, '_>, key: &str, array: &Array) -> Result<()> {
         if array.element != ValueType::String || VOCABULARY.contains(&key) {
-            return;
+            return Ok(());
         }
         let header = self.header;
-        for (at, bytes) in header.strings(array) {
+        header.each_string(array, &mut |at, bytes| {
             let Some(left) = self.strings.checked_sub(1).filter(|_| self.bytes > 0) else {
-                return;
+                return false;
             };
             self.strings = left;
             self.one(cx, key, at, bytes);
-        }
+            true
+        })
     }
 }
 

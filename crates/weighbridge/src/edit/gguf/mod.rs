@@ -184,7 +184,8 @@ fn header<'a>(
             .at(4)
             .help(help));
     }
-    Ok((header, warnings))
+    // What stays as it is, is copied from it.
+    Ok((header.whole()?, warnings))
 }
 
 fn report(draft: &Draft<'_>, way: &Way, output: &Path, len: u64) -> Report {

@@ -3,6 +3,7 @@
 //! Facts are from `docs/gguf.md` of the ggml repository and the reference reader
 //! (`ggml/src/gguf.cpp`, ggml 0.25.3).
 
+mod kept;
 pub mod raw;
 pub mod read;
 mod reader;
@@ -11,6 +12,7 @@ mod swap;
 pub mod types;
 pub mod verify;
 pub(crate) mod vocabulary;
+mod walk;
 pub mod write;
 
 pub use read::Gguf;

@@ -1,4 +1,7 @@
 //! Checked reads of numbers and strings from the start of a file on.
+//!
+//! A file that is not mapped is read through a window: of a vocabulary of many MiB nothing is kept
+//! but where it lies.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,16 +9,32 @@ use std::ops::Range;
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Result};
 
-/// How much is read at first from a file that is not mapped.
+use super::kept::{Bytes, Kept};
+
+/// How much is read at first from a file that is not mapped: most of it in vain where there is no
+/// vocabulary.
 const FIRST_READ: usize = 64 << 10;
+
+/// How much is read at a time later on: it stays in the processor's cache while it is walked.
+const WINDOW: usize = 256 << 10;
+
+/// How much is handed on at a time; a multiple of every number's size.
+const CHUNK: usize = 64 << 10;
 
 /// Most bytes of header: the largest vocabularies take a few dozen MiB.
 const MOST_HEADER: u64 = 1 << 29;
 
-/// The file's bytes from its start on, as many as were asked for.
+/// A position in the file's bytes, of which a part is at hand.
 pub(super) struct Reader<'a> {
     source: &'a dyn ByteSource,
-    pub(super) bytes: Cow<'a, [u8]>,
+    /// The strings that were read.
+    pub(super) kept: Bytes<'a>,
+    /// What is at hand.
+    window: Cow<'a, [u8]>,
+    /// Where the window begins.
+    base: usize,
+    /// How much is read next.
+    next: usize,
     pub(super) at: usize,
     len: u64,
     pub(super) big_endian: bool,
@@ -25,11 +44,13 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(source: &'a dyn ByteSource) -> Self {
         let len = source.len();
+        let all = source.slice(0..len);
         Self {
             source,
-            bytes: source
-                .slice(0..len)
-                .map_or(Cow::Owned(Vec::new()), Cow::Borrowed),
+            kept: all.map_or_else(|| Bytes::Kept(Kept::default()), Bytes::Lent),
+            window: all.map_or(Cow::Owned(Vec::new()), Cow::Borrowed),
+            base: 0,
+            next: FIRST_READ,
             at: 0,
             len,
             big_endian: false,
@@ -42,8 +63,8 @@ impl<'a> Reader<'a> {
         self.len.saturating_sub(self.at as u64)
     }
 
-    /// Makes sure that the next `n` bytes are at hand.
-    pub(super) fn want(&mut self, n: u64) -> Result<usize> {
+    /// Where the next `n` bytes end, which the file has.
+    fn end_of(&self, n: u64) -> Result<usize> {
         let end = (self.at as u64).checked_add(n);
         let Some(end) = end.filter(|&e| e <= self.len) else {
             return Err(Error::truncated(
@@ -60,32 +81,63 @@ impl<'a> Reader<'a> {
             )
             .at(self.at as u64));
         }
-        let end = usize::try_from(end).unwrap_or(usize::MAX);
-        let have = self.bytes.len();
-        if end > have {
-            let most = usize::try_from(self.len.min(MOST_HEADER)).unwrap_or(usize::MAX);
-            // Twice as much each time: what is read in vain is never more than the header.
-            let to = end.max(have.saturating_mul(2)).max(FIRST_READ).min(most);
-            let bytes = self.bytes.to_mut();
-            bytes.resize(to, 0);
-            let fresh = bytes.get_mut(have..).unwrap_or_default();
-            self.source.read_at(have as u64, fresh)?;
-        }
-        Ok(end)
+        Ok(usize::try_from(end).unwrap_or(usize::MAX))
     }
 
-    /// Steps over `n` bytes that are there, and gives where they lie.
-    pub(super) fn take(&mut self, n: u64) -> Result<Range<usize>> {
-        let end = self.want(n)?;
-        let range = self.at..end;
-        self.at = end;
-        Ok(range)
+    /// The window from the position on.
+    fn at_hand(&self) -> &[u8] {
+        let from = self.at.checked_sub(self.base);
+        from.and_then(|f| self.window.get(f..)).unwrap_or_default()
+    }
+
+    /// The next `n` bytes; the position stays.
+    pub(super) fn peek(&mut self, n: u64) -> Result<&[u8]> {
+        let n = self.end_of(n)?.saturating_sub(self.at);
+        if self.at_hand().len() < n {
+            self.load(n)?;
+        }
+        Ok(self.at_hand().get(..n).unwrap_or_default())
+    }
+
+    /// Moves the window to the position, from where on the file has `n` bytes.
+    fn load(&mut self, n: usize) -> Result<()> {
+        let have = self.at_hand().len();
+        let left = usize::try_from(self.left()).unwrap_or(usize::MAX);
+        let to = n.max(self.next).min(left);
+        self.next = self.next.saturating_mul(2).min(WINDOW);
+        let window = self.window.to_mut();
+        let tail = window.len().saturating_sub(have);
+        window.copy_within(tail.., 0);
+        window.resize(to, 0);
+        self.base = self.at;
+        let fresh = window.get_mut(have..).unwrap_or_default();
+        self.source.read_at((self.at + have) as u64, fresh)
+    }
+
+    /// Steps over `n` bytes that are there, unread.
+    pub(super) fn skip(&mut self, n: u64) -> Result<()> {
+        self.at = self.end_of(n)?;
+        Ok(())
+    }
+
+    /// Steps over `n` bytes and gives them to `f` in pieces, each with its place.
+    pub(super) fn pieces(&mut self, n: u64, f: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        let end = self.end_of(n)?;
+        while self.at < end {
+            let at = self.at;
+            let n = (end - at).min(CHUNK);
+            f(at, self.peek(n as u64)?);
+            self.at += n;
+        }
+        Ok(())
     }
 
     pub(super) fn number(&mut self, n: u64) -> Result<u64> {
-        let range = self.take(n)?;
-        let bytes = self.bytes.get(range).unwrap_or_default();
-        Ok(number(bytes, self.big_endian))
+        let big_endian = self.big_endian;
+        let bytes = self.peek(n)?;
+        let (value, n) = (number(bytes, big_endian), bytes.len());
+        self.at += n;
+        Ok(value)
     }
 
     pub(super) fn u32(&mut self) -> Result<u32> {
@@ -101,8 +153,8 @@ impl<'a> Reader<'a> {
         if self.wide { 8 } else { 4 }
     }
 
-    /// A string; gives where its bytes lie.
-    pub(super) fn string(&mut self) -> Result<Range<usize>> {
+    /// The length of a string, of which the file has as many bytes.
+    fn length(&mut self) -> Result<u64> {
         let at = self.at as u64;
         let len = self.count()?;
         if len > self.left() {
@@ -112,33 +164,86 @@ impl<'a> Reader<'a> {
             )
             .span(at, self.prefix()));
         }
-        self.take(len)
+        Ok(len)
     }
 
-    /// Steps over `n` strings, as [`Self::string`] does one by one.
+    /// A string, which is kept; gives where its bytes lie.
+    pub(super) fn string(&mut self) -> Result<Range<usize>> {
+        let len = self.length()?;
+        let n = self.peek(len)?.len();
+        let range = self.at..self.at + n;
+        let from = self.at.saturating_sub(self.base);
+        let bytes = self.window.get(from..from + n).unwrap_or_default();
+        self.kept.keep(self.at, bytes);
+        self.at = range.end;
+        Ok(range)
+    }
+
+    /// Steps over `n` strings, of which nothing is kept.
     pub(super) fn strings(&mut self, n: u64) -> Result<()> {
-        // A vocabulary has hundreds of thousands: most lie whole in what is at hand.
-        let prefix = if self.wide { 8 } else { 4 };
-        for _ in 0..n {
-            let start = self.at.saturating_add(prefix);
-            let head = self.bytes.get(self.at..start).unwrap_or_default();
-            let len = match (head.first_chunk::<8>(), self.big_endian) {
-                (Some(b), false) => u64::from_le_bytes(*b),
-                (Some(b), true) => u64::from_be_bytes(*b),
-                (None, _) if head.is_empty() => u64::MAX,
-                (None, _) => number(head, self.big_endian),
-            };
-            let end = usize::try_from(len).ok().and_then(|n| start.checked_add(n));
-            let most = self.bytes.len().min(MOST_HEADER as usize);
-            match end.filter(|&e| e <= most) {
-                Some(end) => self.at = end,
-                None => {
-                    self.string()?;
-                }
+        let mut left = n;
+        while left > 0 {
+            let whole = self.whole(left);
+            left -= whole;
+            if left > 0 {
+                let len = self.length()?;
+                self.skip(len)?;
+                left -= 1;
             }
         }
         Ok(())
     }
+
+    /// Steps over as many of `n` strings as lie whole in the window; gives their number. A
+    /// vocabulary has hundreds of thousands, nearly all of which do.
+    fn whole(&mut self, n: u64) -> u64 {
+        let most = (MOST_HEADER as usize).saturating_sub(self.at);
+        let bytes = self.at_hand();
+        let bytes = bytes.get(..most).unwrap_or(bytes);
+        let (stepped, rest) = match (self.wide, self.big_endian) {
+            (true, false) => step(bytes, n, |b| u64::from_le_bytes(*b)),
+            (true, true) => step(bytes, n, |b| u64::from_be_bytes(*b)),
+            (false, false) => step(bytes, n, |b| u32::from_le_bytes(*b).into()),
+            (false, true) => step(bytes, n, |b| u32::from_be_bytes(*b).into()),
+        };
+        self.at += bytes.len() - rest;
+        stepped
+    }
+
+    /// Gives `n` strings to `f`, each with the place of its first byte, as long as it says so.
+    pub(super) fn each_string(
+        &mut self,
+        n: u64,
+        f: &mut dyn FnMut(usize, &[u8]) -> bool,
+    ) -> Result<()> {
+        for _ in 0..n {
+            let len = self.length()?;
+            let at = self.at;
+            let bytes = self.peek(len)?;
+            let (n, on) = (bytes.len(), f(at, bytes));
+            self.at += n;
+            if !on {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many of `n` strings lie whole in `bytes`, and how many bytes there are behind them.
+fn step<const P: usize>(bytes: &[u8], n: u64, length: impl Fn(&[u8; P]) -> u64) -> (u64, usize) {
+    let mut rest = bytes;
+    for i in 0..n {
+        let next = rest.split_first_chunk::<P>().and_then(|(head, tail)| {
+            let len = usize::try_from(length(head)).ok()?;
+            tail.get(len..)
+        });
+        match next {
+            Some(next) => rest = next,
+            None => return (i, rest.len()),
+        }
+    }
+    (n, rest.len())
 }
 
 /// The unsigned number in `bytes`, of which there are at most eight.

@@ -42,7 +42,7 @@ pub fn header<'a>(source: &'a dyn ByteSource, limits: &Limits) -> Result<(Header
             errors: &mut errors,
         };
         layout.check()?;
-        vocabulary::check(&header, &mut errors);
+        vocabulary::check(&header, &mut errors)?;
     }
     Ok((header, errors))
 }

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use weighbridge_core::source::{Backend, SliceSource, open_file};
 
-use super::super::raw::Value;
+use super::super::raw::{Array, Value};
 use super::*;
 
 /// Builds files field by field.
@@ -89,9 +89,42 @@ impl File {
     }
 }
 
+/// A source that lends nothing.
+#[derive(Debug)]
+struct Unmapped(SliceSource);
+
+impl ByteSource for Unmapped {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(at, buf)
+    }
+
+    fn slice(&self, _: Range<u64>) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// What is wrong with a file, which is the same however it is read.
 fn errors(bytes: &[u8]) -> Vec<Error> {
     let source = SliceSource::new(bytes, "x.gguf");
-    header(&source, &Limits::default()).unwrap().1
+    let (lent, errors) = header(&source, &Limits::default()).unwrap();
+    let source = Unmapped(source.clone());
+    let (read, same) = header(&source, &Limits::default()).unwrap();
+    let told = |all: &[Error]| all.iter().map(Error::to_string).collect::<Vec<_>>();
+    assert_eq!(told(&errors), told(&same));
+    assert_eq!((lent.end, &lent.entries), (read.end, &read.entries));
+    assert_eq!(lent.tensors, read.tensors);
+    for key in lent.entries.iter().map(|e| &e.key) {
+        assert_eq!(lent.bytes(key), read.bytes(key));
+    }
+    errors
 }
 
 fn rules(bytes: &[u8]) -> Vec<&'static str> {
@@ -136,6 +169,17 @@ fn one(info: impl Fn(&mut File), n: usize) -> Vec<&'static str> {
     f.rules()
 }
 
+/// The strings of an array, each with its place.
+fn strings(header: &Header<'_>, array: &Array) -> Vec<(usize, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut take = |at, s: &[u8]| {
+        all.push((at, s.to_vec()));
+        true
+    };
+    header.each_string(array, &mut take).unwrap();
+    all
+}
+
 #[test]
 fn every_version_and_byte_order_reads() {
     for version in 1..=3 {
@@ -151,7 +195,7 @@ fn every_version_and_byte_order_reads() {
             let Value::Array(tokens) = entry("tokenizer.ggml.tokens") else {
                 panic!()
             };
-            let strings: Vec<_> = h.strings(&tokens).collect();
+            let strings = strings(&h, &tokens);
             assert_eq!(strings.len(), 2);
             assert_eq!(strings[1].1, "\u{2581}b".as_bytes());
             assert_eq!(&f.bytes[strings[0].0..=strings[0].0], b"a");
@@ -579,9 +623,50 @@ fn a_source_that_is_not_mapped_reads_the_same() {
         let Value::Array(tokens) = &h.entries[0].value else {
             panic!()
         };
-        assert_eq!(h.strings(tokens).count(), 30_000);
-        assert_eq!(h.strings(tokens).last().unwrap().1, 29_999u32.to_le_bytes());
+        let strings = strings(&h, tokens);
+        assert_eq!(strings.len(), 30_000);
+        assert_eq!(strings.last().unwrap().1, 29_999u32.to_le_bytes());
     }
+}
+
+#[test]
+fn a_vocabulary_longer_than_the_window_is_read_through_it() {
+    // Byte tokens at both sides of a word of marks, one of them wrong; a token longer than the
+    // window; then what only a correct walk finds.
+    const N: u32 = 100_000;
+    let file = |wrong: u32| {
+        let mut f = File::v3(1, 4);
+        f.array("tokenizer.ggml.token_type", 5, N.into());
+        let byte = |i: u32| i == 63 || i == 64 || i == 99_990;
+        for i in 0..N {
+            f.num(if byte(i) { 6 } else { 1 }, 4);
+        }
+        f.array("tokenizer.ggml.tokens", 8, N.into());
+        for i in 0..N {
+            match i {
+                i if i == wrong => f.text(b"<0x-1>"),
+                i if byte(i) => f.text(b"<0xAB>"),
+                70_000 => f.text(&vec![b'x'; 300 << 10]),
+                i => f.text(i.to_string().as_bytes()),
+            };
+        }
+        f.array("x.flags", 7, 200_000);
+        for i in 0..200_000u32 {
+            f.num(u64::from(i % 2), 1);
+        }
+        f.u32("llama.block_count", 4);
+        f.tensor(b"w", &[3], 0, 0).pad(32).data(12);
+        f
+    };
+    assert_eq!(file(N).rules(), [""; 0]);
+    for at in [63, 64, 99_990] {
+        assert_eq!(file(at).rules(), ["gguf.byte-token"]);
+    }
+    // A token that stands for no byte may be spelled as it likes.
+    assert_eq!(file(65).rules(), [""; 0]);
+    let mut cut = file(N).bytes;
+    cut.truncate(1_500_000);
+    assert_eq!(rules(&cut), ["gguf.string-length"]);
 }
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {

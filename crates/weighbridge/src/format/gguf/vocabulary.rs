@@ -5,17 +5,16 @@
 //! The types are those of `docs/gguf.md`; what went wrong is in issue 26690 and the pull requests
 //! 20735, 25821 and 25969 of llama.cpp. We read all of it as data, whatever it says.
 
-use weighbridge_core::Error;
+use weighbridge_core::{Error, Result};
 
 use super::raw::{Array, Header, Value, shown};
-use super::reader::number;
 use super::types::ValueType;
 
 /// Most blocks of a model (`LLAMA_MAX_LAYERS`).
 const MOST_BLOCKS: u64 = 512;
 
 /// The token type of a token that stands for a byte (`LLAMA_TOKEN_TYPE_BYTE`).
-const BYTE: u64 = 6;
+const BYTE: u32 = 6;
 
 /// How many violations of one kind are told.
 const MOST: usize = 10;
@@ -41,7 +40,10 @@ pub(crate) fn is_own(rule: &str) -> bool {
 }
 
 /// Appends what is wrong to `errors`.
-pub(super) fn check(header: &Header<'_>, errors: &mut Vec<Error>) {
+///
+/// # Errors
+/// What reading gives.
+pub(super) fn check(header: &Header<'_>, errors: &mut Vec<Error>) -> Result<()> {
     let mut tokens = None;
     for (key, types, parallel) in ARRAYS {
         let Some(entry) = header.entry(key) else {
@@ -68,8 +70,9 @@ pub(super) fn check(header: &Header<'_>, errors: &mut Vec<Error>) {
             }
         }
     }
-    byte_tokens(header, errors);
+    byte_tokens(header, errors)?;
     blocks(header, errors);
+    Ok(())
 }
 
 fn array<'h>(header: &'h Header<'_>, key: &str, element: &[ValueType]) -> Option<&'h Array> {
@@ -80,38 +83,81 @@ fn array<'h>(header: &'h Header<'_>, key: &str, element: &[ValueType]) -> Option
 }
 
 /// A token of type byte is spelled `<0xAB>`: loaders parse it and index by the result.
-fn byte_tokens(header: &Header<'_>, errors: &mut Vec<Error>) {
+fn byte_tokens(header: &Header<'_>, errors: &mut Vec<Error>) -> Result<()> {
     let types = array(
         header,
         "tokenizer.ggml.token_type",
         &[ValueType::I32, ValueType::U32],
     );
     let tokens = array(header, "tokenizer.ggml.tokens", &[ValueType::String]);
-    let Some(tokens) = tokens else { return };
+    let Some(tokens) = tokens else {
+        return Ok(());
+    };
     // One of llama.cpp's tokenizers goes by the spelling alone.
     let model = header.entry("tokenizer.ggml.model").map(|e| &e.value);
     let spelling = matches!(model, Some(Value::String(r)) if header.bytes(r) == b"plamo2");
-    let types = types.map_or(&[][..], |a| header.bytes(&a.range));
-    let kinds = types.chunks_exact(4);
-    let (mut types, mut kinds) = (kinds.clone(), kinds);
-    if !spelling && !kinds.any(|n| number(n, header.big_endian) == BYTE) {
-        return;
+    let bytes = match types {
+        Some(types) => Marks::of(header, types)?,
+        None => Marks::default(),
+    };
+    // Nothing is asked of the tokens behind the last one that stands for a byte.
+    let last = if spelling { u64::MAX } else { bytes.end() };
+    let (mut i, mut told) = (0, 0);
+    if last == 0 {
+        return Ok(());
     }
-    let mut told = 0;
-    for (at, token) in header.strings(tokens) {
-        let kind = types.next().map(|n| number(n, header.big_endian));
-        let parsed = kind == Some(BYTE) || spelling && is_spelled(token);
-        if !parsed || is_byte(token) {
-            continue;
+    header.each_string(tokens, &mut |at, token| {
+        let parsed = bytes.has(i) || spelling && is_spelled(token);
+        i += 1;
+        if parsed && !is_byte(token) {
+            let message = format!("the token {} stands for no byte", shown(token));
+            let e = Error::malformed("gguf.byte-token", message);
+            errors.push(e.span(at as u64, token.len() as u64));
+            told += 1;
         }
-        let message = format!("the token {} stands for no byte", shown(token));
-        let e = Error::malformed("gguf.byte-token", message);
-        errors.push(e.span(at as u64, token.len() as u64));
-        told += 1;
-        if told >= MOST {
-            return;
-        }
+        told < MOST && i < last
+    })
+}
+
+/// Which tokens stand for bytes: a bit for each.
+#[derive(Default)]
+struct Marks(Vec<u64>);
+
+impl Marks {
+    fn of(header: &Header<'_>, types: &Array) -> Result<Self> {
+        let byte = match header.big_endian {
+            true => BYTE.to_be_bytes(),
+            false => BYTE.to_le_bytes(),
+        };
+        let mut marks = Vec::new();
+        header.pieces(types, &mut |piece| {
+            let (types, _) = piece.as_chunks::<4>();
+            // Pieces but for the last are of whole words.
+            marks.extend(types.chunks(64).map(|types| word(types, byte)));
+        })?;
+        Ok(Self(marks))
     }
+
+    fn has(&self, i: u64) -> bool {
+        let word = usize::try_from(i / 64).ok().and_then(|i| self.0.get(i));
+        word.is_some_and(|w| w >> (i % 64) & 1 == 1)
+    }
+
+    /// The number behind the last that is marked.
+    fn end(&self) -> u64 {
+        let last = self.0.iter().rposition(|w| *w != 0);
+        let word = last.and_then(|i| Some((i as u64, self.0.get(i)?)));
+        word.map_or(0, |(i, w)| i * 64 + 64 - u64::from(w.leading_zeros()))
+    }
+}
+
+fn word(types: &[[u8; 4]], byte: [u8; 4]) -> u64 {
+    // Most have none, which takes no bit by bit.
+    if !types.iter().fold(false, |any, t| any | (*t == byte)) {
+        return 0;
+    }
+    let bits = types.iter().enumerate();
+    bits.fold(0, |word, (i, t)| word | u64::from(*t == byte) << i)
 }
 
 /// Six bytes, `<0x` and `>` round two.
