@@ -44,7 +44,7 @@ pub(super) fn reference() -> Result<Reference> {
         if !program.is_file() {
             return Err(format!("{VARIABLE}: there is no {}", program.display()));
         }
-        let built = format!("a ready program that {VARIABLE} named, how built is not known");
+        let built = format!("a ready program, named by {VARIABLE}");
         return Ok(Reference { program, built });
     }
     let dir = repo::target().join("peers-quantize");

@@ -303,9 +303,8 @@ impl Row<'_> {
 fn table(rows: &[Row<'_>]) -> String {
     let mut text = String::from(
         "| type | threads | llama-quantize | ours | ratio | of processor time | cp | \
-         private: llama-quantize | ours | share | resident: llama-quantize | ours | \
-         output | identical |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
+         memory: llama-quantize | ours | share | output | identical |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
     );
     for r in rows {
         let [Ok(theirs), Ok(ours), Ok(copy)] = [THEIRS, OURS, COPY].map(|n| find(&r.all, n)) else {
@@ -320,23 +319,25 @@ fn table(rows: &[Row<'_>]) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {ratio} | {processor:.2} | {} | {:.1} MiB | {:.1} MiB | \
-             {:.1} % | {:.1} MiB | {:.1} MiB | {:.1} MB | {} |",
+            "| {} | {} | {} | {} | {ratio} | {processor:.2} | {} | {} | {} | {:.1} % | {:.1} MB | {} |",
             r.case.words(),
             r.threads,
             time(theirs.seconds()),
             time(ours.seconds()),
             time(copy.seconds()),
-            theirs.private(),
-            ours.private(),
+            held(theirs),
+            held(ours),
             memory * 100.0,
-            theirs.resident(),
-            ours.resident(),
             r.bytes as f64 / 1e6,
             if r.differs.is_none() { "yes" } else { "**no**" },
         );
     }
     text
+}
+
+/// Peak private memory, and resident in brackets.
+fn held(c: &Contender) -> String {
+    format!("{:.1} ({:.1}) MiB", c.private(), c.resident())
 }
 
 fn targets(rows: &[Row<'_>]) -> Result<Vec<Target>> {
@@ -387,7 +388,8 @@ fn preamble(s: &Setup) -> Result<String> {
          Warm page cache throughout, none of the three waits for the disk. Runs alternate, and \
          each round starts with another command; medians of whole processes. Ratio: the \
          reference's time by ours, 4 wanted for K and I types and 2 for the others, bold where it \
-         is less; beside it that of the processor time of all threads. The outputs of every round \
+         is less; beside it that of the processor time of all threads. Memory: peak private, and \
+         in brackets peak resident, mapped pages of the input included. The outputs of every round \
          were compared as whole files. Targets take the worst type.\n",
         repo::today(),
         repo::commit()?,
@@ -399,18 +401,18 @@ fn preamble(s: &Setup) -> Result<String> {
     ))
 }
 
-/// What the program says of itself, and how it was built.
+/// What the program says of itself, and how it was built. It tells only when it has work to do.
 fn built(s: &Setup) -> String {
-    let how = &s.reference.built;
-    let said = Command::new(&s.reference.program).arg("--version").output();
+    let mut command = Command::new(&s.reference.program);
+    let said = command.arg("--dry-run").arg(&s.model).arg("Q8_0").output();
     let said = said.map_or_else(
         |_| String::new(),
-        |o| String::from_utf8_lossy(&o.stderr).into(),
+        |o| String::from_utf8_lossy(&o.stderr).into_owned(),
     );
-    match said.lines().find(|l| l.starts_with("version:")) {
-        Some(line) => format!("{line}, {how}"),
-        None => how.clone(),
-    }
+    let told = |l: &&str| l.starts_with("version: ") || l.starts_with("built with ");
+    let mut words: Vec<&str> = said.lines().filter(told).collect();
+    words.push(&s.reference.built);
+    words.join(", ")
 }
 
 fn text(path: &Path) -> String {
