@@ -58,7 +58,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        arguments: "load|scan [--quick]",
+        arguments: "load|scan|quantize [--quick]",
         about: "Measure us and the peers alternately; writes docs/benchmarks.md",
         run: bench::run,
     },
@@ -114,6 +114,8 @@ fn help() {
         "\nEnvironment:
   WEIGHBRIDGE_CORPUS      test files with expected answers; ../shared/corpus where it exists
   WEIGHBRIDGE_PEERS_VENV  a Python environment with torch and safetensors, instead of target/peers
-  WEIGHBRIDGE_SCANNERS_VENV  one with the scanners of peers/requirements-scan.txt"
+  WEIGHBRIDGE_SCANNERS_VENV  one with the scanners of peers/requirements-scan.txt
+  WEIGHBRIDGE_LLAMA_QUANTIZE  a llama-quantize ready for `bench quantize`, instead of building one
+  WEIGHBRIDGE_LLAMA_VENV  an environment with what builds it, peers/requirements-llama.txt"
     );
 }

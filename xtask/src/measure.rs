@@ -19,6 +19,8 @@ const SAMPLE: Duration = Duration::from_millis(2);
 pub(crate) struct Cost {
     /// From before it was spawned until it was waited for.
     pub(crate) seconds: f64,
+    /// Processor time of all of its threads, in the kernel's too; 0 where that is not known.
+    pub(crate) processor: f64,
     /// Peak resident memory in bytes: file pages it had mapped included.
     pub(crate) resident: u64,
     /// Peak anonymous resident memory in bytes, sampled; 0 for what ends between two samples.
@@ -42,7 +44,8 @@ pub(crate) fn measure(command: &[&str]) -> Result<Cost> {
     let text = String::from_utf8_lossy(&out.stdout);
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let mut numbers = first.split(' ').map(str::parse::<f64>);
-    let (Some(Ok(seconds)), Some(Ok(resident)), Some(Ok(private)), true) = (
+    let (Some(Ok(seconds)), Some(Ok(resident)), Some(Ok(private)), Some(Ok(processor)), true) = (
+        numbers.next(),
         numbers.next(),
         numbers.next(),
         numbers.next(),
@@ -57,6 +60,7 @@ pub(crate) fn measure(command: &[&str]) -> Result<Cost> {
     };
     Ok(Cost {
         seconds,
+        processor,
         resident: resident as u64,
         private: private as u64,
         output: rest.to_owned(),
@@ -93,9 +97,13 @@ pub(crate) fn attempt(command: &[&str], dir: &Path, limit: Duration) -> Result<O
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let words: Vec<&str> = first.split(' ').collect();
     let number = |n: usize| words.get(n).and_then(|w| w.parse::<f64>().ok());
-    let (Some(seconds), Some(resident), Some(private), true) =
-        (number(0), number(1), number(2), out.status.success())
-    else {
+    let (Some(seconds), Some(resident), Some(private), Some(processor), true) = (
+        number(0),
+        number(1),
+        number(2),
+        number(3),
+        out.status.success(),
+    ) else {
         return Err(format!(
             "{} could not be tried ({}):\n{}",
             command.join(" "),
@@ -106,17 +114,18 @@ pub(crate) fn attempt(command: &[&str], dir: &Path, limit: Duration) -> Result<O
     Ok(Outcome {
         cost: Cost {
             seconds,
+            processor,
             resident: resident as u64,
             private: private as u64,
             output: rest.to_owned(),
         },
-        code: words.get(3).and_then(|w| w.parse().ok()),
+        code: words.get(4).and_then(|w| w.parse().ok()),
     })
 }
 
-/// The measuring process: `measure -- COMMAND…` prints `SECONDS RESIDENT PRIVATE`, a line feed and
-/// what the command wrote. `measure --limit SECONDS -- COMMAND…` ends it when it takes longer,
-/// takes any exit code and prints that fourth (`-` for none).
+/// The measuring process: `measure -- COMMAND…` prints `SECONDS RESIDENT PRIVATE PROCESSOR`, a line
+/// feed and what the command wrote. `measure --limit SECONDS -- COMMAND…` ends it when it takes longer,
+/// takes any exit code and prints that fifth (`-` for none).
 ///
 /// # Errors
 /// When the command cannot be run, or fails without `--limit`.
@@ -148,7 +157,8 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let output = String::from_utf8_lossy(&output);
     let _ = std::fs::remove_file(&kept);
     let (cost, code) = outcome?;
-    print!("{} {} {}", cost.seconds, cost.resident, cost.private);
+    let (resident, private) = (cost.resident, cost.private);
+    print!("{} {resident} {private} {}", cost.seconds, cost.processor);
     match (limit, code) {
         (None, _) => println!(),
         (Some(_), Some(code)) => println!(" {code}"),
@@ -202,9 +212,11 @@ fn spawn(
     if limit.is_none() && !status.success() {
         return Err(format!("{program}: {status}"));
     }
+    let (resident, processor) = children();
     let cost = Cost {
         seconds,
-        resident: children_peak(),
+        processor,
+        resident,
         private: private.load(Ordering::Relaxed),
         output: String::new(),
     };
@@ -245,21 +257,24 @@ fn anonymous(status: &Path) -> Option<u64> {
     Some(kb * 1024)
 }
 
-/// Peak resident memory of the waited-for children, in bytes.
+/// Peak resident memory of the waited-for children in bytes, and their processor time in seconds.
 #[cfg(unix)]
-fn children_peak() -> u64 {
+fn children() -> (u64, f64) {
     use nix::sys::resource::{UsageWho, getrusage};
     // Linux counts in KiB, macOS in bytes.
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
-    getrusage(UsageWho::RUSAGE_CHILDREN)
-        .ok()
-        .and_then(|u| u64::try_from(u.max_rss()).ok())
-        .map_or(0, |n| n * unit)
+    let Ok(used) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return (0, 0.0);
+    };
+    let resident = u64::try_from(used.max_rss()).map_or(0, |n| n * unit);
+    let seconds = [used.user_time(), used.system_time()]
+        .map(|t| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6);
+    (resident, seconds.iter().sum())
 }
 
 #[cfg(not(unix))]
-fn children_peak() -> u64 {
-    0
+fn children() -> (u64, f64) {
+    (0, 0.0)
 }
 
 /// The middle value; the mean of the two middle ones for an even count; NaN for none.
@@ -304,6 +319,7 @@ mod tests {
         assert!(cost.resident > 20 << 20, "{cost:?}");
         assert!(cost.private > 20 << 20, "{cost:?}");
         assert!(cost.seconds > 0.04, "{cost:?}");
+        assert!(cost.processor > 0.0, "{cost:?}");
     }
 
     #[cfg(target_os = "linux")]

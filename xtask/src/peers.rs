@@ -79,6 +79,15 @@ pub(crate) fn scanners() -> Result<PathBuf> {
     environment("WEIGHBRIDGE_SCANNERS_VENV", "peers-scan", list)
 }
 
+/// The Python of the environment that builds `llama-quantize`, made and filled when missing.
+///
+/// # Errors
+/// As [`python`].
+pub(crate) fn builders() -> Result<PathBuf> {
+    let list = "requirements-llama.txt";
+    environment("WEIGHBRIDGE_LLAMA_VENV", "peers-llama", list)
+}
+
 /// The environment that `variable` names, else the one in `target/NAME` with what `list` lists.
 fn environment(variable: &str, name: &str, list: &str) -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os(variable) {

@@ -1,6 +1,9 @@
 //! `cargo xtask bench`: us and the peers, alternately, in one run.
 
+mod llama;
 mod load;
+mod model;
+mod quantize;
 mod report;
 mod scan;
 mod scan_large;
@@ -20,6 +23,18 @@ fn peers_every(arguments: &[String]) -> Result<Option<usize>> {
     }
 }
 
+/// `--types A,B`: these types only, as `quantize` names them.
+fn types(arguments: &[String]) -> Result<Option<&str>> {
+    let flag = "--types";
+    let Some(at) = arguments.iter().position(|a| a == flag) else {
+        return Ok(None);
+    };
+    match arguments.get(at + 1) {
+        Some(list) if !list.starts_with('-') && !list.is_empty() => Ok(Some(list)),
+        _ => Err(format!("{flag} needs a list such as Q8_0,Q4_K_M+imatrix")),
+    }
+}
+
 /// Runs one set of benchmarks.
 ///
 /// # Errors
@@ -29,9 +44,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("load") => load::run(quick),
         Some("scan") => scan::run(quick, peers_every(arguments)?),
+        Some("quantize") => quantize::run(quick, types(arguments)?),
         Some(other) => Err(format!(
-            "there is no benchmark `{other}`; there are `load` and `scan`"
+            "there is no benchmark `{other}`; there are `load`, `scan` and `quantize`"
         )),
-        None => Err("which benchmark? There are `load` and `scan`".into()),
+        None => Err("which benchmark? There are `load`, `scan` and `quantize`".into()),
     }
 }
