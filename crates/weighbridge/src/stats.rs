@@ -580,12 +580,12 @@ mod tests {
     #[test]
     fn every_dtype_has_statistics_and_absent_data_none() {
         let mut model = Model::new(FormatId::PyTorch);
+        // A block type has whole blocks.
+        let values = |d: DType| d.block().map_or(4, |b| b.elements);
         for dtype in DType::ALL {
-            model.tensors.push(tensor(
-                dtype,
-                &[4],
-                vec![0; dtype.size_of(&[4]).unwrap() as usize],
-            ));
+            let shape = [values(dtype)];
+            let bytes = dtype.size_of(&shape).unwrap() as usize;
+            model.tensors.push(tensor(dtype, &shape, vec![0; bytes]));
         }
         let mut absent = tensor(DType::F32, &[1], vec![0; 4]);
         absent.source = TensorSource::Absent;
@@ -595,7 +595,8 @@ mod tests {
         assert_eq!(all.last(), Some(&None));
         for (dtype, s) in DType::ALL.into_iter().zip(all) {
             let s = s.unwrap();
-            assert_eq!(s.count, if dtype.is_complex() { 8 } else { 4 }, "{dtype}");
+            let parts = if dtype.is_complex() { 2 } else { 1 };
+            assert_eq!(s.count, parts * values(dtype), "{dtype}");
             // An MX scale has no zero: code 0 is 2^-127.
             assert_eq!(
                 s.zeros,
