@@ -604,7 +604,7 @@ fn a_bug_in_every_worker_is_an_error_and_no_stall() {
     let storage = Arc::new(Storage::new("panics", 1 << 24, false, data).unwrap());
     let source = TensorSource::View(View { storage, offset: 0 });
     let mut m = Model::new(FormatId::Gguf);
-    let shape = [1 << 14, 256];
+    let shape = [1u64 << 14, 256];
     m.tensors
         .push(Tensor::new("a.weight", DType::F32, &shape, source));
     let options = QuantizeOptions {
