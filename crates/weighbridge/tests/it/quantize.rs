@@ -572,6 +572,7 @@ fn an_input_that_shrinks_meanwhile_leaves_nothing() {
 }
 
 /// A source with a bug.
+#[derive(Debug)]
 struct Panics;
 
 impl ByteSource for Panics {
