@@ -193,6 +193,12 @@ fn a_split_model_is_merged_to_what_it_was() {
     );
     assert_eq!((code, &d["tensors"]), (0, &json!(5)), "{d}");
     assert_eq!(std::fs::read(&whole).unwrap(), gguf(5));
+    // What only a later file has is left out, and that is said.
+    let third = f.at("m-00003-of-00003.gguf");
+    assert_eq!(run(&["edit", &third, "--set", "x=1"]).code, 0);
+    let (_, d) = run_json("split", &["merge", "--clean", &first, &whole]);
+    assert_eq!(d["warnings"][0]["rule"], "merge.metadata", "{d}");
+    assert_eq!(std::fs::read(&whole).unwrap(), gguf(5));
     // Never over a file that is read.
     let (code, d) = run_json("split", &["merge", &first, &first]);
     assert_eq!(

@@ -257,3 +257,31 @@ fn block_types_are_refused_or_dequantized_as_asked() {
     let worst = apart.different.iter().filter_map(|d| d.distance?.rel_rmse);
     assert!(worst.fold(0.0, f64::max) < 0.01);
 }
+
+/// An alignment that is no 32-bit number is lost, and the tensors lie as readers will look for them.
+#[test]
+fn an_alignment_of_another_type_moves_nothing() {
+    use std::sync::Arc;
+    use weighbridge_core::model::{Storage, StorageData, Tensor, TensorSource, View};
+    let dir = tempfile::tempdir().unwrap();
+    let mut m = Model::new(weighbridge::FormatId::Gguf);
+    m.metadata = vec![("general.alignment".into(), Value::Int(128))];
+    for (name, byte) in [("a", 1u8), ("b", 2)] {
+        let data = StorageData::Raw {
+            source: Arc::new(weighbridge_core::source::SliceSource::new(
+                vec![byte; 16],
+                name,
+            )),
+            offset: 0,
+            crc32: None,
+        };
+        let storage = Arc::new(Storage::new(name, 16, false, data).unwrap());
+        let source = TensorSource::View(View { storage, offset: 0 });
+        m.tensors.push(Tensor::new(name, DType::F32, &[4], source));
+    }
+    let path = dir.path().join("m.gguf");
+    let report = run(m, &path, &ConvertOptions::default());
+    assert_eq!(report.lost.len(), 1, "{:?}", report.lost);
+    let back = weighbridge::open(&path).unwrap();
+    assert_eq!(back.tensor("b").unwrap().bytes().unwrap()[..], [2; 16]);
+}

@@ -8,7 +8,7 @@ use weighbridge::quantize::recipe::Recipe;
 use weighbridge::quantize::{FileType, QuantizeOptions, Quantized, dequantize, imatrix, quantize};
 use weighbridge::{DType, FormatId, Model, Tensor};
 use weighbridge_core::model::{Number, Storage, StorageData, TensorSource, Value, View};
-use weighbridge_core::source::SliceSource;
+use weighbridge_core::source::{ByteSource, SliceSource};
 
 fn corpus() -> Option<PathBuf> {
     let dir = std::env::var_os("WEIGHBRIDGE_CORPUS");
@@ -607,6 +607,12 @@ fn as_many_files_as_there_were() {
         keep_split: true,
         ..to("Q4_K_M")
     };
+    // Never over the files that are read.
+    let before = std::fs::read(&first).unwrap();
+    let split = weighbridge::open(&first).unwrap();
+    let e = quantize(split, &whole, &options, &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "quantize.same-file");
+    assert_eq!(std::fs::read(&first).unwrap(), before);
     let split = weighbridge::open(&first).unwrap();
     let out = dir.path().join("q.gguf");
     let done = quantize(split, &out, &options, &mut |_, _| {}).unwrap();
@@ -651,6 +657,52 @@ fn an_input_that_shrinks_meanwhile_leaves_nothing() {
     assert_eq!(e.rule(), "source.shrunk", "{e}");
     assert_eq!(std::fs::read(&out).unwrap(), b"old");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+/// A source with a bug.
+#[derive(Debug)]
+struct Panics;
+
+impl ByteSource for Panics {
+    fn len(&self) -> u64 {
+        1 << 30
+    }
+
+    fn name(&self) -> &str {
+        "panics"
+    }
+
+    fn read_at(&self, _: u64, _: &mut [u8]) -> weighbridge::Result<()> {
+        panic!("this is meant to be seen: a worker's panic")
+    }
+
+    fn slice(&self, _: std::ops::Range<u64>) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// Far more pieces than fit the queue: whoever feeds it must not wait for workers that are gone.
+#[test]
+fn a_bug_in_every_worker_is_an_error_and_no_stall() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = StorageData::Raw {
+        source: Arc::new(Panics),
+        offset: 0,
+        crc32: None,
+    };
+    let storage = Arc::new(Storage::new("panics", 1 << 24, false, data).unwrap());
+    let source = TensorSource::View(View { storage, offset: 0 });
+    let mut m = Model::new(FormatId::Gguf);
+    let shape = [1u64 << 14, 256];
+    m.tensors
+        .push(Tensor::new("a.weight", DType::F32, &shape, source));
+    let options = QuantizeOptions {
+        threads: 2,
+        ..to("Q8_0")
+    };
+    let e = quantize(m, &dir.path().join("o.gguf"), &options, &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "internal");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
