@@ -68,10 +68,14 @@ pub(crate) fn run(args: &Quantize, out: &mut Output) -> Result<Exit> {
 
 /// Refuses a report in the place of the result or of what it is made from.
 fn apart(report: &Path, target: &Path, model: &Model, options: &QuantizeOptions) -> Result<()> {
-    let place = |p: &Path| std::path::absolute(p).ok();
+    let place = |p: &Path| {
+        let folder = std::path::absolute(p).ok()?.parent()?.canonicalize().ok()?;
+        Some(folder.join(p.file_name()?))
+    };
     let parts = model.parts.iter().map(|p| &p.path);
     let mut inputs = parts.chain(&options.inputs);
-    if place(report) == place(target)
+    let one = place(report);
+    if (one.is_some() && one == place(target))
         || same_file(report, target)
         || inputs.any(|p| same_file(report, p))
     {
