@@ -29,7 +29,7 @@ pub(crate) struct Edit {
     pub(crate) path: PathBuf,
 
     /// Set a key: of the type it has, or a type that fits the value; K:TYPE=V names it (u8 … f64,
-    /// bool, str, arr[TYPE] with a JSON array) (repeatable)
+    /// bool, str, or arr and the type of its elements in brackets, as in `arr[u32]`) (repeatable)
     #[arg(long, value_name = "K=V")]
     pub(crate) set: Vec<String>,
 

@@ -1,7 +1,7 @@
 //! From wide types to blocks: `quantize`, with mixes, importance matrices and recipes.
 //!
 //! What is written is known before the first value is read: [`mix`] (or a [`recipe`]) chooses the
-//! type of each tensor, [`order`] the order of tensors and keys, `plan` the position of every
+//! type of each tensor, `order` the order of tensors and keys, `plan` the position of every
 //! byte. The pipeline then moves rows, not tensors. For models that the reference quantizer
 //! (`llama_model_quantize` of llama.cpp 0c1e570) takes, files are byte-identical to its own.
 
