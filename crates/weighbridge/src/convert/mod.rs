@@ -29,7 +29,7 @@ use crate::format::gguf::Gguf;
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
 use crate::format::{FormatWriter, Note, Plan, WriteOptions};
-use crate::output;
+use crate::output::{self, same_file};
 
 /// What a conversion did, or would do.
 #[derive(Debug, Clone)]
@@ -140,6 +140,7 @@ pub fn convert(
     let mut job = Job::prepare(model, options, target)?;
     let plan = job.plan(writer, options, stem.unwrap_or_default())?;
     let report = job.report(&plan, path);
+    keep_shards(&job.model, &report.output)?;
     if options.strict {
         refuse_changes(&report)?;
     }
@@ -167,6 +168,21 @@ impl Report {
         self.seconds = started.elapsed().as_secs_f64();
         self
     }
+}
+
+/// Refuses to put the result in the place of one of several files of the model: the others would
+/// be left without it. One file may take its own place, since it is whole then.
+fn keep_shards(model: &Model, output: &[PathBuf]) -> Result<()> {
+    let several = model.parts.len() > 1;
+    let taken = |out: &&PathBuf| model.parts.iter().any(|p| same_file(&p.path, out));
+    let Some(out) = output.iter().find(taken).filter(|_| several) else {
+        return Ok(());
+    };
+    let message = "the result would take the place of one of the model's files";
+    let e = Error::parameter("convert.same-file", message);
+    Err(e
+        .in_file(out.display().to_string())
+        .help("the other files would be left without it: name another OUT"))
 }
 
 fn refuse_changes(report: &Report) -> Result<()> {

@@ -408,6 +408,13 @@ fn shards_are_written_with_an_index() {
             assert_eq!(a.name, b.name, "the index keeps the model's order");
         }
     }
+    // Written over one shard, the whole would leave the others without it.
+    let sharded = weighbridge::open(&paths[n]).unwrap();
+    let before = std::fs::read(&paths[1]).unwrap();
+    let onto = weighbridge::convert::ConvertOptions::default();
+    let e = weighbridge::convert::convert(sharded, &paths[1], &onto, &mut |_, _| {});
+    assert_eq!(e.unwrap_err().rule(), "convert.same-file");
+    assert_eq!(std::fs::read(&paths[1]).unwrap(), before);
     let whole = WriteOptions {
         shard_size: Some(total),
         ..o
