@@ -102,9 +102,13 @@ impl<'t, 'd> Collector<'t, 'd> {
         for b in &trace.builds {
             self.changed(b.target, b.offset, || trace.render(b.state, ARGS_CHARS));
         }
+        // The first change of an object tells what the others reach too.
+        let mut told = std::collections::HashSet::new();
         for c in &trace.changes {
             self.changed(c.target, c.offset, || render_change(trace, c));
-            self.passed_on(c);
+            if told.insert(c.target) {
+                self.passed_on(c);
+            }
         }
         self.replaced_methods();
         self.imports();
