@@ -76,6 +76,8 @@ pub enum DType {
     NVFP4,
     Q1_0,
     Q2_0,
+    /// Texts of any length: not a number, and without a place in most formats.
+    Str,
 }
 
 /// How the elements of a block type are packed.
@@ -88,7 +90,7 @@ pub struct Block {
 }
 
 impl DType {
-    /// Every dtype, for tables and tests.
+    /// Every dtype of fixed width, for tables and tests.
     pub const ALL: [Self; 58] = [
         Self::Bool,
         Self::F4,
@@ -211,6 +213,7 @@ impl DType {
             Self::NVFP4 => "NVFP4",
             Self::Q1_0 => "Q1_0",
             Self::Q2_0 => "Q2_0",
+            Self::Str => "STR",
         }
     }
 

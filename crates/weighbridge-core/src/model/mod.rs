@@ -10,7 +10,9 @@ mod tensor;
 mod typed;
 
 pub use dtype::{Block, DType};
-pub use graph::{Graph, GraphNode};
+pub use graph::{
+    AttributeValue, Dim, Graph, GraphAttribute, GraphFunction, GraphNode, GraphValue, ValueType,
+};
 pub use metadata::{Dict, NdArray, Object, Value};
 pub use read::{CHUNK, Chunks};
 pub use storage::{Storage, StorageData};
@@ -32,9 +34,9 @@ pub enum FormatId {
     PyTorch,
     /// A bare pickle that is no PyTorch checkpoint.
     Pickle,
-    /// GGUF (recognised; its reader is a later issue).
+    /// GGUF.
     Gguf,
-    /// ONNX (recognised; its reader is a later issue).
+    /// ONNX, a graph with its weights inside or beside it.
     Onnx,
     /// HDF5 or Keras (recognised; its reader is a later issue).
     Hdf5,

@@ -27,7 +27,7 @@ const MOST_GROUPS: usize = 64;
 const MOST_NUMBER: u64 = (1 << 29) - 1;
 
 /// A run of bytes of the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Span {
     /// The first byte, counted from the start of the source.
     pub start: u64,
@@ -292,6 +292,25 @@ impl<'s> Reader<'s> {
             .at(span.start));
         }
         self.source.read_vec(span.start..span.end)
+    }
+
+    /// Gives the 32-bit numbers of a repeated fixed field to `f`, whether it is packed or not. Bytes
+    /// behind the last whole number are an error.
+    ///
+    /// # Errors
+    /// As [`Reader::next`], and what `f` returns.
+    pub fn fixed32s(&mut self, field: &Field, f: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
+        match field.value {
+            Value::Fixed32(n) => f(n),
+            Value::Bytes(span) => {
+                let mut packed = Message::new(span);
+                while packed.at < packed.end {
+                    f(u32::from_le_bytes(self.fixed(&mut packed)?))?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The first bytes of `span`, at most `most`.

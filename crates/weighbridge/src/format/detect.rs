@@ -100,6 +100,10 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     if looks_like_pickle(head, source.name(), limits) {
         return Some(Content(FormatId::PyTorch));
     }
+    let named = by_extension(Path::new(source.name())) == Some(FormatId::Onnx);
+    if super::onnx::sniff::is_model(source.as_ref(), named).unwrap_or(false) {
+        return Some(Content(FormatId::Onnx));
+    }
     if text.starts_with(b"{") && source.name().ends_with(".json") {
         return Some(Content(FormatId::Json));
     }
@@ -185,7 +189,9 @@ pub(crate) fn refuse(found: Detected, name: &str) -> Error {
             "format.unknown",
             "this is no model file of any known format",
         )
-        .help("formats read: safetensors, GGUF, PyTorch (.pt .pth .ckpt .bin) and bare pickles"),
+        .help(
+            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin) and bare pickles",
+        ),
     };
     e.in_file(name)
 }

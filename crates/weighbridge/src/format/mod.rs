@@ -3,6 +3,7 @@
 pub mod detect;
 mod directory;
 pub mod gguf;
+pub mod onnx;
 pub mod pytorch;
 pub mod safetensors;
 pub mod shards;
@@ -133,6 +134,7 @@ pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
         FormatId::PyTorch | FormatId::Pickle => &pytorch::PyTorch,
         FormatId::Safetensors => &safetensors::Safetensors,
         FormatId::Gguf => &gguf::Gguf,
+        FormatId::Onnx => &onnx::Onnx,
         _ => return None,
     })
 }

@@ -12,6 +12,7 @@ use weighbridge_scan::{Function, GraphKind, Operator, Template, Text, TextOrigin
 
 use super::examine::{Examiner, Item};
 use super::onnx_tensor;
+use crate::format::onnx::sniff;
 
 /// Deepest nesting of sub-graphs; protobuf's own readers stop at a third of it.
 const MOST_DEEP: u32 = 100;
@@ -26,16 +27,13 @@ const MOST_TEXTS: u32 = 4096;
 /// Most distinct operators listed.
 const MOST_OPERATORS: usize = 100_000;
 
-/// Most fields looked at to tell whether this is a model.
-const GLANCE: u64 = 20_000;
-
 /// Takes a model; says whether this is one.
 ///
 /// # Errors
 /// What reading gives; what was seen before counts.
 pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     let named = item.extension() == "onnx";
-    if !is_model(item, named)? {
+    if !sniff::is_model(item.source.as_ref(), named)? {
         return Ok(false);
     }
     cx.named(item, "onnx");
@@ -55,75 +53,6 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     let reason = "whether the graph hides a backdoor is not judged by this version";
     cx.gap(&item.place, None, reason);
     Ok(true)
-}
-
-/// Whether the bytes are a `ModelProto`. Nothing marks one, so its structure has to tell: a field
-/// 7 that is a graph, whose nodes, inputs or tensors have names. `named` files need less.
-fn is_model(item: &Item, named: bool) -> Result<bool> {
-    let mut reader = Reader::new(item.source.as_ref(), GLANCE);
-    let mut message = Message::new(Span::of(item.source.as_ref()));
-    let mut version = false;
-    loop {
-        match reader.next(&mut message) {
-            Ok(Some(f)) => match (f.number, f.bytes()) {
-                (1, None) => version = f.varint().is_some_and(|v| (1..1000).contains(&v)),
-                (7, Some(graph)) if named && graph.is_empty() => return Ok(true),
-                (7, Some(graph)) if is_graph(item, graph)? => return Ok(true),
-                _ => {}
-            },
-            Ok(None) => return Ok(false),
-            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-            // A model that was cut off begins like one.
-            Err(_) => return Ok(named && version),
-        }
-    }
-}
-
-fn is_graph(item: &Item, span: Span) -> Result<bool> {
-    let mut reader = Reader::new(item.source.as_ref(), GLANCE);
-    let mut message = Message::new(span);
-    loop {
-        let field = match reader.next(&mut message) {
-            Ok(Some(f)) => f,
-            Ok(None) => return Ok(false),
-            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-            Err(_) => return Ok(false),
-        };
-        // A node's operator, a tensor's name, the name of an input or output.
-        let name = match field.number {
-            1 => 4,
-            5 => 8,
-            11 | 12 => 1,
-            _ => continue,
-        };
-        let Some(inner) = field.bytes() else {
-            return Ok(false);
-        };
-        if has_name(&mut reader, inner, name)? {
-            return Ok(true);
-        }
-    }
-}
-
-/// Whether field `number` of the message in `span` is a name.
-pub(super) fn has_name(reader: &mut Reader<'_>, span: Span, number: u32) -> Result<bool> {
-    let mut message = Message::new(span);
-    loop {
-        match reader.next(&mut message) {
-            Ok(Some(f)) if f.number == number => {
-                let Some(text) = f.bytes() else {
-                    return Ok(false);
-                };
-                let head = reader.head(text, NAME)?;
-                return Ok(!head.is_empty()
-                    && std::str::from_utf8(&head).is_ok_and(|t| !t.chars().any(char::is_control)));
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(false),
-            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-            Err(_) => return Ok(false),
-        }
-    }
 }
 
 /// One model on its way into the subject.

@@ -9,6 +9,7 @@ use weighbridge_scan::{Program, ProgramKind, Reference, native};
 
 use super::examine::{Examiner, Item};
 use super::onnx::NAME;
+use crate::format::onnx::external::leaves;
 
 /// Keys of external data that the format defines (`onnx/onnx.proto3`, `TensorProto`), and the
 /// start of those that ONNX Runtime adds for weights in its own order.
@@ -353,30 +354,6 @@ fn linked(
         reference(cx, item, place, "external data link", &target, span.start);
     }
     Ok(())
-}
-
-/// Where `data` leads when links lead it out of `folder`, other than within the store that the
-/// model itself is a link into: the caches of model hubs keep every file as a link into one
-/// folder of blobs.
-fn leaves(model: &Path, folder: &Path, data: &Path) -> Option<PathBuf> {
-    let home = folder.canonicalize().ok()?;
-    let target = match data.canonicalize() {
-        Ok(t) => t,
-        Err(_) => return std::fs::read_link(data).ok().filter(|t| t.is_absolute()),
-    };
-    if target.starts_with(&home) {
-        return None;
-    }
-    let store = model.canonicalize().ok();
-    let store = store.as_deref().and_then(Path::parent);
-    // `models--x/snapshots/REV/model.onnx` and `models--x/blobs/…`.
-    let cache = home.ancestors().find_map(|a| {
-        let snapshots = a.file_name().is_some_and(|n| n == "snapshots");
-        a.parent().filter(|_| snapshots).map(|p| p.join("blobs"))
-    });
-    let same_store = store.is_some_and(|s| s != home && target.parent() == Some(s));
-    let same_cache = cache.is_some_and(|c| target.parent() == Some(c.as_path()));
-    (!same_store && !same_cache).then_some(target)
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use weighbridge_core::{ErrorKind, Result};
 use weighbridge_scan::{Function, GraphKind, Reference};
 
 use super::examine::{Examiner, Item};
-use super::onnx::{NAME, has_name};
+use super::onnx::NAME;
 use super::tensorflow_graph::{Graph, MOST_BYTES};
 use super::{json, proto_text, text};
+use crate::format::onnx::sniff::has_name;
 
 /// Most fields looked at to tell what a file is.
 const GLANCE: u64 = 20_000;

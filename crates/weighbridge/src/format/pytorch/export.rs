@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use serde_json::Value as Json;
-use weighbridge_core::model::{Dict, FormatId, Graph, GraphNode, Model, Shape, Tensor, Value};
+use weighbridge_core::model::{
+    Dict, FormatId, Graph, GraphNode, GraphValue, Model, Shape, Tensor, Value,
+};
 use weighbridge_core::source::SliceSource;
 use weighbridge_core::wire::zip::Archive;
 use weighbridge_core::{Error, Result};
@@ -195,8 +197,14 @@ fn graph(archive: &Archive, root: &str, limit: u64) -> Option<Graph> {
     };
     let nodes = g.get("nodes")?.as_array()?;
     Some(Graph {
-        inputs: names(g.get("inputs")),
-        outputs: names(g.get("outputs")),
+        inputs: names(g.get("inputs"))
+            .into_iter()
+            .map(GraphValue::named)
+            .collect(),
+        outputs: names(g.get("outputs"))
+            .into_iter()
+            .map(GraphValue::named)
+            .collect(),
         nodes: nodes
             .iter()
             .map(|n| GraphNode {
@@ -227,7 +235,9 @@ fn graph(archive: &Archive, root: &str, limit: u64) -> Option<Graph> {
                     })
                     .collect(),
                 outputs: names(n.get("outputs")),
+                ..GraphNode::default()
             })
             .collect(),
+        ..Graph::default()
     })
 }

@@ -1,0 +1,15 @@
+//! ONNX: a graph of operators and its weights, as one Protocol Buffers message.
+//!
+//! Facts are from `onnx/onnx.proto3`, `docs/IR.md` and `docs/ExternalData.md` of the ONNX
+//! repository (ONNX 1.23). The file is walked by its fields ([`parse`]); weights stay where they
+//! are, in the file or in files beside it ([`external`]).
+
+mod data;
+pub mod external;
+pub mod parse;
+pub mod raw;
+pub mod read;
+pub mod sniff;
+pub mod types;
+
+pub use read::Onnx;

@@ -1,0 +1,690 @@
+//! From messages to a model: tensors whose bytes stay where they are, and the graph.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weighbridge_core::model::{
+    AttributeValue, DType, Dict, Dim, FormatId, Graph, GraphAttribute, GraphFunction, GraphNode,
+    GraphValue, Layout, Model, Part, Shape, Sparse, Storage, StorageData, Tensor, TensorSource,
+    Value, ValueType, View, Warning,
+};
+use weighbridge_core::source::ByteSource;
+use weighbridge_core::wire::protobuf::Span;
+use weighbridge_core::{Error, Result};
+
+use super::data::{Coordinates, TypedData, Unreadable, values_of};
+use super::external::{self, Files};
+use super::raw::{self, kind};
+use super::{parse, types};
+use crate::OpenOptions;
+use crate::check::Violation;
+use crate::format::FormatReader;
+
+/// Longest documentation that is read with the model, in bytes.
+const MOST_DOC: u64 = 1 << 20;
+
+/// ONNX files. See the [module](super).
+#[derive(Debug, Clone, Copy)]
+pub struct Onnx;
+
+impl FormatReader for Onnx {
+    fn id(&self) -> FormatId {
+        FormatId::Onnx
+    }
+
+    fn open(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
+        let name = source.name().to_owned();
+        open(source, options).map_err(|e| e.in_file(name))
+    }
+
+    fn verify(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Violation>> {
+        match self.open(source, options) {
+            Ok(_) => Ok(Vec::new()),
+            Err(e) if e.kind() == weighbridge_core::ErrorKind::Io => Err(e),
+            Err(e) => Ok(vec![Violation::from(&e)]),
+        }
+    }
+}
+
+fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
+    let parsed = parse::parse(source.as_ref(), &options.limits)?;
+    let files = Files::beside(source.as_ref(), options.backend, &options.limits);
+    let mut lower = Lower::new(source, files)?;
+    let mut model = lower.model(&parsed.model)?;
+    for e in parsed.faults {
+        model.warnings.push(Warning {
+            offset: e.byte_span().map(|s| s.offset),
+            ..Warning::new(e.rule(), e.message())
+        });
+    }
+    Ok(model)
+}
+
+/// A model on its way from its messages.
+struct Lower {
+    source: Arc<dyn ByteSource>,
+    /// The whole file, which tensors are views of.
+    storage: Arc<Storage>,
+    files: Files,
+    warnings: Vec<Warning>,
+    /// Every tensor with a name of its own, in the order of the file.
+    tensors: Vec<Tensor>,
+    names: HashMap<String, u32>,
+}
+
+impl Lower {
+    fn new(source: Arc<dyn ByteSource>, files: Files) -> Result<Self> {
+        let data = StorageData::Raw {
+            source: Arc::clone(&source),
+            offset: 0,
+            crc32: None,
+        };
+        let storage = Storage::new("model", source.len(), false, data)?.into_region();
+        Ok(Self {
+            source,
+            storage: Arc::new(storage),
+            files,
+            warnings: Vec::new(),
+            tensors: Vec::new(),
+            names: HashMap::new(),
+        })
+    }
+
+    fn model(&mut self, m: &raw::Model) -> Result<Model> {
+        let mut model = Model::new(FormatId::Onnx);
+        model.version = m.ir_version.map(|v| v.to_string());
+        model.metadata = self.metadata(m)?;
+        let mut graph = match &m.graph {
+            Some(g) => self.graph(g, "")?,
+            None => {
+                let message = "the model has no graph";
+                self.warnings.push(Warning::new("onnx.no-graph", message));
+                Graph::default()
+            }
+        };
+        graph.opsets = opsets(&m.opsets);
+        for f in &m.functions {
+            let f = self.function(f)?;
+            graph.functions.push(f);
+        }
+        for t in &m.training {
+            for (role, g) in [
+                ("initialization", &t.initialization),
+                ("algorithm", &t.algorithm),
+            ] {
+                if let Some(g) = g {
+                    let g = self.graph(g, &format!("training.{role}"))?;
+                    graph.training.push((role.to_owned(), g));
+                }
+            }
+        }
+        model.graph = Some(graph);
+        model.tensors = std::mem::take(&mut self.tensors);
+        model.parts = vec![Part {
+            path: self.source.name().into(),
+            bytes: self.source.len(),
+        }];
+        let beside = self.files.parts.drain(..);
+        model
+            .parts
+            .extend(beside.map(|(path, bytes)| Part { path, bytes }));
+        model.container = (model.parts.len() > 1).then_some("external");
+        for path in &self.files.hard_links {
+            let message = format!(
+                "{} has other names too, under which it can be changed",
+                path.display()
+            );
+            let w = Warning::new("onnx.external-hard-link", message);
+            self.warnings.push(w);
+        }
+        model.warnings = std::mem::take(&mut self.warnings);
+        Ok(model)
+    }
+
+    fn metadata(&self, m: &raw::Model) -> Result<Vec<(String, Value)>> {
+        let mut out = Vec::new();
+        let mut put = |key: &str, value| out.push((format!("onnx.{key}"), value));
+        if let Some(v) = m.ir_version {
+            put("ir_version", Value::Int(v));
+        }
+        for (key, text) in [
+            ("producer_name", &m.producer_name),
+            ("producer_version", &m.producer_version),
+            ("domain", &m.domain),
+        ] {
+            if let Some(t) = text.as_ref().filter(|t| !t.text.is_empty()) {
+                put(key, Value::Str(t.text.clone()));
+            }
+        }
+        if let Some(v) = m.model_version {
+            put("model_version", Value::Int(v));
+        }
+        let graph_doc = m.graph.as_ref().and_then(|g| g.doc_string);
+        for (key, span) in [
+            ("doc_string", m.doc_string),
+            ("graph.doc_string", graph_doc),
+        ] {
+            if let Some(span) = span.filter(|s| !s.is_empty() && s.len() <= MOST_DOC) {
+                let bytes = self.source.read_vec(span.start..span.end)?;
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                put(key, Value::Str(text));
+            }
+        }
+        if let Some(name) = m.graph.as_ref().and_then(|g| g.name.as_ref()) {
+            put("graph.name", Value::Str(name.text.clone()));
+        }
+        let entries = m.opsets.iter().map(|o| {
+            let domain = match o.domain.as_str() {
+                "" => "ai.onnx",
+                d => d,
+            };
+            (Value::Str(domain.to_owned()), Value::Int(o.version))
+        });
+        let opsets = Dict {
+            entries: entries.collect(),
+            ..Dict::default()
+        };
+        put("opset_import", Value::Dict(opsets));
+        if let Some(g) = m.graph.as_ref().filter(|g| !g.metadata.is_empty()) {
+            let entries = g.metadata.iter().map(|e| {
+                let key = Value::Str(e.key.text.clone());
+                (key, Value::Str(e.value.text.clone()))
+            });
+            let dict = Dict {
+                entries: entries.collect(),
+                ..Dict::default()
+            };
+            put("graph.metadata", Value::Dict(dict));
+        }
+        let own = m.metadata.iter();
+        out.extend(own.map(|e| (e.key.text.clone(), Value::Str(e.value.text.clone()))));
+        Ok(out)
+    }
+
+    /// A graph; `place` is the path of the nodes it lies in, empty for the model's own.
+    fn graph(&mut self, g: &raw::Graph, place: &str) -> Result<Graph> {
+        let mut out = Graph {
+            name: g.name.as_ref().map_or_else(String::new, |t| t.text.clone()),
+            inputs: self.values(&g.inputs),
+            outputs: self.values(&g.outputs),
+            values: self.values(&g.values),
+            ..Graph::default()
+        };
+        let roles: HashMap<&str, &raw::Annotation> = g
+            .quantization
+            .iter()
+            .map(|a| (a.tensor.text.as_str(), a))
+            .collect();
+        for t in &g.initializers {
+            let mut tensor = self.tensor(t)?;
+            if let Some(a) = roles.get(t.name()) {
+                let value = annotation(a);
+                let extra = tensor.extra_mut();
+                extra.attributes.push(("quantization".into(), value));
+            }
+            out.initializers.push(tensor.clone());
+            self.list(tensor, place);
+        }
+        for s in &g.sparse_initializers {
+            let tensor = self.sparse(s)?;
+            out.initializers.push(tensor.clone());
+            self.list(tensor, place);
+        }
+        for n in &g.nodes {
+            let node = self.node(n, place)?;
+            out.nodes.push(node);
+        }
+        Ok(out)
+    }
+
+    /// Lists a tensor of the model under a name that no other has.
+    fn list(&mut self, mut tensor: Tensor, place: &str) {
+        if !place.is_empty() {
+            let label = format!("{place}.{}", tensor.name);
+            tensor.extra_mut().label = Some(label);
+        }
+        let seen = self.names.entry(tensor.name.clone()).or_insert(0);
+        *seen = seen.saturating_add(1);
+        let mut n = *seen;
+        if n > 1 {
+            let first = tensor.name.clone();
+            let mut name = format!("{first}#{n}");
+            while self.names.contains_key(&name) {
+                n = n.saturating_add(1);
+                name = format!("{first}#{n}");
+            }
+            let message = format!("the name {first} stands more than once; one became {name}");
+            let w = Warning::new("names.collision", message);
+            self.warnings.push(w);
+            self.names.insert(name.clone(), 1);
+            tensor.name = name;
+        }
+        self.tensors.push(tensor);
+    }
+
+    fn values(&self, all: &[raw::ValueInfo]) -> Vec<GraphValue> {
+        let one = |v: &raw::ValueInfo| GraphValue {
+            name: v.name.text.clone(),
+            kind: v.kind.as_ref().map_or(ValueType::Unknown, value_type),
+        };
+        all.iter().map(one).collect()
+    }
+
+    fn node(&mut self, n: &raw::Node, place: &str) -> Result<GraphNode> {
+        let texts = |all: &[raw::Text]| all.iter().map(|t| t.text.clone()).collect();
+        let title = || match n.name() {
+            "" => n.outputs.first().map_or("", |o| o.text.as_str()),
+            name => name,
+        };
+        let mut out = GraphNode {
+            operator: n.operator.text.clone(),
+            domain: n.domain().to_owned(),
+            overload: n
+                .overload
+                .as_ref()
+                .map_or_else(String::new, |t| t.text.clone()),
+            name: n.name().to_owned(),
+            inputs: texts(&n.inputs),
+            outputs: texts(&n.outputs),
+            attributes: Vec::with_capacity(n.attributes.len()),
+            offset: Some(n.span.start),
+        };
+        for a in &n.attributes {
+            let a = self
+                .attribute(a, place, title())
+                .map_err(|e| e.within(n.title()))?;
+            out.attributes.push(a);
+        }
+        Ok(out)
+    }
+
+    fn attribute(&mut self, a: &raw::Attribute, place: &str, node: &str) -> Result<GraphAttribute> {
+        let inside = || {
+            let steps = [place, node, a.name.text.as_str()];
+            let steps: Vec<&str> = steps.into_iter().filter(|s| !s.is_empty()).collect();
+            // The path of a graph deep inside would grow at every level.
+            match place.len() > 1 << 10 {
+                true => place.to_owned(),
+                false => steps.join("."),
+            }
+        };
+        let value = if let Some(r) = &a.reference {
+            AttributeValue::Reference(r.text.clone())
+        } else {
+            match kind_of(a) {
+                kind::FLOAT => AttributeValue::Float(a.f.unwrap_or_default()),
+                kind::INT => AttributeValue::Int(a.i.unwrap_or_default()),
+                kind::STRING => AttributeValue::Str(self.text(a.s.unwrap_or_default())?),
+                kind::TENSOR => match &a.t {
+                    Some(t) => AttributeValue::Tensor(Box::new(self.tensor(t)?)),
+                    None => AttributeValue::Other(kind::TENSOR),
+                },
+                kind::SPARSE_TENSOR => match &a.sparse {
+                    Some(s) => AttributeValue::Tensor(Box::new(self.sparse(s)?)),
+                    None => AttributeValue::Other(kind::SPARSE_TENSOR),
+                },
+                kind::GRAPH => match &a.g {
+                    Some(g) => AttributeValue::Graph(Box::new(self.graph(g, &inside())?)),
+                    None => AttributeValue::Other(kind::GRAPH),
+                },
+                kind::FLOATS => AttributeValue::Floats(a.floats.clone()),
+                kind::INTS => AttributeValue::Ints(a.ints.clone()),
+                kind::STRINGS => {
+                    let texts = a.strings.iter().map(|s| self.text(*s));
+                    AttributeValue::Strs(texts.collect::<Result<_>>()?)
+                }
+                kind::TENSORS => {
+                    let tensors = a.tensors.iter().map(|t| self.tensor(t));
+                    AttributeValue::Tensors(tensors.collect::<Result<_>>()?)
+                }
+                kind::SPARSE_TENSORS => {
+                    let tensors = a.sparses.iter().map(|t| self.sparse(t));
+                    AttributeValue::Tensors(tensors.collect::<Result<_>>()?)
+                }
+                kind::GRAPHS => {
+                    let place = inside();
+                    let graphs = a.graphs.iter().map(|g| self.graph(g, &place));
+                    AttributeValue::Graphs(graphs.collect::<Result<_>>()?)
+                }
+                kind::TYPE_PROTO => {
+                    let kind = a.tp.as_ref().map_or(ValueType::Unknown, |t| value_type(t));
+                    AttributeValue::Type(Box::new(kind))
+                }
+                kind::TYPE_PROTOS => {
+                    AttributeValue::Types(a.types.iter().map(value_type).collect())
+                }
+                other => AttributeValue::Other(other),
+            }
+        };
+        Ok(GraphAttribute {
+            name: a.name.text.clone(),
+            value,
+        })
+    }
+
+    fn text(&self, span: Span) -> Result<Vec<u8>> {
+        self.source.read_vec(span.start..span.end)
+    }
+
+    fn function(&mut self, f: &raw::Function) -> Result<GraphFunction> {
+        let texts = |all: &[raw::Text]| all.iter().map(|t| t.text.clone()).collect();
+        let text = |t: &Option<raw::Text>| t.as_ref().map_or_else(String::new, |t| t.text.clone());
+        let mut out = GraphFunction {
+            domain: text(&f.domain),
+            name: f.name.text.clone(),
+            overload: text(&f.overload),
+            inputs: texts(&f.inputs),
+            outputs: texts(&f.outputs),
+            attributes: texts(&f.attributes),
+            opsets: opsets(&f.opsets),
+            offset: Some(f.span.start),
+            ..GraphFunction::default()
+        };
+        let place = f.name.text.as_str();
+        for a in &f.defaults {
+            let a = self.attribute(a, place, "")?;
+            out.defaults.push(a);
+        }
+        for n in &f.nodes {
+            let n = self.node(n, place)?;
+            out.nodes.push(n);
+        }
+        Ok(out)
+    }
+
+    fn sparse(&mut self, s: &raw::Sparse) -> Result<Tensor> {
+        let values = self.tensor(&s.values)?;
+        let indices = self.tensor(&s.indices)?;
+        let title = format!("tensor {}", values.name);
+        let bad = |m: &str| {
+            Error::malformed("onnx.sparse", m)
+                .at(s.span.start)
+                .within(title.as_str())
+        };
+        let dims = shape(&s.dims).map_err(|e| e.at(s.span.start).within(title.as_str()))?;
+        elements(&dims).map_err(|e| e.at(s.span.start).within(title.as_str()))?;
+        let (rank, count) = (dims.len() as u64, values.numel().unwrap_or(0));
+        if values.shape.len() != 1 {
+            return Err(bad("the values are not of one dimension"));
+        }
+        let linear = match indices.shape.as_slice() {
+            [n] if *n == count => true,
+            [n, r] if *n == count && *r == rank => false,
+            _ => {
+                return Err(bad(
+                    "the indices are not of the shape that the values ask for",
+                ));
+            }
+        };
+        if indices.dtype != DType::I64 {
+            return Err(bad("the indices are not INT64"));
+        }
+        let columns = Tensor::new(
+            "indices",
+            DType::I64,
+            &[rank, count],
+            TensorSource::Computed(Arc::new(Coordinates {
+                indices,
+                dims: dims.to_vec(),
+                linear,
+            })),
+        );
+        let mut out = Tensor::new(
+            values.name.clone(),
+            values.dtype,
+            &dims,
+            TensorSource::Absent,
+        );
+        out.layout = Layout::SparseCoo;
+        out.extra_mut().sparse = Some(Sparse {
+            indices: vec![columns],
+            values,
+        });
+        Ok(out)
+    }
+
+    fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
+        let name = t.name().to_owned();
+        self.lower(t).map_err(|e| {
+            let e = e.at(t.span.start);
+            match name.is_empty() {
+                true => e,
+                false => e.within(format!("tensor {name}")),
+            }
+        })
+    }
+
+    fn lower(&mut self, t: &raw::Tensor) -> Result<Tensor> {
+        let dims = shape(&t.dims)?;
+        let n = elements(&dims)?;
+        let Some(dtype) = types::dtype(t.data_type) else {
+            let message = format!("the element type {} is not known", t.data_type);
+            return Err(Error::unsupported("onnx.data-type", message));
+        };
+        let source = match dtype {
+            _ if t.is_external() => self.external(t, dtype, n)?,
+            _ if t.raw.is_some() && dtype != DType::Str => self.raw(t, dtype, n)?,
+            _ => self.typed(t, dtype, n)?,
+        };
+        Ok(Tensor::new(t.name(), dtype, &dims, source))
+    }
+
+    fn view(&self, storage: &Arc<Storage>, offset: u64) -> TensorSource {
+        TensorSource::View(View {
+            storage: Arc::clone(storage),
+            offset,
+        })
+    }
+
+    fn raw(&self, t: &raw::Tensor, dtype: DType, n: u64) -> Result<TensorSource> {
+        let span = t.raw.unwrap_or_default();
+        let needed = dtype.size_of(&[n]);
+        if needed != Some(span.len()) {
+            return Err(wrong_size(needed, span.len()).at(span.start));
+        }
+        Ok(self.view(&self.storage, span.start))
+    }
+
+    fn typed(&self, t: &raw::Tensor, dtype: DType, n: u64) -> Result<TensorSource> {
+        let field = types::typed_field(dtype).map(|f| f.0);
+        let values = values_of(dtype, n).unwrap_or(u64::MAX);
+        let runs: Vec<raw::Typed> = t
+            .typed
+            .iter()
+            .filter(|r| Some(r.number) == field)
+            .copied()
+            .collect();
+        // Packed integers take one to ten bytes each: reading them tells how many there are.
+        let (mut least, mut most) = (0u64, 0u64);
+        for r in &runs {
+            let (few, many) = match r.count {
+                Some(n) => (n, n),
+                None => (r.span.len().div_ceil(10), r.span.len()),
+            };
+            least = least.saturating_add(few);
+            most = most.saturating_add(many);
+        }
+        if values < least || values > most {
+            let message = format!(
+                "the dimensions need {values} values, the tensor has {}",
+                match least == most {
+                    true => least.to_string(),
+                    false => format!("{least} to {most}"),
+                }
+            );
+            return Err(Error::malformed("onnx.tensor-size", message));
+        }
+        if dtype == DType::Str {
+            return Ok(TensorSource::Absent);
+        }
+        // Packed floats and doubles lie there as they are.
+        if let [run] = runs.as_slice()
+            && run.packed
+            && matches!(run.number, 4 | 10)
+        {
+            return Ok(self.view(&self.storage, run.span.start));
+        }
+        Ok(TensorSource::Computed(Arc::new(TypedData {
+            source: Arc::clone(&self.source),
+            runs,
+            dtype,
+            values,
+            name: t.name().to_owned(),
+            at: t.span.start,
+        })))
+    }
+
+    fn external(&mut self, t: &raw::Tensor, dtype: DType, n: u64) -> Result<TensorSource> {
+        let place = external::place(t)?;
+        let Some(needed) = dtype.size_of(&[n]) else {
+            let message = "texts cannot lie in another file";
+            return Err(Error::malformed("onnx.external-type", message));
+        };
+        if let Some(said) = place.length
+            && said != needed
+        {
+            let message = format!("the dimensions need {needed} bytes, external data says {said}");
+            return Err(Error::malformed("onnx.external-length", message));
+        }
+        let storage = match self.files.open(&place.location) {
+            Ok(s) => s,
+            Err(why) if why.error().rule() == "onnx.external-missing" => {
+                let e = why.error();
+                let rule = e.rule();
+                let known = |w: &Warning| w.rule == rule && w.message == e.message();
+                if !self.warnings.iter().any(known) {
+                    self.warnings.push(Warning::new(rule, e.message()));
+                }
+                return Ok(TensorSource::Computed(Arc::new(Unreadable {
+                    why,
+                    name: t.name().to_owned(),
+                    file: self.source.name().to_owned(),
+                })));
+            }
+            Err(why) => return Err(why.error()),
+        };
+        let end = place.offset.checked_add(needed);
+        if end.is_none_or(|e| e > storage.len()) {
+            let message = format!(
+                "the tensor reaches to byte {} of {}, which has {}",
+                place.offset.saturating_add(needed),
+                place.location,
+                storage.len()
+            );
+            return Err(Error::truncated("onnx.external-range", message)
+                .help("the file was cut short or is another model's; fetch it again"));
+        }
+        Ok(self.view(&storage, place.offset))
+    }
+}
+
+fn wrong_size(needed: Option<u64>, there: u64) -> Error {
+    let message = match needed {
+        Some(n) => format!("the dimensions need {n} bytes, the tensor has {there}"),
+        None => format!("the tensor has {there} bytes, its dimensions no size"),
+    };
+    Error::malformed("onnx.tensor-size", message)
+}
+
+/// The dimensions of a stored tensor.
+///
+/// # Errors
+/// `Malformed` when one is negative.
+pub(super) fn shape(dims: &[i64]) -> Result<Shape> {
+    let one = |&d: &i64| {
+        u64::try_from(d).map_err(|_| {
+            Error::malformed("onnx.dimensions", format!("a dimension is negative ({d})"))
+        })
+    };
+    dims.iter().map(one).collect()
+}
+
+/// The number of elements.
+///
+/// # Errors
+/// `Malformed` when it overflows.
+pub(super) fn elements(dims: &[u64]) -> Result<u64> {
+    if dims.contains(&0) {
+        return Ok(0);
+    }
+    dims.iter()
+        .try_fold(1u64, |n, &d| n.checked_mul(d))
+        .filter(|&n| i64::try_from(n).is_ok())
+        .ok_or_else(|| Error::malformed("onnx.dimensions", "the number of elements overflows"))
+}
+
+/// The kind of an attribute. Files of format version 1 do not say it: what is there tells.
+pub(super) fn kind_of(a: &raw::Attribute) -> i64 {
+    if let Some(k) = a.kind.filter(|&k| k != kind::UNDEFINED) {
+        return k;
+    }
+    let there = [
+        (a.f.is_some(), kind::FLOAT),
+        (a.i.is_some(), kind::INT),
+        (a.s.is_some(), kind::STRING),
+        (a.t.is_some(), kind::TENSOR),
+        (a.g.is_some(), kind::GRAPH),
+        (!a.floats.is_empty(), kind::FLOATS),
+        (!a.ints.is_empty(), kind::INTS),
+        (!a.strings.is_empty(), kind::STRINGS),
+        (!a.tensors.is_empty(), kind::TENSORS),
+        (!a.graphs.is_empty(), kind::GRAPHS),
+        (a.sparse.is_some(), kind::SPARSE_TENSOR),
+        (!a.sparses.is_empty(), kind::SPARSE_TENSORS),
+        (a.tp.is_some(), kind::TYPE_PROTO),
+        (!a.types.is_empty(), kind::TYPE_PROTOS),
+    ];
+    let first = there.into_iter().find(|(yes, _)| *yes);
+    first.map_or(kind::UNDEFINED, |(_, k)| k)
+}
+
+fn opsets(all: &[raw::Opset]) -> Vec<(String, i64)> {
+    all.iter().map(|o| (o.domain.clone(), o.version)).collect()
+}
+
+fn annotation(a: &raw::Annotation) -> Value {
+    let entries = a.parameters.iter().map(|e| {
+        let key = Value::Str(e.key.text.clone());
+        (key, Value::Str(e.value.text.clone()))
+    });
+    Value::Dict(Dict {
+        entries: entries.collect(),
+        ..Dict::default()
+    })
+}
+
+fn value_type(t: &raw::Type) -> ValueType {
+    let inner = |t: &Option<Box<raw::Type>>| {
+        let kind = t.as_ref().map_or(ValueType::Unknown, |t| value_type(t));
+        Box::new(kind)
+    };
+    let dims = |all: &Option<Vec<raw::Dimension>>| {
+        let one = |d: &raw::Dimension| match (d.value, &d.symbol) {
+            (Some(n), _) => Dim::Known(n),
+            (None, Some(s)) if !s.text.is_empty() => Dim::Symbol(s.text.clone()),
+            _ => Dim::Unknown,
+        };
+        all.as_ref().map(|all| all.iter().map(one).collect())
+    };
+    match &t.value {
+        raw::TypeValue::Nothing => ValueType::Unknown,
+        raw::TypeValue::Tensor(e, shape) => ValueType::Tensor {
+            dtype: types::dtype(*e),
+            shape: dims(shape),
+        },
+        raw::TypeValue::SparseTensor(e, shape) => ValueType::SparseTensor {
+            dtype: types::dtype(*e),
+            shape: dims(shape),
+        },
+        raw::TypeValue::Sequence(t) => ValueType::Sequence(inner(t)),
+        raw::TypeValue::Optional(t) => ValueType::Optional(inner(t)),
+        raw::TypeValue::Map(key, value) => ValueType::Map {
+            key: types::dtype(*key),
+            value: inner(value),
+        },
+        raw::TypeValue::Opaque(domain, name) => ValueType::Opaque {
+            domain: domain.clone(),
+            name: name.clone(),
+        },
+    }
+}
