@@ -5,11 +5,13 @@
 //! are, in the file or in files beside it ([`external`]).
 
 mod data;
+pub mod encode;
 pub mod external;
 pub mod parse;
 pub mod raw;
 pub mod read;
 pub mod sniff;
+pub mod splice;
 pub mod types;
 
 pub use read::Onnx;
