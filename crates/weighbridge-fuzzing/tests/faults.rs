@@ -455,19 +455,25 @@ fn killed_while_editing_through_a_new_file_leaves_the_old_or_the_new() {
     let words = ["--set", "note=long enough that all the data has to move"];
     let started = Instant::now();
     succeed(edit(&path, &words));
-    let took = started.elapsed();
+    let mut took = started.elapsed();
     let right = fs::read(&path).expect("reads");
     assert!(right.len() > old.len());
     let mut rng = Rng::new(11);
     let mut died = 0;
     for n in 0..KILLS {
         fs::write(&path, &old).expect("writes");
+        let started = Instant::now();
         let mut child = edit(&path, &words);
-        let most = took.as_micros() as usize;
+        let most = took.as_micros().max(1) as usize;
         std::thread::sleep(Duration::from_micros(rng.below(most) as u64));
+        let slept = started.elapsed();
         child.kill().expect("kills");
         let out = child.wait_with_output().expect("ends");
-        died += usize::from(out.status.signal() == Some(9));
+        match out.status.signal() {
+            Some(9) => died += 1,
+            // The first run was a slow one: a busy machine has to have its kills in time too.
+            _ => took = took.min(slept),
+        }
         let now = fs::read(&path).expect("the file is there");
         assert!(
             now == old || now == right,
