@@ -88,6 +88,15 @@ pub(crate) fn builders() -> Result<PathBuf> {
     environment("WEIGHBRIDGE_LLAMA_VENV", "peers-llama", list)
 }
 
+/// The Python of the environment with ONNX's own libraries, made and filled when missing.
+///
+/// # Errors
+/// As [`python`].
+pub(crate) fn onnx() -> Result<PathBuf> {
+    let list = "requirements-onnx.txt";
+    environment("WEIGHBRIDGE_ONNX_VENV", "peers-onnx", list)
+}
+
 /// The environment that `variable` names, else the one in `target/NAME` with what `list` lists.
 fn environment(variable: &str, name: &str, list: &str) -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os(variable) {

@@ -3,6 +3,7 @@
 mod llama;
 mod load;
 mod model;
+mod onnx;
 mod quantize;
 mod report;
 mod scan;
@@ -45,9 +46,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         Some("load") => load::run(quick),
         Some("scan") => scan::run(quick, peers_every(arguments)?),
         Some("quantize") => quantize::run(quick, types(arguments)?),
+        Some("onnx") => onnx::run(quick),
         Some(other) => Err(format!(
-            "there is no benchmark `{other}`; there are `load`, `scan` and `quantize`"
+            "there is no benchmark `{other}`; there are `load`, `scan`, `quantize` and `onnx`"
         )),
-        None => Err("which benchmark? There are `load`, `scan` and `quantize`".into()),
+        None => Err("which benchmark? There are `load`, `scan`, `quantize` and `onnx`".into()),
     }
 }
