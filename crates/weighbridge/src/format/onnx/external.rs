@@ -21,7 +21,7 @@ const MOST_LOCATION: usize = 4096;
 /// Where a tensor's bytes lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The file, relative to the model's folder.
+    /// The file, relative to the model's folder, without steps that stay where they are.
     pub location: String,
     /// The first byte.
     pub offset: u64,
@@ -61,8 +61,10 @@ pub fn place(tensor: &Tensor) -> Result<Place> {
         let message = "the end of external data overflows";
         return Err(Error::malformed("onnx.external-range", message).at(tensor.span.start));
     }
+    // `./weights` and `weights` are one file.
+    let steps = location.text.split('/').filter(|s| *s != ".");
     Ok(Place {
-        location: location.text.clone(),
+        location: steps.collect::<Vec<_>>().join("/"),
         offset,
         length,
     })
