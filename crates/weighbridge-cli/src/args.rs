@@ -370,6 +370,10 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "WHICH", default_value = "name")]
     pub(crate) names: Names,
 
+    /// The byte order of GGUF output: little, which everyone reads, or big
+    #[arg(long, value_name = "ORDER")]
+    pub(crate) endian: Option<ByteOrder>,
+
     /// Do not wait until the result is on the disk
     #[arg(long)]
     pub(crate) no_sync: bool,
@@ -395,6 +399,15 @@ impl Target {
             Self::Gguf => FormatId::Gguf,
         }
     }
+}
+
+/// Byte orders of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ByteOrder {
+    /// The least significant byte first
+    Little,
+    /// The most significant byte first
+    Big,
 }
 
 /// Which names a conversion writes.

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use weighbridge::convert::{ConvertOptions, Report, convert, parse_dtype};
+use weighbridge::convert::{ConvertOptions, Endian, Report, convert, parse_dtype};
 use weighbridge::{Error, FormatId, Model, Result};
 
-use crate::args::{Convert, Names};
+use crate::args::{ByteOrder, Convert, Names};
 use crate::cmd::{open_options, summary};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -56,6 +56,10 @@ fn options(args: &Convert) -> Result<ConvertOptions> {
         complex_as_real: args.complex_as_real,
         dedupe: args.dedupe,
         labels: args.names == Names::Label,
+        endian: args.endian.map(|order| match order {
+            ByteOrder::Little => Endian::Little,
+            ByteOrder::Big => Endian::Big,
+        }),
         strict: args.strict,
         dry_run: args.dry_run,
         sync: !args.no_sync,

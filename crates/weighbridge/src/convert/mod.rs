@@ -22,7 +22,7 @@ use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
-pub use options::{ConvertOptions, parse_dtype, target_of};
+pub use options::{ConvertOptions, Endian, parse_dtype, target_of};
 pub(crate) use transform::{cast, kind_of, part_of};
 
 use crate::format::gguf::Gguf;
@@ -136,6 +136,13 @@ pub fn convert(
         None => target_of(path)?,
     };
     let writer = writer(target)?;
+    if options.endian.is_some() && target != FormatId::Gguf {
+        let message = format!("{} files have one byte order", target.as_str());
+        let e = Error::parameter("convert.endian", message);
+        return Err(
+            e.help("--endian is for GGUF output; every reader of other formats knows theirs")
+        );
+    }
     let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
     let mut job = Job::prepare(model, options, target)?;
     let plan = job.plan(writer, options, stem.unwrap_or_default())?;
@@ -288,6 +295,7 @@ impl Job {
             stem,
             dedupe: options.dedupe,
             weights_only: options.weights_only,
+            big_endian: options.endian == Some(Endian::Big),
         };
         writer.plan(&self.model, &write)
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
+use weighbridge_core::model::{Coding, DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Result};
 
 use super::arch::Arch;
@@ -276,7 +276,7 @@ impl Plan {
                 out.metadata.extend(keys);
             }
             let mut said = format::Plan::default();
-            let head = Head::of(&out, &mut said);
+            let head = Head::of(&out, Coding::CANONICAL, &mut said);
             let all: Vec<usize> = (0..out.tensors.len()).collect();
             let head = head.finish(&out, &all)?;
             self.lost.extend(said.lost);
