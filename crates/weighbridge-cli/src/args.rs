@@ -354,6 +354,10 @@ pub(crate) struct Convert {
     #[arg(long)]
     pub(crate) dequantize: bool,
 
+    /// How many threads dequantize [default: as many as the machine runs]; the bytes are the same
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) threads: usize,
+
     /// Write sparse tensors in full
     #[arg(long)]
     pub(crate) densify: bool,

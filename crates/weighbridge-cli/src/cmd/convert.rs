@@ -52,6 +52,7 @@ fn options(args: &Convert) -> Result<ConvertOptions> {
         rename: args.rename.clone(),
         weights_only: args.weights_only,
         dequantize: args.dequantize,
+        threads: args.threads,
         densify: args.densify,
         complex_as_real: args.complex_as_real,
         dedupe: args.dedupe,

@@ -23,7 +23,7 @@ use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
 pub use options::{ConvertOptions, Endian, parse_dtype, target_of};
-pub(crate) use transform::{cast, kind_of, part_of};
+pub(crate) use transform::{kind_of, part_of};
 
 use crate::format::gguf::Gguf;
 use crate::format::pytorch::write::PyTorchWriter;

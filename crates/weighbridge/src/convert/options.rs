@@ -38,6 +38,8 @@ pub struct ConvertOptions {
     pub weights_only: bool,
     /// Turn quantized tensors into F32.
     pub dequantize: bool,
+    /// Threads that dequantize; 0 for as many as the machine has.
+    pub threads: usize,
     /// Write sparse tensors in full.
     pub densify: bool,
     /// Write complex tensors that the target cannot hold as pairs of real numbers: one more
@@ -72,6 +74,7 @@ impl Default for ConvertOptions {
             rename: Vec::new(),
             weights_only: false,
             dequantize: false,
+            threads: 0,
             densify: false,
             complex_as_real: false,
             dedupe: false,
