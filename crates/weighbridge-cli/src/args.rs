@@ -326,7 +326,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "DTYPE")]
     pub(crate) dtype: Option<String>,
 
-    /// Split into files of at most this size, with an index (5GB, 500MB, 1GiB)
+    /// Split into files of at most this size (5GB, 500MB, 1GiB)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) shard_size: Option<u64>,
 

@@ -594,6 +594,18 @@ pub fn write_plan(
         "" => path.to_path_buf(),
         name => path.with_file_name(name),
     };
+    write_files(writer, model, plan, &place, sync, progress)
+}
+
+/// As [`write_plan`], each file where `place` puts its name.
+pub(crate) fn write_files(
+    writer: &dyn FormatWriter,
+    model: &Model,
+    plan: &Plan,
+    place: &dyn Fn(&str) -> PathBuf,
+    sync: bool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<PathBuf>> {
     let mut set = OutputSet::new();
     for (i, file) in plan.files.iter().enumerate() {
         let mut out = Output::create(&place(&file.name), sync)?;

@@ -178,7 +178,7 @@ pub(super) fn file_name(path: &Path) -> String {
     .into_owned()
 }
 
-/// The result, opened again: its index where it has one, else its only file.
+/// The result, opened again: by its index where it has one, else by its first file.
 fn reopen(report: &Report) -> Option<Model> {
     let index = report
         .output
@@ -186,8 +186,8 @@ fn reopen(report: &Report) -> Option<Model> {
         .find(|p| p.extension().is_some_and(|e| e == "json"));
     let path = match (index, report.output.as_slice()) {
         (Some(index), _) => index,
-        (None, [one]) => one,
-        _ => return None,
+        (None, [first, ..]) => first,
+        (None, []) => return None,
     };
     open_options(&crate::args::Open::default(), None)
         .open(path)

@@ -25,7 +25,7 @@ use weighbridge_core::{Error, Limits, Result};
 pub use options::{ConvertOptions, Endian, parse_dtype, target_of};
 pub(crate) use transform::{kind_of, part_of};
 
-use crate::format::gguf::Gguf;
+use crate::format::gguf::{Gguf, split};
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
 use crate::format::{FormatWriter, Note, Plan, WriteOptions};
@@ -268,6 +268,10 @@ impl Job {
         check_expansion(&model, &options.limits)?;
         state::flatten(&mut model, options, renamed, &bulk, &mut changed, &mut lost);
         prune_refused(&mut model, target)?;
+        if target == FormatId::Gguf && options.shard_size.or(options.shard_tensors).is_some() {
+            // Split files are those of the reference, which counts dimensions like this.
+            changed.extend(split::trim(&mut model.tensors));
+        }
         state::settle(&mut model, options, target, &mut lost);
         for t in &model.tensors {
             if t.name.starts_with(crate::structure::BULK_PREFIX) {

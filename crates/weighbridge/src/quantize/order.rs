@@ -228,17 +228,6 @@ fn set(model: &mut Model, key: &str, value: Value) {
     model.metadata.push((key.to_owned(), value));
 }
 
-/// The keys of file `no` of `files`.
-pub(super) fn split_keys(no: usize, files: usize, tensors: usize) -> Vec<(String, Value)> {
-    let short = |n: usize| Value::Number(Number::U16(u16::try_from(n).unwrap_or(u16::MAX)));
-    let count = i32::try_from(tensors).unwrap_or(i32::MAX);
-    vec![
-        (split::NO.to_owned(), short(no)),
-        (split::COUNT.to_owned(), short(files)),
-        (split::TENSORS.to_owned(), Value::Number(Number::I32(count))),
-    ]
-}
-
 /// The file type of a model as it is: what it says, else the most frequent type, marked as
 /// guessed (`LLAMA_FTYPE_GUESSED`).
 fn copied(model: &Model) -> u32 {

@@ -404,3 +404,80 @@ fn big_endian_files_are_those_of_the_reference() {
         assert_eq!(hex, want, "{name}");
     }
 }
+
+/// What `split` makes, which is what `llama-gguf-split` makes: here in one step.
+#[test]
+fn split_files_are_written_as_the_verb_writes_them() {
+    use weighbridge::split::{MergeOptions, SplitOptions, merge, split};
+    let Some(corpus) = corpus() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    for folder in [&here, &there] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let names = |folder: &Path| {
+        let all = std::fs::read_dir(folder).unwrap();
+        let mut all: Vec<_> = all.map(|e| e.unwrap().file_name()).collect();
+        all.sort();
+        all
+    };
+    let path = corpus.join("hf/tiny-llama/quant-Q4_K_M.gguf");
+    let model = weighbridge::open(&path).unwrap();
+    for size in [60_000u64, 200_000] {
+        let by_size = SplitOptions {
+            max_size: Some(size),
+            sync: false,
+            ..SplitOptions::default()
+        };
+        split(&path, &here.join("m"), &by_size, &mut |_, _| {}).unwrap();
+        let options = ConvertOptions {
+            shard_size: Some(size),
+            sync: false,
+            ..ConvertOptions::default()
+        };
+        let report = run(model.clone(), &there.join("m.gguf"), &options);
+        assert_eq!(names(&here), names(&there));
+        assert!(report.output.len() > 2, "{:?}", report.output);
+        assert_eq!(report.tensors, model.tensors.len() as u64);
+        for out in &report.output {
+            let want = here.join(out.file_name().unwrap());
+            assert!(std::fs::read(out).unwrap() == std::fs::read(want).unwrap());
+            std::fs::remove_file(here.join(out.file_name().unwrap())).unwrap();
+        }
+        let merged = dir.path().join("merged.gguf");
+        let clean = MergeOptions {
+            clean: true,
+            sync: false,
+            ..MergeOptions::default()
+        };
+        merge(&report.output[0], &merged, &clean, &mut |_, _| {}).unwrap();
+        assert!(std::fs::read(&merged).unwrap() == std::fs::read(&path).unwrap());
+        // Split and in the other byte order, it is one model still.
+        let big = ConvertOptions {
+            endian: Some(Endian::Big),
+            ..options
+        };
+        let turned = run(model.clone(), &there.join("big.gguf"), &big);
+        let whole = weighbridge::open(&turned.output[1]).unwrap();
+        let same = diff(&model, &whole, &DiffOptions::default()).unwrap();
+        assert!(same.identical());
+        for out in report.output.iter().chain(&turned.output) {
+            std::fs::remove_file(out).unwrap();
+        }
+    }
+    // What fits into one file is one.
+    let all = ConvertOptions {
+        shard_size: Some(1 << 30),
+        sync: false,
+        ..ConvertOptions::default()
+    };
+    let report = run(model.clone(), &there.join("m.gguf"), &all);
+    assert_eq!(report.output, [there.join("m.gguf")]);
+    assert!(std::fs::read(&report.output[0]).unwrap() == std::fs::read(&path).unwrap());
+    let none = ConvertOptions {
+        shard_size: Some(0),
+        ..all
+    };
+    let e = convert(model, &there.join("n.gguf"), &none, &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "shards.zero-size");
+}

@@ -67,7 +67,7 @@ fn guard(key: &str) -> Result<()> {
         let e = refused("edit.reserve", format!("{key} is room for edits in place"));
         return Err(e.help("--reserve SIZE makes room, --reserve 0 gives it back"));
     }
-    if [split::NO, split::COUNT, split::TENSORS].contains(&key) {
+    if split::is_key(key) {
         let message = format!("{key} holds the files of a split model together");
         let e = refused("edit.split", message);
         return Err(e.help("`weighbridge merge` and `weighbridge split` write it"));

@@ -11,6 +11,7 @@ use weighbridge_core::{Error, Result};
 
 use super::raw::{DEFAULT_ALIGNMENT, MOST_ALIGNMENT, align_up};
 use super::read::Gguf;
+use super::split::{self, Cut};
 use super::swap;
 use super::types::PACKINGS;
 use crate::format::{FormatWriter, Note, Plan, PlannedFile, WriteOptions};
@@ -34,30 +35,28 @@ impl FormatWriter for Gguf {
     }
 
     fn plan(&self, model: &Model, options: &WriteOptions) -> Result<Plan> {
-        if options.shard_size.is_some() {
-            return Err(Error::parameter(
-                "gguf.shard-size",
-                "GGUF files are split by the verb `split`, not while they are converted",
-            )
-            .help("convert to one file, then `weighbridge split OUT --max-size SIZE`"));
-        }
-        let mut plan = Plan::default();
-        let chosen = choose(model, &mut plan);
-        let coding = match options.big_endian {
-            false => Coding::CANONICAL,
-            true => big_endian(model, &chosen)?,
+        let cut = Cut {
+            size: options.shard_size,
+            tensors: options.shard_tensors,
+            bare_first: false,
         };
-        let head = Head::of(model, coding, &mut plan);
-        let header = head.finish(model, &chosen)?;
-        plan.files.push(PlannedFile {
-            name: String::new(),
-            bytes: header.total,
-            tensors: chosen,
-            prepared: header.bytes,
-            alignment: header.alignment,
-            big_endian: options.big_endian,
-        });
-        Ok(plan)
+        if [cut.size, cut.tensors].contains(&Some(0)) {
+            let message = "the shard size must be above 0";
+            return Err(Error::parameter("shards.zero-size", message));
+        }
+        if cut.size.is_none() && cut.tensors.is_none() {
+            return plan_whole(model, options.big_endian);
+        }
+        let stem = match options.stem.as_str() {
+            "" => "model",
+            stem => stem,
+        };
+        let split = plan_split(model, cut, stem, options.big_endian)?;
+        // What fits into one file is no split model.
+        match split.files.len() {
+            1 => plan_whole(model, options.big_endian),
+            _ => Ok(split),
+        }
     }
 
     fn write(
@@ -87,6 +86,55 @@ impl FormatWriter for Gguf {
     }
 }
 
+/// One file with everything.
+fn plan_whole(model: &Model, big_endian: bool) -> Result<Plan> {
+    let mut plan = Plan::default();
+    let chosen = choose(model, &mut plan);
+    let coding = coding(model, &chosen, big_endian)?;
+    let head = Head::of(&model.metadata, coding, &mut plan);
+    plan.files.push(head.file(model, String::new(), chosen)?);
+    Ok(plan)
+}
+
+/// Several files, called `STEM-00001-of-0000N.gguf`, as `llama-gguf-split` makes them: key-values
+/// are the first one's, and each tells of the split.
+///
+/// # Errors
+/// `Parameter` for more files or tensors than the format can count, and as [`FormatWriter::plan`].
+pub(crate) fn plan_split(model: &Model, cut: Cut, stem: &str, big_endian: bool) -> Result<Plan> {
+    let mut plan = Plan::default();
+    let chosen = choose(model, &mut plan);
+    let coding = coding(model, &chosen, big_endian)?;
+    let groups = cut.groups(&model.tensors, &chosen);
+    let n = groups.len();
+    for (no, group) in groups.into_iter().enumerate() {
+        let [number, count, tensors] = split::keys(no, n, chosen.len())?;
+        let own = model
+            .metadata
+            .iter()
+            .filter(|(k, _)| no == 0 && !split::is_key(k));
+        // The count is set last of all, which puts it at the end.
+        let last = [number, tensors, count];
+        let head = Head::of(own.chain(&last), coding, &mut plan);
+        let mut file = head.file(model, format!("{stem}{}", split::suffix(no, n)), group)?;
+        pad_bare(&mut file);
+        plan.files.push(file);
+    }
+    Ok(plan)
+}
+
+/// Pads a header that no data follows, as `gguf_write_to_buf` does.
+pub(crate) fn pad_bare(file: &mut PlannedFile) {
+    if file.tensors.is_empty() {
+        let whole = file
+            .prepared
+            .len()
+            .next_multiple_of(DEFAULT_ALIGNMENT as usize);
+        file.prepared.resize(whole, 0);
+        file.bytes = whole as u64;
+    }
+}
+
 /// The tensors that fit, by index; the others are lost.
 fn choose(model: &Model, plan: &mut Plan) -> Vec<usize> {
     let mut seen = std::collections::HashSet::new();
@@ -112,13 +160,15 @@ fn choose(model: &Model, plan: &mut Plan) -> Vec<usize> {
     chosen
 }
 
-/// The coding of big-endian files, where all of the tensors `chosen` have one.
-fn big_endian(model: &Model, chosen: &[usize]) -> Result<Coding> {
+/// The coding of a file, where all of the tensors `chosen` have a form in it.
+fn coding(model: &Model, chosen: &[usize], big_endian: bool) -> Result<Coding> {
     for t in chosen.iter().filter_map(|&i| model.tensors.get(i)) {
-        swap::check(t)?;
+        if big_endian {
+            swap::check(t)?;
+        }
     }
     Ok(Coding {
-        big_endian: true,
+        big_endian,
         ..Coding::CANONICAL
     })
 }
@@ -193,8 +243,12 @@ pub(crate) struct Finished {
 }
 
 impl Head {
-    /// Encodes the key-values of `model`; what GGUF has no type for is lost.
-    pub(crate) fn of(model: &Model, coding: Coding, plan: &mut Plan) -> Self {
+    /// Encodes key-values; what GGUF has no type for is lost.
+    pub(crate) fn of<'v>(
+        pairs: impl IntoIterator<Item = &'v (String, Value)>,
+        coding: Coding,
+        plan: &mut Plan,
+    ) -> Self {
         let mut head = Self {
             coding,
             keys: Vec::new(),
@@ -202,7 +256,7 @@ impl Head {
             alignment: DEFAULT_ALIGNMENT,
         };
         let mut seen = std::collections::HashSet::new();
-        for (key, value) in &model.metadata {
+        for (key, value) in pairs {
             let lost = if !seen.insert(key.as_str()) {
                 Some("a second key-value under the same key".to_owned())
             } else {
@@ -231,6 +285,20 @@ impl Head {
         }
         self.count += 1;
         Ok(())
+    }
+
+    /// The file called `name` with the tensors `chosen` of `model`.
+    fn file(self, model: &Model, name: String, chosen: Vec<usize>) -> Result<PlannedFile> {
+        let big_endian = self.coding.big_endian;
+        let header = self.finish(model, &chosen)?;
+        Ok(PlannedFile {
+            name,
+            bytes: header.total,
+            tensors: chosen,
+            prepared: header.bytes,
+            alignment: header.alignment,
+            big_endian,
+        })
     }
 
     /// Adds the descriptions of the tensors `chosen` of `model` and the padding.

@@ -13,6 +13,7 @@ use weighbridge_core::{Error, Result};
 use super::{Entry, Form, Matrix};
 use crate::OpenOptions;
 use crate::format::gguf::Gguf;
+use crate::format::gguf::split::trimmed;
 use crate::format::{FormatWriter, WriteOptions};
 use crate::output;
 
@@ -111,11 +112,8 @@ fn tensor(name: String, values: impl Iterator<Item = f32>, shape: &[u64]) -> Res
     };
     let storage = Arc::new(Storage::new(name.as_str(), len, false, data)?);
     let view = TensorSource::View(View { storage, offset: 0 });
-    let ones = shape.iter().take_while(|&&d| d == 1).count();
-    let shape = shape
-        .get(ones.min(shape.len().saturating_sub(1))..)
-        .unwrap_or(shape);
-    Ok(Tensor::new(name, DType::F32, shape, view))
+    let shape = trimmed(shape).unwrap_or_else(|| shape.iter().copied().collect());
+    Ok(Tensor::new(name, DType::F32, &shape, view))
 }
 
 pub(super) fn write(matrix: &Matrix, path: &Path, sync: bool) -> Result<()> {
