@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge_core::model::{
-    DType, FormatId, Model, Number, Packed, Storage, StorageData, Tensor, TensorSource, Value, View,
+    DType, Element, FormatId, Model, Number, Packed, Storage, StorageData, Tensor, TensorSource,
+    Value, View,
 };
 use weighbridge_core::source::{Backend, SliceSource};
 use weighbridge_core::{Error, Result};
@@ -43,13 +44,18 @@ pub(super) fn read(path: &Path) -> Result<Matrix> {
         n.ok_or_else(|| Error::malformed("imatrix.metadata", format!("{name} is no count")))
     };
     let datasets = match key(DATASETS)? {
-        Value::Packed(p) => {
-            let all = p.values(p.len())?;
-            all.iter()
-                .filter_map(|v| v.as_str().map(str::to_owned))
-                .collect()
+        Value::Packed(p) if p.element() == Element::Str || p.is_empty() => {
+            let mut all = Vec::new();
+            p.each_string(&mut |_, text| {
+                all.push(text.to_vec());
+                true
+            })?;
+            all
         }
-        _ => Vec::new(),
+        _ => {
+            let message = format!("{DATASETS} is no list of texts");
+            return Err(Error::malformed("imatrix.metadata", message));
+        }
     };
     Ok(Matrix {
         form: Form::Gguf,
