@@ -326,7 +326,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "DTYPE")]
     pub(crate) dtype: Option<String>,
 
-    /// Split into files of at most this size, with an index (5GB, 500MB, 1GiB)
+    /// Split into files of at most this size (5GB, 500MB, 1GiB)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) shard_size: Option<u64>,
 
@@ -354,6 +354,10 @@ pub(crate) struct Convert {
     #[arg(long)]
     pub(crate) dequantize: bool,
 
+    /// How many threads dequantize [default: as many as the machine runs]; the bytes are the same
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) threads: usize,
+
     /// Write sparse tensors in full
     #[arg(long)]
     pub(crate) densify: bool,
@@ -369,6 +373,10 @@ pub(crate) struct Convert {
     /// Which names to write where a tensor has two
     #[arg(long, value_name = "WHICH", default_value = "name")]
     pub(crate) names: Names,
+
+    /// The byte order of GGUF output: little, which everyone reads, or big
+    #[arg(long, value_name = "ORDER")]
+    pub(crate) endian: Option<ByteOrder>,
 
     /// Do not wait until the result is on the disk
     #[arg(long)]
@@ -395,6 +403,15 @@ impl Target {
             Self::Gguf => FormatId::Gguf,
         }
     }
+}
+
+/// Byte orders of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ByteOrder {
+    /// The least significant byte first
+    Little,
+    /// The most significant byte first
+    Big,
 }
 
 /// Which names a conversion writes.

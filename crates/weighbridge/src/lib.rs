@@ -25,6 +25,7 @@ pub mod format;
 pub mod hash;
 mod open;
 pub mod output;
+mod parallel;
 pub mod quantize;
 pub mod scan;
 pub mod split;

@@ -62,7 +62,7 @@ pub fn stats(tensor: &Tensor, chunks: &mut Chunks) -> Result<Option<Stats>> {
         return Ok(None);
     }
     // Of a block type, the values that it stands for.
-    let plain = crate::convert::blocks::dequantized(tensor);
+    let plain = crate::convert::blocks::dequantized(tensor, DType::F32, 1);
     let tensor = plain.as_ref().unwrap_or(tensor);
     let Some(elements) = Elements::of(tensor.dtype) else {
         return Ok(None);

@@ -150,6 +150,10 @@ pub(crate) struct Dequantize {
     #[arg(long, value_name = "DTYPE", default_value = "f32")]
     pub(crate) dtype: String,
 
+    /// How many threads work [default: as many as the machine runs]; the bytes are the same
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) threads: usize,
+
     /// Do not wait until the result is on the disk
     #[arg(long)]
     pub(crate) no_sync: bool,

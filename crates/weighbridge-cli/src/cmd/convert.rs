@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use weighbridge::convert::{ConvertOptions, Report, convert, parse_dtype};
+use weighbridge::convert::{ConvertOptions, Endian, Report, convert, parse_dtype};
 use weighbridge::{Error, FormatId, Model, Result};
 
-use crate::args::{Convert, Names};
+use crate::args::{ByteOrder, Convert, Names};
 use crate::cmd::{open_options, summary};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -52,10 +52,15 @@ fn options(args: &Convert) -> Result<ConvertOptions> {
         rename: args.rename.clone(),
         weights_only: args.weights_only,
         dequantize: args.dequantize,
+        threads: args.threads,
         densify: args.densify,
         complex_as_real: args.complex_as_real,
         dedupe: args.dedupe,
         labels: args.names == Names::Label,
+        endian: args.endian.map(|order| match order {
+            ByteOrder::Little => Endian::Little,
+            ByteOrder::Big => Endian::Big,
+        }),
         strict: args.strict,
         dry_run: args.dry_run,
         sync: !args.no_sync,
@@ -173,7 +178,7 @@ pub(super) fn file_name(path: &Path) -> String {
     .into_owned()
 }
 
-/// The result, opened again: its index where it has one, else its only file.
+/// The result, opened again: by its index where it has one, else by its first file.
 fn reopen(report: &Report) -> Option<Model> {
     let index = report
         .output
@@ -181,8 +186,8 @@ fn reopen(report: &Report) -> Option<Model> {
         .find(|p| p.extension().is_some_and(|e| e == "json"));
     let path = match (index, report.output.as_slice()) {
         (Some(index), _) => index,
-        (None, [one]) => one,
-        _ => return None,
+        (None, [first, ..]) => first,
+        (None, []) => return None,
     };
     open_options(&crate::args::Open::default(), None)
         .open(path)

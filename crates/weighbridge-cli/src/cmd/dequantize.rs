@@ -2,7 +2,7 @@
 
 use weighbridge::Result;
 use weighbridge::convert::parse_dtype;
-use weighbridge::quantize::dequantize;
+use weighbridge::quantize::{DequantizeOptions, dequantize};
 
 use crate::args::Dequantize;
 use crate::cmd::summary::notes;
@@ -17,9 +17,12 @@ pub(crate) fn run(args: &Dequantize, out: &mut Output) -> Result<Exit> {
     let dtype = parse_dtype(&args.dtype)?;
     let model = open_options(&args.open, None).open(&args.input)?;
     let mut progress: Option<Progress> = None;
-    let sync = !args.no_sync;
-    let expand = args.open.max_expand;
-    let report = dequantize(model, &args.output, dtype, expand, sync, &mut |n, total| {
+    let options = DequantizeOptions {
+        expand: args.open.max_expand,
+        threads: args.threads,
+        sync: !args.no_sync,
+    };
+    let report = dequantize(model, &args.output, dtype, &options, &mut |n, total| {
         progress
             .get_or_insert_with(|| Progress::new(out, "writing", total))
             .add(n);

@@ -87,7 +87,7 @@ fn show(matrix: &Matrix, path: &Path, entries: bool, out: &mut Output) -> Result
     };
     summary::field(out, "chunks", format!("{chunks}{size}"))?;
     for d in &matrix.datasets {
-        summary::field(out, "text", brief(d, 100))?;
+        summary::field(out, "text", brief(&String::from_utf8_lossy(d), 100))?;
     }
     if !entries {
         return Ok(());

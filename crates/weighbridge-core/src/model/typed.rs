@@ -161,20 +161,25 @@ impl Number {
         })
     }
 
+    /// Its bits, the low ones of 64; those above have no meaning.
+    pub fn bits(self) -> u64 {
+        match self {
+            Self::U8(n) => n.into(),
+            Self::I8(n) => n as u64,
+            Self::U16(n) => n.into(),
+            Self::I16(n) => n as u64,
+            Self::U32(n) => n.into(),
+            Self::I32(n) => n as u64,
+            Self::U64(n) => n,
+            Self::I64(n) => n as u64,
+            Self::F32(n) => n.to_bits().into(),
+            Self::F64(n) => n.to_bits(),
+        }
+    }
+
     /// Its little-endian bytes, appended to `out`.
     pub fn put(self, out: &mut Vec<u8>) {
-        match self {
-            Self::U8(n) => out.push(n),
-            Self::I8(n) => out.extend(n.to_le_bytes()),
-            Self::U16(n) => out.extend(n.to_le_bytes()),
-            Self::I16(n) => out.extend(n.to_le_bytes()),
-            Self::U32(n) => out.extend(n.to_le_bytes()),
-            Self::I32(n) => out.extend(n.to_le_bytes()),
-            Self::U64(n) => out.extend(n.to_le_bytes()),
-            Self::I64(n) => out.extend(n.to_le_bytes()),
-            Self::F32(n) => out.extend(n.to_le_bytes()),
-            Self::F64(n) => out.extend(n.to_le_bytes()),
-        }
+        Coding::CANONICAL.put_number(self, out);
     }
 
     /// The number of type `element` whose bits are the low ones of `bits`.
@@ -229,6 +234,37 @@ impl Coding {
         big_endian: false,
         wide: true,
     };
+
+    /// Bytes of a length.
+    pub fn prefix(self) -> usize {
+        if self.wide { 8 } else { 4 }
+    }
+
+    /// Appends the low `bytes` bytes of `bits`.
+    pub fn put(self, bits: u64, bytes: usize, out: &mut Vec<u8>) {
+        let start = out.len();
+        let little = bits.to_le_bytes();
+        out.extend(little.iter().take(bytes));
+        if self.big_endian {
+            out.get_mut(start..).unwrap_or_default().reverse();
+        }
+    }
+
+    /// Appends a length, which fits: a header is far shorter than 32 bits can count.
+    pub fn put_length(self, n: u64, out: &mut Vec<u8>) {
+        self.put(n, self.prefix(), out);
+    }
+
+    /// Appends a string with its length.
+    pub fn put_string(self, s: &[u8], out: &mut Vec<u8>) {
+        self.put_length(s.len() as u64, out);
+        out.extend(s);
+    }
+
+    /// Appends a number.
+    pub fn put_number(self, n: Number, out: &mut Vec<u8>) {
+        self.put(n.bits(), n.element().bytes().unwrap_or(1), out);
+    }
 }
 
 /// An array that lies in a file, unread: elements one after the other, a string as its length and
@@ -317,13 +353,21 @@ impl Packed {
     /// # Errors
     /// What reading gives.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        self.bytes_in(Coding::CANONICAL)
+    }
+
+    /// Its elements in `coding`: borrowed from the mapping where they lie so.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub fn bytes_in(&self, coding: Coding) -> Result<Cow<'_, [u8]>> {
         let raw = self.raw()?;
-        if self.coding == Coding::CANONICAL || self.element.bytes() == Some(1) {
+        if self.coding == coding || self.element.bytes() == Some(1) {
             return Ok(raw);
         }
         let mut out = Vec::with_capacity(raw.len());
         let mut at = Walk::new(&raw, self.coding);
-        at.canonical(self.element, self.len, 0, &mut out)?;
+        at.recode(self.element, self.len, 0, coding, &mut out)?;
         Ok(Cow::Owned(out))
     }
 
@@ -493,11 +537,12 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn canonical(
+    fn recode(
         &mut self,
         element: Element,
         len: u64,
         depth: u32,
+        to: Coding,
         out: &mut Vec<u8>,
     ) -> Result<()> {
         if depth >= DEEPEST {
@@ -505,22 +550,17 @@ impl<'a> Walk<'a> {
         }
         for _ in 0..len {
             match element {
-                Element::Str => {
-                    let s = self.string()?;
-                    out.extend((s.len() as u64).to_le_bytes());
-                    out.extend(s);
-                }
+                Element::Str => to.put_string(self.string()?, out),
                 Element::Array => {
                     let id = self.number(4)?;
                     let (inner, n) = (nested(id)?, self.length()?);
-                    out.extend((id as u32).to_le_bytes());
-                    out.extend(n.to_le_bytes());
-                    self.canonical(inner, n, depth + 1, out)?;
+                    to.put(id, 4, out);
+                    to.put_length(n, out);
+                    self.recode(inner, n, depth + 1, to, out)?;
                 }
                 other => {
                     let n = other.bytes().unwrap_or(1);
-                    let bits = self.number(n)?.to_le_bytes();
-                    out.extend(bits.get(..n).unwrap_or_default());
+                    to.put(self.number(n)?, n, out);
                 }
             }
         }
@@ -595,6 +635,7 @@ mod tests {
         let new = Packed::from_strings(["ab", ""]);
         assert_eq!(old, new);
         assert_ne!(old, Packed::from_strings(["ab", "c"]));
+        assert_eq!(new.bytes_in(coding).unwrap(), old.raw().unwrap());
         assert_eq!(
             old.values(9).unwrap(),
             [Value::Str("ab".into()), Value::Str(String::new())]
@@ -603,6 +644,7 @@ mod tests {
         let source = Arc::new(SliceSource::new(numbers, "t"));
         let old = Packed::new(Element::U16, 2, source, 0..4, coding);
         assert_eq!(*old.bytes().unwrap(), [1, 0, 3, 2]);
+        assert_eq!(*old.bytes_in(coding).unwrap(), [0, 1, 2, 3]);
         assert_eq!(old.values(1).unwrap(), [Value::Number(Number::U16(1))]);
     }
 
@@ -630,6 +672,18 @@ mod tests {
                 Value::Packed(Packed::from_bytes(Element::U8, n, bytes))
             );
         }
+        let turned = Coding {
+            big_endian: true,
+            wide: false,
+        };
+        let bytes = all.bytes_in(turned).unwrap().into_owned();
+        assert_eq!(
+            bytes,
+            [0, 0, 0, 0, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 2, 8, 8]
+        );
+        let n = bytes.len() as u64;
+        let source = Arc::new(SliceSource::new(bytes, "t"));
+        assert_eq!(Packed::new(Element::Array, 2, source, 0..n, turned), all);
     }
 
     #[test]

@@ -22,10 +22,10 @@ use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
-pub use options::{ConvertOptions, parse_dtype, target_of};
-pub(crate) use transform::{cast, kind_of, part_of};
+pub use options::{ConvertOptions, Endian, parse_dtype, target_of};
+pub(crate) use transform::{kind_of, part_of};
 
-use crate::format::gguf::Gguf;
+use crate::format::gguf::{Gguf, split};
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
 use crate::format::{FormatWriter, Note, Plan, WriteOptions};
@@ -136,6 +136,13 @@ pub fn convert(
         None => target_of(path)?,
     };
     let writer = writer(target)?;
+    if options.endian.is_some() && target != FormatId::Gguf {
+        let message = format!("{} files have one byte order", target.as_str());
+        let e = Error::parameter("convert.endian", message);
+        return Err(
+            e.help("--endian is for GGUF output; every reader of other formats knows theirs")
+        );
+    }
     let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
     let mut job = Job::prepare(model, options, target)?;
     let plan = job.plan(writer, options, stem.unwrap_or_default())?;
@@ -261,6 +268,10 @@ impl Job {
         check_expansion(&model, &options.limits)?;
         state::flatten(&mut model, options, renamed, &bulk, &mut changed, &mut lost);
         prune_refused(&mut model, target)?;
+        if target == FormatId::Gguf && options.shard_size.or(options.shard_tensors).is_some() {
+            // Split files are those of the reference, which counts dimensions like this.
+            changed.extend(split::trim(&mut model.tensors));
+        }
         state::settle(&mut model, options, target, &mut lost);
         for t in &model.tensors {
             if t.name.starts_with(crate::structure::BULK_PREFIX) {
@@ -288,6 +299,7 @@ impl Job {
             stem,
             dedupe: options.dedupe,
             weights_only: options.weights_only,
+            big_endian: options.endian == Some(Endian::Big),
         };
         writer.plan(&self.model, &write)
     }

@@ -5,6 +5,15 @@ use std::path::Path;
 use weighbridge_core::model::{DType, FormatId};
 use weighbridge_core::{Error, Limits, Result};
 
+/// Which byte of a number comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endian {
+    /// The least significant one.
+    Little,
+    /// The most significant one.
+    Big,
+}
+
 /// How a model is converted. The defaults change nothing but the format.
 #[derive(Debug, Clone)]
 pub struct ConvertOptions {
@@ -29,6 +38,8 @@ pub struct ConvertOptions {
     pub weights_only: bool,
     /// Turn quantized tensors into F32.
     pub dequantize: bool,
+    /// Threads that dequantize; 0 for as many as the machine has.
+    pub threads: usize,
     /// Write sparse tensors in full.
     pub densify: bool,
     /// Write complex tensors that the target cannot hold as pairs of real numbers: one more
@@ -38,6 +49,8 @@ pub struct ConvertOptions {
     pub dedupe: bool,
     /// Use a tensor's label as its name, where it has one.
     pub labels: bool,
+    /// The byte order of the output, for formats that have two (GGUF); little where not told.
+    pub endian: Option<Endian>,
     /// Refuse when anything but names would change or be lost.
     pub strict: bool,
     /// Plan and report, write nothing.
@@ -61,10 +74,12 @@ impl Default for ConvertOptions {
             rename: Vec::new(),
             weights_only: false,
             dequantize: false,
+            threads: 0,
             densify: false,
             complex_as_real: false,
             dedupe: false,
             labels: false,
+            endian: None,
             strict: false,
             dry_run: false,
             sync: true,

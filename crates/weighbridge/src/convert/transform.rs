@@ -73,7 +73,7 @@ pub(super) fn apply(
         }
         if options.dequantize && t.has_data() {
             let from = t.dtype;
-            dequantize_blocks(t, changed);
+            dequantize_blocks(t, options, changed);
             if let Some(d) = Dequantized::new(t) {
                 compute(t, DType::F32, Arc::new(d));
                 let why = format!("dequantized from {from} to F32");
@@ -84,17 +84,18 @@ pub(super) fn apply(
             complex_as_real(t, changed);
         }
         if let Some(to) = options.dtype {
-            dequantize_blocks(t, changed);
+            dequantize_blocks(t, options, changed);
             cast(t, to, changed);
         }
     }
     Ok(())
 }
 
-/// Gives a tensor of a block dtype its values.
-fn dequantize_blocks(t: &mut Tensor, changed: &mut Vec<Note>) {
-    if let Some(values) = dequantized(t) {
-        let why = format!("dequantized from {} to F32", t.dtype);
+/// Gives a tensor of a block dtype its values, as the dtype that is asked for.
+fn dequantize_blocks(t: &mut Tensor, options: &ConvertOptions, changed: &mut Vec<Note>) {
+    let dtype = options.dtype.unwrap_or(DType::F32);
+    if let Some(values) = dequantized(t, dtype, options.threads) {
+        let why = format!("dequantized from {} to {dtype}", t.dtype);
         changed.push(Note::new(t.name.as_str(), why));
         *t = values;
     }

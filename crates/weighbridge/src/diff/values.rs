@@ -1,7 +1,7 @@
 //! How far apart the values of two tensors are.
 
 use weighbridge_core::Result;
-use weighbridge_core::model::Tensor;
+use weighbridge_core::model::{DType, Tensor};
 use weighbridge_kernels::{Kind, decode_f64};
 
 use super::lockstep::in_step;
@@ -82,7 +82,8 @@ impl Sums {
 /// the same numbers. Complex numbers are compared part by part, torch's quantized ones by their
 /// integers, block types by the values that they stand for.
 pub(super) fn compare(a: &Tensor, b: &Tensor, options: &DiffOptions) -> Result<Option<Seen>> {
-    let (plain_a, plain_b) = (dequantized(a), dequantized(b));
+    let plain = |t: &Tensor| dequantized(t, DType::F32, 1);
+    let (plain_a, plain_b) = (plain(a), plain(b));
     let (a, b) = (plain_a.as_ref().unwrap_or(a), plain_b.as_ref().unwrap_or(b));
     if part_of(a.dtype).is_some() != part_of(b.dtype).is_some() {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! Values as people type them, and their types.
 
 use serde_json::Value as Json;
-use weighbridge_core::model::{Element, Number};
+use weighbridge_core::model::{Coding, Element, Number};
 use weighbridge_core::{Error, Result};
 
 /// The type of a metadata value.
@@ -106,52 +106,46 @@ fn infer_array(items: &[Json]) -> Result<Kind> {
     Ok(Kind::Array(element))
 }
 
-/// Appends type and value as GGUF has them.
-pub(super) fn encode(kind: Kind, text: &str, out: &mut Vec<u8>) -> Result<()> {
+/// Appends type and value as a GGUF file of this coding has them.
+pub(super) fn encode(kind: Kind, text: &str, c: Coding, out: &mut Vec<u8>) -> Result<()> {
     let bad = || wrong(text, kind);
     match kind {
         Kind::One(e) => {
-            out.extend(e.gguf().to_le_bytes());
+            c.put(e.gguf().into(), 4, out);
             match e {
-                Element::Str => string(out, text),
+                Element::Str => c.put_string(text.as_bytes(), out),
                 Element::Bool => out.push(match text.trim() {
                     "true" | "1" => 1,
                     "false" | "0" => 0,
                     _ => return Err(bad()),
                 }),
-                number => Number::parse(number, text).ok_or_else(bad)?.put(out),
+                number => c.put_number(Number::parse(number, text).ok_or_else(bad)?, out),
             }
         }
         Kind::Array(e) => {
             let items: Vec<Json> = serde_json::from_str(text).map_err(|_| bad())?;
-            out.extend(Element::Array.gguf().to_le_bytes());
-            out.extend(e.gguf().to_le_bytes());
-            out.extend((items.len() as u64).to_le_bytes());
+            c.put(Element::Array.gguf().into(), 4, out);
+            c.put(e.gguf().into(), 4, out);
+            c.put_length(items.len() as u64, out);
             for item in &items {
-                one(e, item, out).ok_or_else(bad)?;
+                one(e, item, c, out).ok_or_else(bad)?;
             }
         }
     }
     Ok(())
 }
 
-fn one(e: Element, item: &Json, out: &mut Vec<u8>) -> Option<()> {
+fn one(e: Element, item: &Json, c: Coding, out: &mut Vec<u8>) -> Option<()> {
     match (e, item) {
-        (Element::Str, Json::String(s)) => string(out, s),
+        (Element::Str, Json::String(s)) => c.put_string(s.as_bytes(), out),
         (Element::Bool, Json::Bool(b)) => out.push(u8::from(*b)),
         (Element::Str | Element::Bool | Element::Array, _) => return None,
-        (number, Json::Number(n)) => Number::parse(number, &n.to_string())?.put(out),
+        (number, Json::Number(n)) => c.put_number(Number::parse(number, &n.to_string())?, out),
         // JSON has no other way to write these.
-        (Element::F32 | Element::F64, Json::String(s)) => Number::parse(e, s)?.put(out),
+        (Element::F32 | Element::F64, Json::String(s)) => c.put_number(Number::parse(e, s)?, out),
         _ => return None,
     }
     Some(())
-}
-
-/// Appends a string with its length.
-pub(super) fn string(out: &mut Vec<u8>, s: &str) {
-    out.extend((s.len() as u64).to_le_bytes());
-    out.extend(s.as_bytes());
 }
 
 #[cfg(test)]
@@ -209,7 +203,7 @@ mod tests {
             ("arr[i32]", "[1.5]"),
         ] {
             let kind = Kind::parse(kind).unwrap();
-            let e = encode(kind, text, &mut Vec::new()).unwrap_err();
+            let e = encode(kind, text, Coding::CANONICAL, &mut Vec::new()).unwrap_err();
             assert_eq!(e.rule(), "edit.value", "{kind} {text}");
         }
         for s in ["arr", "arr[arr]", "arr[]", "u7", ""] {
@@ -221,7 +215,8 @@ mod tests {
     fn values_are_encoded_as_the_format_has_them() {
         let bytes = |kind: &str, text: &str| {
             let mut out = Vec::new();
-            encode(Kind::parse(kind).unwrap(), text, &mut out).unwrap();
+            let kind = Kind::parse(kind).unwrap();
+            encode(kind, text, Coding::CANONICAL, &mut out).unwrap();
             out
         };
         assert_eq!(bytes("u8", "255"), [0, 0, 0, 0, 255]);

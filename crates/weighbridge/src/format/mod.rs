@@ -78,6 +78,8 @@ pub struct WriteOptions {
     pub dedupe: bool,
     /// Leave all non-tensor state out.
     pub weights_only: bool,
+    /// Write numbers with their most significant byte first. GGUF only.
+    pub big_endian: bool,
 }
 
 /// One thing that a conversion changes or loses.
@@ -113,6 +115,10 @@ pub struct PlannedFile {
     pub tensors: Vec<usize>,
     /// What the writer prepared for this file (its header, its pickle).
     pub prepared: Vec<u8>,
+    /// What each tensor's data is padded to, in bytes, where the writer goes by that; else 1.
+    pub alignment: u64,
+    /// Whether numbers are written with their most significant byte first.
+    pub big_endian: bool,
 }
 
 /// What writing a model will give.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use weighbridge_core::Result;
 use weighbridge_core::source::ByteSource;
 
-use super::{BUFFER, Output, OutputSet, SYNC_EVERY, Syncer, failed};
+use super::file::{BUFFER, SYNC_EVERY, Syncer};
+use super::place::failed;
+use super::{Output, OutputSet};
 
 /// A file of a known length whose parts are written in any order. Dropped before it is put into
 /// a set, it leaves nothing. What is not written is zeros.

@@ -11,8 +11,29 @@ use crate::convert::{self, ConvertOptions, Report};
 use crate::format::Note;
 use crate::output::same_file;
 
+/// How blocks are made wide.
+#[derive(Debug, Clone)]
+pub struct DequantizeOptions {
+    /// How many bytes the tensors may take together.
+    pub expand: Option<u64>,
+    /// Threads; 0 for as many as the machine has.
+    pub threads: usize,
+    /// Wait until the result is on the disk.
+    pub sync: bool,
+}
+
+impl Default for DequantizeOptions {
+    fn default() -> Self {
+        Self {
+            expand: None,
+            threads: 0,
+            sync: true,
+        }
+    }
+}
+
 /// Writes `model` to `path` with its block tensors as `dtype`; everything else stays as it is.
-/// The path's extension tells the format. `expand` is how many bytes the tensors may take.
+/// The path's extension tells the format.
 ///
 /// # Errors
 /// As [`convert::convert`]; `Parameter` when `dtype` is none that values are widened to, or
@@ -21,8 +42,7 @@ pub fn dequantize(
     mut model: Model,
     path: &Path,
     dtype: DType,
-    expand: Option<u64>,
-    sync: bool,
+    how: &DequantizeOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
     let file = match dtype {
@@ -43,11 +63,10 @@ pub fn dequantize(
     }
     let mut changed = Vec::new();
     for t in &mut model.tensors {
-        if let Some(values) = dequantized(t) {
+        if let Some(values) = dequantized(t, dtype, how.threads) {
             let why = format!("dequantized from {} to {dtype}", t.dtype);
             changed.push(Note::new(t.name.as_str(), why));
             *t = values;
-            convert::cast(t, dtype, &mut Vec::new());
         }
     }
     for (key, value) in &mut model.metadata {
@@ -56,11 +75,11 @@ pub fn dequantize(
         }
     }
     let mut options = ConvertOptions {
-        sync,
+        sync: how.sync,
         ..ConvertOptions::default()
     };
     // What is quantized to two bits grows sixteenfold by nature, and somewhat more.
-    options.limits.expand_bytes = Some(expand.unwrap_or_else(|| {
+    options.limits.expand_bytes = Some(how.expand.unwrap_or_else(|| {
         let cap = model.file_bytes().saturating_mul(64);
         cap.max(1 << 30)
     }));

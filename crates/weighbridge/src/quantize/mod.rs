@@ -27,7 +27,7 @@ use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, Model, Warning};
 use weighbridge_core::{Error, Result};
 
-pub use dequantize::dequantize;
+pub use dequantize::{DequantizeOptions, dequantize};
 pub use ftype::{FileType, tensor_type};
 pub use measure::Quality;
 

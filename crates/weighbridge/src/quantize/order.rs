@@ -169,7 +169,7 @@ impl Renumbered {
 #[derive(Debug, Clone)]
 pub(super) struct MatrixKeys {
     pub(super) file: String,
-    pub(super) dataset: Option<String>,
+    pub(super) dataset: Option<Vec<u8>>,
     pub(super) entries: usize,
     pub(super) chunks: i32,
 }
@@ -177,11 +177,18 @@ pub(super) struct MatrixKeys {
 /// Longest value of a key that the reference sets from its command line.
 const LONGEST: usize = 127;
 
-fn cut(text: &str) -> String {
-    let end = (0..=text.len().min(LONGEST))
-        .rev()
-        .find(|&n| text.is_char_boundary(n));
-    text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
+/// What fits of `text`; whole characters, where it consists of such.
+fn cut(text: &[u8]) -> Value {
+    let text = text.split(|b| *b == 0).next().unwrap_or_default();
+    let bytes = text.get(..LONGEST).unwrap_or(text);
+    match (std::str::from_utf8(text), std::str::from_utf8(bytes)) {
+        (_, Ok(fits)) => Value::Str(fits.to_owned()),
+        (Ok(text), Err(e)) => {
+            let fits = text.get(..e.valid_up_to());
+            Value::Str(fits.unwrap_or_default().to_owned())
+        }
+        (Err(_), Err(_)) => Value::Bytes(bytes.to_vec()),
+    }
 }
 
 /// Puts the key-values of `model` into the order and state of a quantized file.
@@ -200,9 +207,9 @@ pub(super) fn metadata(
     set(model, "general.file_type", u32s(number));
     split::strip(model);
     if let Some(m) = matrix {
-        set(model, "quantize.imatrix.file", Value::Str(cut(&m.file)));
+        set(model, "quantize.imatrix.file", cut(m.file.as_bytes()));
         if let Some(d) = &m.dataset {
-            set(model, "quantize.imatrix.dataset", Value::Str(cut(d)));
+            set(model, "quantize.imatrix.dataset", cut(d));
         }
         let entries = u32::try_from(m.entries).unwrap_or(u32::MAX);
         set(model, "quantize.imatrix.entries_count", u32s(entries));
@@ -226,17 +233,6 @@ pub(super) fn metadata(
 fn set(model: &mut Model, key: &str, value: Value) {
     model.metadata.retain(|(k, _)| k != key);
     model.metadata.push((key.to_owned(), value));
-}
-
-/// The keys of file `no` of `files`.
-pub(super) fn split_keys(no: usize, files: usize, tensors: usize) -> Vec<(String, Value)> {
-    let short = |n: usize| Value::Number(Number::U16(u16::try_from(n).unwrap_or(u16::MAX)));
-    let count = i32::try_from(tensors).unwrap_or(i32::MAX);
-    vec![
-        (split::NO.to_owned(), short(no)),
-        (split::COUNT.to_owned(), short(files)),
-        (split::TENSORS.to_owned(), Value::Number(Number::I32(count))),
-    ]
 }
 
 /// The file type of a model as it is: what it says, else the most frequent type, marked as
@@ -333,7 +329,7 @@ mod tests {
             .push(("general.architecture".into(), Value::Str("x".into())));
         let matrix = MatrixKeys {
             file: "f".repeat(200),
-            dataset: None,
+            dataset: Some(b"caf\xe9.txt\0more".to_vec()),
             entries: 3,
             chunks: 0,
         };
@@ -345,10 +341,14 @@ mod tests {
             "general.quantization_version",
             "general.file_type",
             "quantize.imatrix.file",
+            "quantize.imatrix.dataset",
             "quantize.imatrix.entries_count",
             "x.block_count",
         ];
         assert_eq!(keys, want);
         assert_eq!(m.metadata[4].1.as_str().unwrap().len(), 127);
+        assert_eq!(m.metadata[5].1, Value::Bytes(b"caf\xe9.txt".to_vec()));
+        let wide = "é".repeat(70);
+        assert_eq!(cut(wide.as_bytes()), Value::Str("é".repeat(63)));
     }
 }

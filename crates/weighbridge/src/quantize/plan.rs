@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
+use weighbridge_core::model::{Coding, DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Result};
 
 use super::arch::Arch;
@@ -12,6 +12,7 @@ use super::mix::{Category, Mix, Subject, Wishes, category};
 use super::order::{self, MatrixKeys, Order, Visit};
 use super::{QuantizeOptions, note, pattern, warn};
 use crate::convert::{blocks::block_of, state};
+use crate::format::gguf::split;
 use crate::format::gguf::write::{Head, refusal};
 use crate::format::{self, Note};
 
@@ -270,13 +271,11 @@ impl Plan {
                 out.metadata = std::mem::take(&mut model.metadata);
             }
             if files > 1 {
-                let keys = order::split_keys(no, files, total);
-                out.metadata
-                    .retain(|(k, _)| keys.iter().all(|(s, _)| s != k));
-                out.metadata.extend(keys);
+                split::strip(&mut out);
+                out.metadata.extend(split::keys(no, files, total)?);
             }
             let mut said = format::Plan::default();
-            let head = Head::of(&out, &mut said);
+            let head = Head::of(&out.metadata, Coding::CANONICAL, &mut said);
             let all: Vec<usize> = (0..out.tensors.len()).collect();
             let head = head.finish(&out, &all)?;
             self.lost.extend(said.lost);
@@ -309,9 +308,9 @@ impl Plan {
         shell.dtype = c.to;
         shell.layout = t.layout;
         // As the reference describes it: dimensions of extent 1 at the outside do not count.
-        let ones = shell.shape.iter().take_while(|&&d| d == 1).count();
-        let keep = ones.min(shell.shape.len().saturating_sub(1));
-        shell.shape = shell.shape.iter().skip(keep).copied().collect();
+        if let Some(shape) = split::trimmed(&shell.shape) {
+            shell.shape = shape;
+        }
         if let Some(why) = refusal(&shell) {
             let why = why.split(": --").next().unwrap_or_default();
             note(&mut self.lost, &name, why);
@@ -460,6 +459,6 @@ fn file_path(path: &Path, no: usize, files: usize, keep_split: bool) -> PathBuf 
         Some(e) if e == "gguf" => path.with_extension("").into_os_string(),
         _ => path.as_os_str().to_owned(),
     };
-    name.push(format!("-{:05}-of-{files:05}.gguf", no + 1));
+    name.push(split::suffix(no, files));
     name.into()
 }

@@ -2,8 +2,12 @@
 //!
 //! Lines of `NAME=TYPE`, as the reference's `--tensor-type-file` has them (there each name is a
 //! pattern); a line that begins with `#` is a comment, and the one that begins with `#type` tells
-//! the file type. The JSON form has the same: `{"type", "tensors": {NAME: TYPE}}`.
+//! the file type. A name that a line would not give back (it begins with `#`, `"` or `{`, begins or
+//! ends with white space, or has a control character or a separator of lines in it) stands in
+//! quotation marks, as JSON has texts; all others stand as they are. The JSON form has the same:
+//! `{"type", "tensors": {NAME: TYPE}}`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
@@ -79,7 +83,12 @@ impl Recipe {
             out.push_str(&format!("#type={}\n", file.name()));
         }
         for (name, to) in self.iter() {
-            out.push_str(&format!("{name}={}\n", to.as_str().to_ascii_lowercase()));
+            let to = to.as_str().to_ascii_lowercase();
+            match is_plain(name) {
+                true => out.push_str(&format!("{name}={to}\n")),
+                // JSON escapes what would end the line.
+                false => out.push_str(&format!("{}={to}\n", Json::from(name))),
+            }
         }
         out
     }
@@ -144,16 +153,36 @@ impl Recipe {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (name, to) = line
-                .rsplit_once('=')
-                .filter(|(n, _)| !n.is_empty())
-                .ok_or_else(|| {
-                    let message = format!("line {}: {line:?} is no NAME=TYPE", i + 1);
-                    Error::malformed("recipe.line", message)
-                })?;
-            out.add(name, tensor_type(to.trim())?);
+            let pair = line.rsplit_once('=').filter(|(n, _)| !n.is_empty());
+            let named = pair.and_then(|(name, to)| Some((unquoted(name)?, to)));
+            let (name, to) = named.ok_or_else(|| {
+                let message = format!("line {}: {line:?} is no NAME=TYPE", i + 1);
+                Error::malformed("recipe.line", message)
+                    .help("a name that begins with `\"` is a JSON text: \"NAME\"=TYPE")
+            })?;
+            out.add(&name, tensor_type(to.trim())?);
         }
         Ok(out)
+    }
+}
+
+/// Whether a line gives `name` back as it stands.
+fn is_plain(name: &str) -> bool {
+    let odd = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    !name.is_empty()
+        && !name.starts_with(['#', '"', '{', '\u{feff}'])
+        && name.trim() == name
+        && !name.contains(odd)
+}
+
+/// The name that a line has before its `=`.
+fn unquoted(text: &str) -> Option<Cow<'_, str>> {
+    match text.starts_with('"') {
+        true => serde_json::from_str::<String>(text.trim_end())
+            .ok()
+            .filter(|name| !name.is_empty())
+            .map(Cow::Owned),
+        false => Some(Cow::Borrowed(text)),
     }
 }
 
@@ -173,12 +202,55 @@ mod tests {
     }
 
     #[test]
+    fn every_name_comes_back() {
+        let mut r = Recipe::default();
+        let names = [
+            "blk.0.attn_q.weight",
+            "with space=and more",
+            "middle # and \"quotes\" {",
+            "#type=Q4_K_M",
+            "# comment",
+            "\"quoted\"",
+            "{",
+            " led",
+            "followed\t",
+            "two\nlines=f32",
+            "two\r\nlines",
+            "\u{85}",
+            "a\u{85}b",
+            "a\u{2028}b",
+            "\u{feff}marked",
+            "back\\slash",
+            "é",
+            "\u{1}",
+        ];
+        for (i, name) in names.iter().enumerate() {
+            r.add(name, [DType::Q4_K, DType::F32][i % 2]);
+        }
+        assert_eq!(Recipe::parse(&r.to_text()).unwrap(), r);
+        for name in names {
+            // Whatever stands first.
+            let mut one = Recipe::default();
+            one.add(name, DType::Q8_0);
+            assert_eq!(Recipe::parse(&one.to_text()).unwrap(), one, "{name:?}");
+        }
+        let lines = r.to_text();
+        assert!(lines.starts_with("blk.0.attn_q.weight=q4_k\nwith space=and more=f32\n"));
+        assert!(lines.contains("\n\"# comment\"=q4_k\n"), "{lines}");
+        assert!(lines.contains("\n\"two\\nlines=f32\"=f32\n"), "{lines}");
+        assert!(lines.contains("\nback\\slash=f32\n"), "{lines}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, rule) in [
             ("", "recipe.empty"),
             ("x\n", "recipe.line"),
             ("=q4_k\n", "recipe.line"),
             ("x=q9\n", "quantize.tensor-type"),
+            ("\"x=q4_k\n", "recipe.line"),
+            ("\"\"=q4_k\n", "recipe.line"),
+            ("\"x\"y=q4_k\n", "recipe.line"),
             ("#type=zzz\nx=f32", "quantize.type"),
             ("{", "recipe.json"),
             ("{\"tensors\": {\"a\": 1}}", "recipe.json"),

@@ -6,11 +6,12 @@ use weighbridge_kernels::block::{BlockType, dequantize_row, quantize_row};
 use weighbridge_kernels::{Kind, decode_f32, encode_f32};
 
 use super::measure::Sums;
-use super::pipeline::{From, Run, Task, bytes_of};
+use super::pipeline::{Run, Task, What};
 use super::plan::Item;
 use crate::convert::blocks::block_of;
 use crate::convert::kind_of;
 use crate::output::Positioned;
+use crate::parallel::pieces::{Piece, bytes_of};
 
 /// A worker with its buffers, which are the same from the first piece to the last.
 pub(super) struct Worker<'a> {
@@ -19,6 +20,15 @@ pub(super) struct Worker<'a> {
     values: Vec<f32>,
     out: Vec<u8>,
     back: Vec<f32>,
+}
+
+/// What became of a piece of work.
+pub(super) struct Did {
+    pub(super) item: usize,
+    /// Bytes read.
+    pub(super) read: u64,
+    /// What was lost, where that is measured.
+    pub(super) sums: Option<Sums>,
 }
 
 impl<'a> Worker<'a> {
@@ -32,82 +42,63 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Does one piece; gives the bytes read and, where wanted, what was lost.
-    pub(super) fn work(&mut self, task: &Task) -> Result<(u64, Option<Sums>)> {
+    /// Does one piece.
+    pub(super) fn work(&mut self, task: &Task) -> Result<Did> {
         let gone = || Error::parameter("plan.other-model", "the work is of another plan");
-        let run = self.run;
-        let item = run.items.get(task.item).ok_or_else(gone)?;
-        let out = run.outputs.get(item.file).ok_or_else(gone)?;
-        let start = item.at;
-        if let From::Copy { source, at, len } = &task.from {
-            out.copy_at(
-                start + task.first,
-                source.as_ref(),
-                *at..at.saturating_add(*len),
-            )?;
-            return Ok((*len, None));
-        }
-        let len = bytes_of(item.from.dtype, task.values as u64)?;
-        self.read(task, len)?;
-        let at = start.saturating_add(bytes_of(item.to, task.first)?);
-        if item.as_is() {
-            out.write_at(at, self.input(task))?;
-            return Ok((len, None));
-        }
-        self.widen(item, task)?;
-        check_finite(item, task, &self.values)?;
-        if item.to == item.from.dtype {
-            out.write_at(at, self.input(task))?;
-            let sums = run.measure.then(|| Sums::of(&self.values, &self.values));
-            return Ok((len, sums));
-        }
-        self.narrow(item, task)?;
-        self.place(out, at)?;
-        let sums = if run.measure {
-            self.widen_back(item)?;
-            Some(Sums::of(&self.values, &self.back))
-        } else {
-            None
+        let item = self.run.items.get(task.item).ok_or_else(gone)?;
+        let out = self.run.outputs.get(item.file).ok_or_else(gone)?;
+        let (read, sums) = match &task.what {
+            What::Copy {
+                source,
+                at,
+                first,
+                len,
+            } => {
+                let to = item.at.saturating_add(*first);
+                out.copy_at(to, source.as_ref(), *at..at.saturating_add(*len))?;
+                (*len, None)
+            }
+            What::Values { piece, weights } => {
+                let weights = weights.as_ref().map(|w| w.as_slice());
+                let sums = self.values(item, piece, weights, out)?;
+                (bytes_of(item.from.dtype, piece.values as u64)?, sums)
+            }
         };
-        Ok((len, sums))
+        let item = task.item;
+        Ok(Did { item, read, sums })
     }
 
-    fn input<'t>(&'t self, task: &'t Task) -> &'t [u8] {
-        match &task.from {
-            From::Bytes(bytes) => bytes,
-            _ => &self.bytes,
+    /// Writes some values; gives, where wanted, what was lost.
+    fn values(
+        &mut self,
+        item: &Item,
+        piece: &Piece,
+        weights: Option<&[f32]>,
+        out: &Positioned,
+    ) -> Result<Option<Sums>> {
+        let from = item.from.dtype;
+        let at = item.at.saturating_add(bytes_of(item.to, piece.first)?);
+        let bytes = piece.bytes(from, &mut self.bytes)?;
+        if item.as_is() {
+            out.write_at(at, bytes)?;
+            return Ok(None);
         }
-    }
-
-    fn read(&mut self, task: &Task, len: u64) -> Result<()> {
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        match &task.from {
-            From::Source { source, at, swap } => {
-                self.bytes.resize(len, 0);
-                source.read_at(*at, &mut self.bytes)?;
-                if *swap > 1 {
-                    for element in self.bytes.chunks_exact_mut(*swap) {
-                        element.reverse();
-                    }
-                }
-                Ok(())
-            }
-            From::Bytes(bytes) if bytes.len() == len => Ok(()),
-            From::Bytes(bytes) => {
-                let message = format!("{} bytes came instead of {len}", bytes.len());
-                Err(Error::malformed("tensor.wrong-length", message))
-            }
-            From::Copy { .. } => Ok(()),
+        self.values.resize(piece.values, 0.0);
+        let n = wide(from, bytes, &mut self.values);
+        full(from, n, piece.values)?;
+        check_finite(item, piece, &self.values)?;
+        let measure = self.run.measure;
+        if item.to == from {
+            out.write_at(at, bytes)?;
+            return Ok(measure.then(|| Sums::of(&self.values, &self.values)));
         }
-    }
-
-    /// The values as F32.
-    fn widen(&mut self, item: &Item, task: &Task) -> Result<()> {
-        let mut values = std::mem::take(&mut self.values);
-        values.resize(task.values, 0.0);
-        let n = wide(item.from.dtype, self.input(task), &mut values);
-        self.values = values;
-        full(item.from.dtype, n, task.values)
+        self.narrow(item, piece, weights)?;
+        out.write_at(at, &self.out)?;
+        if !measure {
+            return Ok(None);
+        }
+        self.widen_back(item)?;
+        Ok(Some(Sums::of(&self.values, &self.back)))
     }
 
     /// What was written, as F32 again.
@@ -117,41 +108,41 @@ impl<'a> Worker<'a> {
         full(item.to, n, self.back.len())
     }
 
-    fn narrow(&mut self, item: &Item, task: &Task) -> Result<()> {
-        let len = bytes_of(item.to, task.values as u64)?;
+    fn narrow(&mut self, item: &Item, piece: &Piece, weights: Option<&[f32]>) -> Result<()> {
+        let len = bytes_of(item.to, piece.values as u64)?;
         self.out
             .resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
         let Some(block) = block_of(item.to) else {
             let kind = kind_of(item.to).unwrap_or(Kind::F32);
             let n = encode_f32(kind, &self.values, &mut self.out);
-            full(item.to, n, task.values)?;
+            full(item.to, n, piece.values)?;
             return match kind {
                 // From here on halves round to infinity.
-                Kind::F16 => check_range(item, task, 65_520.0, &self.values),
+                Kind::F16 => check_range(item, piece, 65_520.0, &self.values),
                 _ => Ok(()),
             };
         };
         if !scales(block).is_empty() {
-            check_range(item, task, MOST, &self.values)?;
+            check_range(item, piece, MOST, &self.values)?;
         }
-        let done = match &task.weights {
+        let done = match weights {
             None => quantize_row(block, &self.values, None, &mut self.out),
-            Some(weights) => self.weighted(item, task, block, weights),
+            Some(weights) => self.weighted(item, piece, block, weights),
         };
         if done != self.out.len() {
             let message = format!("quantizing to {} gave {done} bytes", item.to);
             return Err(Error::unsupported("quantize.type", message));
         }
-        check_scales(item, task, block, &self.out)
+        check_scales(item, piece, block, &self.out)
     }
 
     /// Row by row, each expert with its own weights.
-    fn weighted(&mut self, item: &Item, task: &Task, block: BlockType, weights: &[f32]) -> usize {
+    fn weighted(&mut self, item: &Item, piece: &Piece, block: BlockType, weights: &[f32]) -> usize {
         let columns = item.columns();
         let mut dims = item.from.shape.iter().rev().skip(1);
         let rows = dims.next().copied().unwrap_or(1).max(1);
         let experts = (weights.len() / columns).max(1) as u64;
-        let first = task.first / columns as u64;
+        let first = piece.first / columns as u64;
         let size = columns / block.block() * block.bytes();
         let mut done = 0;
         let pairs = self
@@ -168,10 +159,6 @@ impl<'a> Worker<'a> {
             done += quantize_row(block, row, weights, out);
         }
         done
-    }
-
-    fn place(&self, out: &Positioned, at: u64) -> Result<()> {
-        out.write_at(at, &self.out)
     }
 }
 
@@ -192,8 +179,8 @@ fn full(dtype: DType, n: usize, want: usize) -> Result<()> {
 }
 
 /// Where in the tensor value number `i` of the piece is.
-fn place(item: &Item, task: &Task, i: usize) -> String {
-    let index = task.first.saturating_add(i as u64);
+fn place(item: &Item, piece: &Piece, i: usize) -> String {
+    let index = piece.first.saturating_add(i as u64);
     let mut rest = index;
     let mut at: Vec<String> = Vec::new();
     for d in item.from.shape.iter().rev() {
@@ -205,7 +192,7 @@ fn place(item: &Item, task: &Task, i: usize) -> String {
 }
 
 /// Refuses what is no finite number: what quantizers make of it is not defined.
-fn check_finite(item: &Item, task: &Task, values: &[f32]) -> Result<()> {
+fn check_finite(item: &Item, piece: &Piece, values: &[f32]) -> Result<()> {
     const EXPONENT: u32 = 0x7f80_0000;
     let odd = |x: &f32| x.to_bits() & EXPONENT == EXPONENT;
     // Without a branch in the loop, which is over before the values leave the cache.
@@ -219,7 +206,7 @@ fn check_finite(item: &Item, task: &Task, values: &[f32]) -> Result<()> {
     } else {
         x.to_string()
     };
-    let message = format!("{} is {x}", place(item, task, i));
+    let message = format!("{} is {x}", place(item, piece, i));
     let e = Error::malformed("quantize.not-finite", message);
     Err(e.help("the model is damaged or was trained to overflow; `inspect --stats` counts them"))
 }
@@ -229,14 +216,14 @@ fn check_finite(item: &Item, task: &Task, values: &[f32]) -> Result<()> {
 const MOST: f32 = 65_520.0 * 128.0 * 32.0;
 
 /// Refuses values of `least` and beyond.
-fn check_range(item: &Item, task: &Task, least: f32, values: &[f32]) -> Result<()> {
+fn check_range(item: &Item, piece: &Piece, least: f32, values: &[f32]) -> Result<()> {
     let beyond = |x: &f32| x.abs() >= least;
     if !values.iter().fold(false, |any, x| any | beyond(x)) {
         return Ok(());
     }
     let i = values.iter().position(beyond).unwrap_or(0);
     let x = values.get(i).copied().unwrap_or_default();
-    let message = format!("{} is {x}, beyond {}", place(item, task, i), item.to);
+    let message = format!("{} is {x}, beyond {}", place(item, piece, i), item.to);
     Err(Error::lossy("quantize.range", message).help("give the tensor BF16 or F32"))
 }
 
@@ -258,7 +245,7 @@ fn scales(block: BlockType) -> &'static [usize] {
 }
 
 /// Refuses blocks whose scales overflowed: they would read as no numbers.
-fn check_scales(item: &Item, task: &Task, block: BlockType, out: &[u8]) -> Result<()> {
+fn check_scales(item: &Item, piece: &Piece, block: BlockType, out: &[u8]) -> Result<()> {
     const EXPONENT: u16 = 0x7c00;
     let odd = |b: &[u8]| {
         let half = |at: usize| {
@@ -280,7 +267,7 @@ fn check_scales(item: &Item, task: &Task, block: BlockType, out: &[u8]) -> Resul
     match out.chunks_exact(block.bytes()).position(odd) {
         None => Ok(()),
         Some(i) => {
-            let at = place(item, task, i * block.block());
+            let at = place(item, piece, i * block.block());
             let message = format!("the scale of the block of {at} is beyond {}", item.to);
             Err(Error::lossy("quantize.range", message)
                 .help("give the tensor a wide type with --tensor-type NAME=BF16"))

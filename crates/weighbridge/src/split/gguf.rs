@@ -9,24 +9,17 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use weighbridge_core::model::{FormatId, Model, Number, Shape, Tensor, Value, Warning};
+use weighbridge_core::model::{Model, Number, Value, Warning};
 use weighbridge_core::{Error, Result};
 
 use super::{MergeOptions, SplitOptions, keep_inputs, without_extension};
 use crate::convert::Report;
 use crate::format::gguf::Gguf;
-use crate::format::gguf::raw::{DEFAULT_ALIGNMENT, align_up};
-use crate::format::gguf::split::{COUNT, NO, TENSORS, strip};
+use crate::format::gguf::split::{COUNT, Cut, NO, TENSORS, is_key, strip, trim};
+use crate::format::gguf::write::{pad_bare, plan_split};
 use crate::format::shards::ShardSet;
-use crate::format::{self, FormatWriter, Note, Plan, PlannedFile, WriteOptions};
-use crate::output::{self, Output, OutputSet};
-
-/// One file to be.
-struct File {
-    path: PathBuf,
-    model: Model,
-    plan: Plan,
-}
+use crate::format::{self, FormatWriter, Note, Plan, WriteOptions};
+use crate::output;
 
 pub(super) fn split(
     input: &Path,
@@ -45,157 +38,66 @@ pub(super) fn split(
             .help("`weighbridge merge` makes one file of them, which can be split again"));
     }
     let parts: Vec<PathBuf> = model.parts.iter().map(|p| p.path.clone()).collect();
-    let tensors = model.tensors.len();
     let mut changed = trim(&mut model.tensors);
-    let groups = groups(&model.tensors, most_tensors, options);
-    let warnings = std::mem::take(&mut model.warnings);
-    let files = files(
-        model,
-        groups,
-        &without_extension(prefix, "gguf"),
-        &mut changed,
-    )?;
-    let paths: Vec<PathBuf> = files.iter().map(|f| f.path.clone()).collect();
+    let cut = Cut {
+        size: options.max_size,
+        tensors: most_tensors,
+        bare_first: options.no_tensor_first_split,
+    };
+    let plan = whole(plan_split(&model, cut, "", false)?, &mut changed)?;
+    let prefix = without_extension(prefix, "gguf");
+    let place = |name: &str| {
+        let mut path = prefix.as_os_str().to_owned();
+        path.push(name);
+        PathBuf::from(path)
+    };
+    let paths: Vec<PathBuf> = plan.files.iter().map(|f| place(&f.name)).collect();
     keep_inputs(&paths, &parts)?;
-    let total = files
-        .iter()
-        .flat_map(|f| &f.plan.files)
-        .fold(0u64, |n, f| n.saturating_add(f.bytes));
-    if !options.dry_run {
-        write(&files, options.sync, total, progress)?;
-    }
+    let write = |tell: &mut dyn FnMut(u64)| {
+        output::write_files(&Gguf, &model, &plan, &place, options.sync, tell)
+    };
+    let bytes = written(&plan, options.dry_run, progress, write)?;
     Ok(Report {
         output: paths,
-        tensors: tensors as u64,
-        bytes: total,
+        tensors: model.tensors.len() as u64,
+        bytes,
         changed,
         lost: Vec::new(),
-        warnings,
+        warnings: std::mem::take(&mut model.warnings),
         seconds: started.elapsed().as_secs_f64(),
     })
 }
 
-/// Dimensions of 1 behind the last other one are not written (`ggml_n_dims`).
-fn trim(tensors: &mut [Tensor]) -> Vec<Note> {
-    let mut notes = Vec::new();
-    for t in tensors {
-        let ones = t.shape.iter().take_while(|d| **d == 1).count();
-        let drop = ones.min(t.shape.len().saturating_sub(1));
-        if drop > 0 {
-            t.shape = t.shape.iter().skip(drop).copied().collect::<Shape>();
-            let why = "outer dimensions of 1 are left out, as ggml counts dimensions";
-            notes.push(Note {
-                naming: true,
-                ..Note::new(t.name.as_str(), why)
-            });
-        }
-    }
-    notes
-}
-
-/// Which tensors go into which file.
-fn groups(tensors: &[Tensor], most: Option<u64>, options: &SplitOptions) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = vec![Vec::new()];
-    if options.no_tensor_first_split {
-        groups.push(Vec::new());
-    }
-    let mut filled = 0u64;
-    for (i, t) in tensors.iter().enumerate() {
-        let len = t.byte_len();
-        let bytes = align_up(len, DEFAULT_ALIGNMENT).unwrap_or(len);
-        let with = filled.saturating_add(bytes);
-        let full = match (options.max_size, most) {
-            (Some(size), _) => with > size,
-            (None, Some(n)) => i > 0 && (i as u64).is_multiple_of(n),
-            (None, None) => false,
-        };
-        filled = if full { bytes } else { with };
-        if full && groups.last().is_some_and(|g| !g.is_empty()) {
-            groups.push(Vec::new());
-        }
-        if let Some(last) = groups.last_mut() {
-            last.push(i);
-        }
-    }
-    groups
-}
-
-fn files(
-    mut model: Model,
-    groups: Vec<Vec<usize>>,
-    prefix: &Path,
-    changed: &mut Vec<Note>,
-) -> Result<Vec<File>> {
-    strip(&mut model);
-    let too_many = |what: &str, n: usize| {
-        let message = format!("{n} {what} are more than the format can count");
-        Error::parameter("split.too-many", message)
-    };
-    let n = groups.len();
-    let count = u16::try_from(n).map_err(|_| too_many("files", n))?;
-    let tensors = model.tensors.len();
-    let all = i32::try_from(tensors).map_err(|_| too_many("tensors", tensors))?;
-    let mut out = Vec::with_capacity(n);
-    for (no, group) in (0u16..).zip(groups) {
-        let mut part = Model::new(FormatId::Gguf);
-        if no == 0 {
-            part.metadata.append(&mut model.metadata);
-        }
-        // The count is set last of all, which puts it at the end.
-        for (key, value) in [
-            (NO, Number::U16(no)),
-            (TENSORS, Number::I32(all)),
-            (COUNT, Number::U16(count)),
-        ] {
-            part.metadata.push((key.to_owned(), Value::Number(value)));
-        }
-        let own = group.iter().filter_map(|&i| model.tensors.get(i));
-        part.tensors = own.cloned().collect();
-        let mut name = prefix.as_os_str().to_owned();
-        name.push(format!("-{:05}-of-{n:05}.gguf", no + 1));
-        let plan = plan(&part, true, changed)?;
-        out.push(File {
-            path: name.into(),
-            model: part,
-            plan,
-        });
-    }
-    Ok(out)
-}
-
-/// What writing `model` gives; nothing may be lost on the way.
-fn plan(model: &Model, padded: bool, changed: &mut Vec<Note>) -> Result<Plan> {
-    let mut plan = Gguf.plan(model, &WriteOptions::default())?;
+/// A plan of which nothing may be lost on the way.
+fn whole(mut plan: Plan, changed: &mut Vec<Note>) -> Result<Plan> {
     if let Some(n) = plan.lost.first() {
         let message = format!("{}: {}", n.what, n.why);
         return Err(Error::unsupported("split.cannot-write", message));
-    }
-    // gguf_write_to_buf pads a header that no data follows, too.
-    let bare = |f: &&mut PlannedFile| padded && f.tensors.is_empty();
-    for f in plan.files.iter_mut().filter(bare) {
-        let alignment = DEFAULT_ALIGNMENT as usize;
-        let whole = f.prepared.len().next_multiple_of(alignment);
-        f.prepared.resize(whole, 0);
-        f.bytes = whole as u64;
     }
     changed.append(&mut plan.changed);
     Ok(plan)
 }
 
-fn write(files: &[File], sync: bool, total: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-    let mut set = OutputSet::new();
-    let mut told = 0u64;
-    for f in files {
-        let mut out = Output::create(&f.path, sync)?;
-        out.reserve(f.plan.files.first().map_or(0, |p| p.bytes))?;
-        Gguf.write(&f.model, &f.plan, 0, &mut out, &mut |n| {
-            told = told.saturating_add(n);
-            progress(n, total);
-        })?;
-        set.push(out)?;
+/// Has a plan written, unless only its size is asked for; gives that.
+fn written(
+    plan: &Plan,
+    dry_run: bool,
+    progress: &mut dyn FnMut(u64, u64),
+    write: impl FnOnce(&mut dyn FnMut(u64)) -> Result<Vec<PathBuf>>,
+) -> Result<u64> {
+    let sizes = plan.files.iter().map(|f| f.bytes);
+    let total = sizes.fold(0u64, u64::saturating_add);
+    if dry_run {
+        return Ok(total);
     }
+    // Headers are a small part of the files: they count as done at the end.
+    let mut told = 0u64;
+    write(&mut |n| {
+        told = told.saturating_add(n);
+        progress(n, total);
+    })?;
     progress(total.saturating_sub(told), total);
-    set.commit().map(|_| ())
+    Ok(total)
 }
 
 pub(super) fn merge(
@@ -215,20 +117,15 @@ pub(super) fn merge(
         model.metadata.push((COUNT.to_owned(), none));
     }
     let mut changed = trim(&mut model.tensors);
-    let plan = plan(&model, !options.clean, &mut changed)?;
-    let bytes = plan
-        .files
-        .iter()
-        .fold(0u64, |n, f| n.saturating_add(f.bytes));
-    keep_inputs(&[target.to_owned()], &set.files)?;
-    if !options.dry_run {
-        let mut told = 0u64;
-        output::write_plan(&Gguf, &model, &plan, target, options.sync, &mut |n| {
-            told = told.saturating_add(n);
-            progress(n, bytes);
-        })?;
-        progress(bytes.saturating_sub(told), bytes);
+    let mut plan = whole(Gguf.plan(&model, &WriteOptions::default())?, &mut changed)?;
+    if !options.clean {
+        plan.files.iter_mut().for_each(pad_bare);
     }
+    keep_inputs(&[target.to_owned()], &set.files)?;
+    let write = |tell: &mut dyn FnMut(u64)| {
+        output::write_plan(&Gguf, &model, &plan, target, options.sync, tell)
+    };
+    let bytes = written(&plan, options.dry_run, progress, write)?;
     Ok(Report {
         output: vec![target.to_owned()],
         tensors: model.tensors.len() as u64,
@@ -244,7 +141,7 @@ pub(super) fn merge(
 fn left_out(part: &Model, first: &Model, path: &Path, warnings: &mut Vec<Warning>) {
     let kept: HashMap<&str, &Value> = first.metadata.iter().map(|(k, v)| (&**k, v)).collect();
     for (key, value) in &part.metadata {
-        if [NO, COUNT, TENSORS].contains(&key.as_str()) || kept.get(&**key) == Some(&value) {
+        if is_key(key) || kept.get(&**key) == Some(&value) {
             continue;
         }
         let message = format!("{key} of {} is left out", path.display());

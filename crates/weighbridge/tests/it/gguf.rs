@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use weighbridge::convert::{ConvertOptions, Report, convert};
+use weighbridge::convert::{ConvertOptions, Endian, Report, convert};
 use weighbridge::diff::{DiffOptions, diff};
 use weighbridge::{DType, Model};
 use weighbridge_core::model::{Element, Number, Value};
@@ -284,4 +284,200 @@ fn an_alignment_of_another_type_moves_nothing() {
     assert_eq!(report.lost.len(), 1, "{:?}", report.lost);
     let back = weighbridge::open(&path).unwrap();
     assert_eq!(back.tensor("b").unwrap().bytes().unwrap()[..], [2; 16]);
+}
+
+/// The same file in the other byte order, as the reference's own byte swap has it.
+#[test]
+fn either_byte_order_comes_out_and_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (little, big) = (
+        file(Coding {
+            version: 3,
+            big: false,
+        }),
+        file(Coding {
+            version: 3,
+            big: true,
+        }),
+    );
+    std::fs::write(at("little.gguf"), &little).unwrap();
+    for (from, order, want) in [
+        ("little.gguf", Endian::Big, &big),
+        ("out.gguf", Endian::Big, &big),
+        ("out.gguf", Endian::Little, &little),
+        ("out.gguf", Endian::Little, &little),
+    ] {
+        let model = weighbridge::open(at(from)).unwrap();
+        let report = run(model, &at("out.gguf"), &to_order(order));
+        assert!(report.changed.is_empty() && report.lost.is_empty());
+        assert!(std::fs::read(at("out.gguf")).unwrap() == *want, "{order:?}");
+    }
+    let model = weighbridge::open(at("little.gguf")).unwrap();
+    let other = at("out.safetensors");
+    let e = convert(model, &other, &to_order(Endian::Big), &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "convert.endian");
+    assert!(e.advice().is_some() && !other.exists());
+}
+
+fn to_order(endian: Endian) -> ConvertOptions {
+    ConvertOptions {
+        endian: Some(endian),
+        sync: false,
+        ..ConvertOptions::default()
+    }
+}
+
+/// Vocabularies, models of many block types, matrices: there and back, and equal on the way.
+#[test]
+fn files_of_the_corpus_survive_the_other_byte_order() {
+    let Some(corpus) = corpus() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (there, back) = (dir.path().join("big.gguf"), dir.path().join("back.gguf"));
+    let mut seen = 0;
+    for folder in ["vocab", "hf/tiny-llama", "imatrix"] {
+        for entry in std::fs::read_dir(corpus.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|e| e != "gguf") {
+                continue;
+            }
+            let model = weighbridge::open(&path).unwrap();
+            // Nothing defines these blocks in the other order.
+            if let Some(t) = model.tensors.iter().find(|t| t.dtype == DType::IQ2_XXS) {
+                let big = to_order(Endian::Big);
+                let e = convert(model.clone(), &there, &big, &mut |_, _| {}).unwrap_err();
+                assert_eq!(e.rule(), "gguf.byte-order");
+                assert!(e.message().contains(&t.name), "{e}");
+                continue;
+            }
+            run(model.clone(), &there, &to_order(Endian::Big));
+            let turned = weighbridge::open(&there).unwrap();
+            assert_eq!(turned.container, Some("big-endian"));
+            let options = DiffOptions {
+                metadata: true,
+                ..DiffOptions::default()
+            };
+            let same = diff(&model, &turned, &options).unwrap();
+            assert!(same.identical(), "{path:?}");
+            run(turned, &back, &to_order(Endian::Little));
+            let (a, b) = (std::fs::read(&path).unwrap(), std::fs::read(&back).unwrap());
+            assert!(a == b, "{path:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 15, "{seen}");
+}
+
+/// SHA-256 of what `gguf_convert_endian.py` (gguf-py 0.19.0) makes of these files.
+#[test]
+fn big_endian_files_are_those_of_the_reference() {
+    use sha2::{Digest, Sha256};
+    let Some(corpus) = corpus() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("big.gguf");
+    for (name, want) in [
+        (
+            "Q8_0",
+            "625a485159621c6711883b7c45bd4744f01de6898edcfff2af515b34e2678326",
+        ),
+        (
+            "Q4_0",
+            "448b0b516ccae87a86f0c161854cad3b2c77e263a0f5387db57c7989634d04a1",
+        ),
+        (
+            "Q4_K_M",
+            "436d3470ae0e3723bdbd4ef994e7c24b03af279e6a5b6e7302ef7cb963897e72",
+        ),
+        (
+            "Q6_K",
+            "b23ddd03ccc40d0d89738fb6981245b410d23f7e0d32c3a4061f3c985e839800",
+        ),
+    ] {
+        let path = corpus.join(format!("hf/tiny-llama/quant-{name}.gguf"));
+        run(
+            weighbridge::open(&path).unwrap(),
+            &out,
+            &to_order(Endian::Big),
+        );
+        let digest = Sha256::digest(std::fs::read(&out).unwrap());
+        let hex: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, want, "{name}");
+    }
+}
+
+/// What `split` makes, which is what `llama-gguf-split` makes: here in one step.
+#[test]
+fn split_files_are_written_as_the_verb_writes_them() {
+    use weighbridge::split::{MergeOptions, SplitOptions, merge, split};
+    let Some(corpus) = corpus() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    for folder in [&here, &there] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let names = |folder: &Path| {
+        let all = std::fs::read_dir(folder).unwrap();
+        let mut all: Vec<_> = all.map(|e| e.unwrap().file_name()).collect();
+        all.sort();
+        all
+    };
+    let path = corpus.join("hf/tiny-llama/quant-Q4_K_M.gguf");
+    let model = weighbridge::open(&path).unwrap();
+    for size in [60_000u64, 200_000] {
+        let by_size = SplitOptions {
+            max_size: Some(size),
+            sync: false,
+            ..SplitOptions::default()
+        };
+        split(&path, &here.join("m"), &by_size, &mut |_, _| {}).unwrap();
+        let options = ConvertOptions {
+            shard_size: Some(size),
+            sync: false,
+            ..ConvertOptions::default()
+        };
+        let report = run(model.clone(), &there.join("m.gguf"), &options);
+        assert_eq!(names(&here), names(&there));
+        assert!(report.output.len() > 2, "{:?}", report.output);
+        assert_eq!(report.tensors, model.tensors.len() as u64);
+        for out in &report.output {
+            let want = here.join(out.file_name().unwrap());
+            assert!(std::fs::read(out).unwrap() == std::fs::read(want).unwrap());
+            std::fs::remove_file(here.join(out.file_name().unwrap())).unwrap();
+        }
+        let merged = dir.path().join("merged.gguf");
+        let clean = MergeOptions {
+            clean: true,
+            sync: false,
+            ..MergeOptions::default()
+        };
+        merge(&report.output[0], &merged, &clean, &mut |_, _| {}).unwrap();
+        assert!(std::fs::read(&merged).unwrap() == std::fs::read(&path).unwrap());
+        // Split and in the other byte order, it is one model still.
+        let big = ConvertOptions {
+            endian: Some(Endian::Big),
+            ..options
+        };
+        let turned = run(model.clone(), &there.join("big.gguf"), &big);
+        let whole = weighbridge::open(&turned.output[1]).unwrap();
+        let same = diff(&model, &whole, &DiffOptions::default()).unwrap();
+        assert!(same.identical());
+        for out in report.output.iter().chain(&turned.output) {
+            std::fs::remove_file(out).unwrap();
+        }
+    }
+    // What fits into one file is one.
+    let all = ConvertOptions {
+        shard_size: Some(1 << 30),
+        sync: false,
+        ..ConvertOptions::default()
+    };
+    let report = run(model.clone(), &there.join("m.gguf"), &all);
+    assert_eq!(report.output, [there.join("m.gguf")]);
+    assert!(std::fs::read(&report.output[0]).unwrap() == std::fs::read(&path).unwrap());
+    let none = ConvertOptions {
+        shard_size: Some(0),
+        ..all
+    };
+    let e = convert(model, &there.join("n.gguf"), &none, &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "shards.zero-size");
 }

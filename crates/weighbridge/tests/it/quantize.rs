@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use weighbridge::convert::{ConvertOptions, convert};
 use weighbridge::quantize::recipe::Recipe;
-use weighbridge::quantize::{FileType, QuantizeOptions, Quantized, dequantize, imatrix, quantize};
+use weighbridge::quantize::{
+    DequantizeOptions, FileType, QuantizeOptions, Quantized, dequantize, imatrix, quantize,
+};
 use weighbridge::{DType, FormatId, Model, Tensor};
 use weighbridge_core::model::{Number, Storage, StorageData, TensorSource, Value, View};
 use weighbridge_core::source::{ByteSource, SliceSource};
@@ -23,6 +25,13 @@ fn to(file: &str) -> QuantizeOptions {
         file: Some(FileType::parse(file).unwrap()),
         sync: false,
         ..QuantizeOptions::default()
+    }
+}
+
+fn plain() -> DequantizeOptions {
+    DequantizeOptions {
+        sync: false,
+        ..DequantizeOptions::default()
     }
 }
 
@@ -448,7 +457,7 @@ fn blocks_become_the_values_they_stand_for() {
     let again = dir.path().join("again.gguf");
     let from = folder.join("quant-Q8_0.gguf");
     let m = weighbridge::open(&from).unwrap();
-    dequantize(m, &wide, DType::F32, None, false, &mut |_, _| {}).unwrap();
+    dequantize(m, &wide, DType::F32, &plain(), &mut |_, _| {}).unwrap();
     let m = weighbridge::open(&wide).unwrap();
     assert!(m.tensors.iter().all(|t| t.dtype == DType::F32));
     let kind = m.metadata.iter().find(|(k, _)| k == "general.file_type");
@@ -456,6 +465,26 @@ fn blocks_become_the_values_they_stand_for() {
     // Quantizing exact values of Q8_0 gives its bytes again.
     run(&wide, &again, &to("Q8_0"));
     assert_same(&again, &from);
+    // Neither the number of threads nor the verb makes another file.
+    for threads in [1, 5] {
+        let how = DequantizeOptions { threads, ..plain() };
+        let m = weighbridge::open(&from).unwrap();
+        dequantize(m, &again, DType::F32, &how, &mut |_, _| {}).unwrap();
+        assert_same(&again, &wide);
+        let options = ConvertOptions {
+            dequantize: true,
+            threads,
+            sync: false,
+            ..ConvertOptions::default()
+        };
+        let m = weighbridge::open(&from).unwrap();
+        convert(m, &again, &options, &mut |_, _| {}).unwrap();
+        let (a, b) = (weighbridge::open(&again), weighbridge::open(&wide));
+        for (a, b) in a.unwrap().tensors.iter().zip(&b.unwrap().tensors) {
+            assert_eq!((&a.name, a.dtype), (&b.name, b.dtype));
+            assert!(a.bytes().unwrap() == b.bytes().unwrap(), "{}", a.name);
+        }
+    }
 }
 
 #[test]
@@ -542,7 +571,7 @@ fn a_result_takes_the_place_of_no_file_it_is_made_from() {
         assert_eq!(e.rule(), "quantize.same-file");
     }
     let model = weighbridge::open(&first).unwrap();
-    let done = dequantize(model, &second, DType::F32, None, false, &mut |_, _| {});
+    let done = dequantize(model, &second, DType::F32, &plain(), &mut |_, _| {});
     assert_eq!(done.unwrap_err().rule(), "dequantize.same-file");
     assert!(files() == before);
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use weighbridge_core::model::Element;
 use weighbridge_core::{Error, Result};
 
-use super::super::value::{encode, infer, string};
+use super::super::value::{encode, infer};
 use super::super::{Change, Kind};
 use super::draft::{Body, Draft, Item, RESERVE, USED, alignment};
 use crate::format::Note;
@@ -67,7 +67,7 @@ fn guard(key: &str) -> Result<()> {
         let e = refused("edit.reserve", format!("{key} is room for edits in place"));
         return Err(e.help("--reserve SIZE makes room, --reserve 0 gives it back"));
     }
-    if [split::NO, split::COUNT, split::TENSORS].contains(&key) {
+    if split::is_key(key) {
         let message = format!("{key} holds the files of a split model together");
         let e = refused("edit.split", message);
         return Err(e.help("`weighbridge merge` and `weighbridge split` write it"));
@@ -109,8 +109,8 @@ fn rename_key(draft: &mut Draft<'_>, from: &str, to: &str, notes: &mut Vec<Note>
         return Ok(());
     };
     let mut bytes = Vec::new();
-    string(&mut bytes, to);
-    let value = draft.body(item).get(8 + from.len()..);
+    draft.coding.put_string(to.as_bytes(), &mut bytes);
+    let value = draft.body(item).get(draft.coding.prefix() + from.len()..);
     bytes.extend_from_slice(value.unwrap_or_default());
     if let Some(item) = draft.items.get_mut(i) {
         to.clone_into(&mut item.key);
@@ -171,8 +171,8 @@ fn set(
         return Err(refused("edit.reserved-key", message));
     }
     let mut bytes = Vec::new();
-    string(&mut bytes, key);
-    encode(kind, text, &mut bytes).map_err(|e| e.within(key))?;
+    draft.coding.put_string(key.as_bytes(), &mut bytes);
+    encode(kind, text, draft.coding, &mut bytes).map_err(|e| e.within(key))?;
     if old.is_some_and(|i| draft.body(i) == bytes) {
         return Ok(());
     }

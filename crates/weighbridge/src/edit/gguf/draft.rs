@@ -4,14 +4,13 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use weighbridge_core::model::Element;
-use weighbridge_core::{Error, Result};
+use weighbridge_core::model::{Coding, Element};
+use weighbridge_core::{Error, Limits, Result};
 
 use super::super::Kind;
-use super::super::value::string;
-use crate::format::gguf::raw::{DEFAULT_ALIGNMENT, Header, Value, align_up};
-use crate::format::gguf::read;
-use crate::format::gguf::write::ALIGNMENT_KEY;
+use crate::format::gguf::raw::{DEFAULT_ALIGNMENT, Header, MOST_HEADER, Value, align_up};
+use crate::format::gguf::write::{ALIGNMENT_KEY, put_info};
+use crate::format::gguf::{number, read};
 
 /// The key whose text is room for edits in place. It is the first, or it is an ordinary key.
 pub const RESERVE: &str = "weighbridge.reserve";
@@ -21,9 +20,6 @@ pub const USED: &str = "weighbridge.reserve.used";
 
 /// What room is filled with: text that says nothing.
 pub(super) const FILL: u8 = b' ';
-
-/// Where the number of key-values stands.
-pub(super) const COUNT_AT: usize = 16;
 
 /// Key-values longer than this stand behind the others where there is a reserve, unless they are
 /// single texts, which people edit.
@@ -65,6 +61,8 @@ pub(super) struct Info {
 /// The header to be.
 pub(super) struct Draft<'h> {
     pub(super) header: &'h Header<'h>,
+    /// How numbers and lengths are written: as in the old file.
+    pub(super) coding: Coding,
     /// Where the key-values of the old file lie.
     pub(super) old: Vec<Range<usize>>,
     /// Where the last of them ends.
@@ -93,9 +91,11 @@ fn text(bytes: &[u8]) -> String {
 impl<'h> Draft<'h> {
     /// The header as it is.
     pub(super) fn of(header: &'h Header<'h>) -> Result<Self> {
+        let coding = header.coding();
         let end = header.tensors.first().map(|t| t.at);
         let entries_end = end.unwrap_or(usize::try_from(header.end).unwrap_or(usize::MAX));
-        let starts = header.entries.iter().map(|e| e.key.start.saturating_sub(8));
+        let starts = header.entries.iter();
+        let starts = starts.map(|e| e.key.start.saturating_sub(coding.prefix()));
         let ends = starts.clone().skip(1).chain([entries_end]);
         let old: Vec<Range<usize>> = starts.zip(ends).map(|(start, end)| start..end).collect();
         let items = header.entries.iter().zip(&old);
@@ -119,6 +119,7 @@ impl<'h> Draft<'h> {
         });
         Ok(Self {
             header,
+            coding,
             items: items.collect(),
             old,
             entries_end,
@@ -135,6 +136,17 @@ impl<'h> Draft<'h> {
         }
     }
 
+    /// Where the number of key-values stands.
+    pub(super) fn count_at(&self) -> usize {
+        8 + self.coding.prefix()
+    }
+
+    /// Bytes of text in `item`, a text.
+    fn text_len(&self, item: &Item) -> u64 {
+        let head = text_head(self.coding, &item.key);
+        self.body(item).len().saturating_sub(head) as u64
+    }
+
     /// Where the item called `key` stands.
     pub(super) fn find(&self, key: &str) -> Option<usize> {
         self.items.iter().position(|i| i.key == key)
@@ -143,7 +155,7 @@ impl<'h> Draft<'h> {
     /// The text under `key`, without its length.
     pub(super) fn text_of(&self, key: &str) -> Option<Cow<'_, str>> {
         let item = self.items.get(self.find(key)?)?;
-        let skip = 8 + item.key.len() + 4 + 8;
+        let skip = text_head(self.coding, &item.key);
         (item.kind == Kind::One(Element::Str))
             .then(|| String::from_utf8_lossy(self.body(item).get(skip..).unwrap_or_default()))
     }
@@ -171,7 +183,7 @@ impl<'h> Draft<'h> {
     /// Bytes of room that edits can use, 0 without a reserve.
     pub(super) fn room(&self) -> u64 {
         match self.items.first() {
-            Some(i) if i.key == RESERVE => body_len(self.body(i).len(), RESERVE),
+            Some(i) if i.key == RESERVE => self.text_len(i),
             _ => 0,
         }
     }
@@ -185,9 +197,8 @@ impl<'h> Draft<'h> {
     /// The header of a new file. `reserve` asks for room; without it, room that was there stays.
     pub(super) fn fresh(&self, reserve: Option<u64>) -> Result<Fresh> {
         let room = |i: &&Item| i.key == RESERVE || i.key == USED;
-        let had = self.items.iter().filter(room).fold(0u64, |n, i| {
-            n.saturating_add(body_len(self.body(i).len(), &i.key))
-        });
+        let rooms = self.items.iter().filter(room);
+        let had = rooms.fold(0u64, |n, i| n.saturating_add(self.text_len(i)));
         let items: Vec<&Item> = self.items.iter().filter(|i| !room(i)).collect();
         match reserve.unwrap_or(had) {
             0 => self.assemble(None, &items),
@@ -205,19 +216,28 @@ impl<'h> Draft<'h> {
         let (infos, data) = self.infos()?;
         let bodies: usize = items.iter().map(|i| self.body(i).len()).sum();
         let keys = items.len() as u64 + u64::from(room.is_some());
+        let c = self.coding;
         let mut out = b"GGUF".to_vec();
-        out.extend(self.header.version.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend(keys.to_le_bytes());
+        c.put(self.header.version.into(), 4, &mut out);
+        c.put_length(self.tensors.len() as u64, &mut out);
+        c.put_length(keys, &mut out);
         let mut reserve = 0;
         if let Some(least) = room {
             reserve = self.fit(least, out.len() + bodies + infos.len());
-            put_room(&mut out, RESERVE, reserve);
+            put_text_head(&mut out, c, RESERVE, reserve);
+            // The caller has bounded it.
+            out.resize(out.len() + usize::try_from(reserve).unwrap_or(0), FILL);
         }
         for item in items {
             out.extend_from_slice(self.body(item));
         }
         out.extend(infos);
+        Limits::check(
+            out.len() as u64,
+            MOST_HEADER,
+            "gguf.header-size",
+            "bytes of header",
+        )?;
         if !self.tensors.is_empty() {
             // Alignments are at most a MiB.
             out.resize(out.len().next_multiple_of(self.alignment as usize), 0);
@@ -234,7 +254,7 @@ impl<'h> Draft<'h> {
     /// as before, so that a file system can share its blocks.
     fn fit(&self, least: u64, others: usize) -> u64 {
         let old = self.header.data_start().unwrap_or(0);
-        let end = others as u64 + (8 + RESERVE.len() + 4 + 8) as u64 + least;
+        let end = (others + text_head(self.coding, RESERVE)) as u64 + least;
         let start = align_up(end, self.alignment).unwrap_or(end);
         let more = (old % BLOCK + BLOCK - start % BLOCK) % BLOCK;
         let more = if self.alignment <= BLOCK { more } else { 0 };
@@ -249,13 +269,8 @@ impl<'h> Draft<'h> {
             let Some(old) = self.header.tensors.get(t.old) else {
                 continue;
             };
-            string(&mut out, &t.name);
-            out.extend(old.n_dims.to_le_bytes());
-            for d in old.dims.iter().take(old.n_dims as usize) {
-                out.extend(d.to_le_bytes());
-            }
-            out.extend(old.type_id.to_le_bytes());
-            out.extend(at.to_le_bytes());
+            let dims = old.dims.iter().take(old.n_dims as usize);
+            put_info(self.coding, &t.name, dims, old.type_id, at, &mut out);
             at = at
                 .checked_add(t.bytes)
                 .and_then(|end| align_up(end, self.alignment))
@@ -267,22 +282,16 @@ impl<'h> Draft<'h> {
     }
 }
 
-/// Bytes of text in a key-value of `len` bytes under `key`.
-fn body_len(len: usize, key: &str) -> u64 {
-    (len as u64).saturating_sub((8 + key.len() + 4 + 8) as u64)
+/// Bytes of what a text begins with under `key`: the key, its type, its length.
+fn text_head(c: Coding, key: &str) -> usize {
+    c.prefix() + key.len() + 4 + c.prefix()
 }
 
 /// Appends what a text of `len` bytes begins with under `key`.
-pub(super) fn put_text_head(out: &mut Vec<u8>, key: &str, len: u64) {
-    string(out, key);
-    out.extend(Element::Str.gguf().to_le_bytes());
-    out.extend(len.to_le_bytes());
-}
-
-fn put_room(out: &mut Vec<u8>, key: &str, len: u64) {
-    put_text_head(out, key, len);
-    // The caller has bounded it.
-    out.resize(out.len() + usize::try_from(len).unwrap_or(0), FILL);
+pub(super) fn put_text_head(out: &mut Vec<u8>, c: Coding, key: &str, len: u64) {
+    c.put_string(key.as_bytes(), out);
+    c.put(Element::Str.gguf().into(), 4, out);
+    c.put_length(len, out);
 }
 
 fn kind_of(value: &Value) -> Kind {
@@ -310,5 +319,5 @@ pub(super) fn alignment(draft: &Draft<'_>) -> Option<u64> {
     };
     let item = draft.items.get(i)?;
     let bytes = draft.body(item).last_chunk::<4>()?;
-    (item.kind == Kind::One(Element::U32)).then(|| u64::from(u32::from_le_bytes(*bytes)))
+    (item.kind == Kind::One(Element::U32)).then(|| number(bytes, draft.coding.big_endian))
 }

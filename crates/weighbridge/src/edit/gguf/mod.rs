@@ -21,7 +21,7 @@
 //! reserve are key-values put in another order: long arrays last, so that the ones people edit
 //! stand next to the room. GGUF reads key-values by name.
 //!
-//! Versions 2 and 3 stay what they are. Version 1 and big-endian files are refused by name.
+//! Every version and byte order stays what it is.
 
 mod change;
 mod draft;
@@ -170,19 +170,6 @@ fn header<'a>(
                 );
             }
         }
-    }
-    let help = "`weighbridge convert IN OUT.gguf` writes version 3, little-endian; edit that";
-    if header.big_endian {
-        let message = "editing big-endian GGUF is not supported";
-        return Err(Error::unsupported("edit.big-endian", message)
-            .at(4)
-            .help(help));
-    }
-    if header.version == 1 {
-        let message = "editing version 1 of GGUF is not supported";
-        return Err(Error::unsupported("edit.version-1", message)
-            .at(4)
-            .help(help));
     }
     // What stays as it is, is copied from it.
     Ok((header.whole()?, warnings))

@@ -6,7 +6,7 @@ use std::ops::Range;
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Result};
 
-use super::draft::{BLOCK, Body, COUNT_AT, Draft, FILL, Fresh, Item, RESERVE, USED, put_text_head};
+use super::draft::{BLOCK, Body, Draft, FILL, Fresh, Item, RESERVE, USED, put_text_head};
 use crate::format::gguf::raw::Value;
 
 /// What a kernel and a disk write as one, in bytes: the smallest sector there is.
@@ -173,7 +173,7 @@ fn in_reserve(draft: &Draft<'_>) -> Option<Steps> {
         payload.extend_from_slice(draft.body(i));
     }
     if !dead.is_empty() {
-        put_text_head(&mut payload, USED, dead.len() as u64);
+        put_text_head(&mut payload, draft.coding, USED, dead.len() as u64);
     }
     let keys = 1 + moved.len() + usize::from(!dead.is_empty()) + keep;
     steps(draft, room, dead, payload, keys as u64)
@@ -205,16 +205,20 @@ fn steps(
         all.extend(payload);
         (room.start as u64, all)
     };
-    let switched = COUNT_AT..room.start;
+    let (c, count_at) = (draft.coding, draft.count_at());
+    let switched = count_at..room.start;
     if switched.end > SECTOR {
         return None;
     }
-    let mut switch = header.bytes(&switched).to_vec();
-    *switch.first_chunk_mut::<8>()? = keys.to_le_bytes();
-    *switch.last_chunk_mut::<8>()? = (left as u64).to_le_bytes();
+    // The counts change, and between them stand the key and the type of the room.
+    let mut switch = Vec::with_capacity(switched.len());
+    c.put_length(keys, &mut switch);
+    let between = switched.start + c.prefix()..switched.end.checked_sub(c.prefix())?;
+    switch.extend(header.bytes(&between));
+    c.put_length(left as u64, &mut switch);
     Some(Steps {
         stage,
-        switch: (COUNT_AT as u64, switch),
+        switch: (count_at as u64, switch),
         blank: dead.start as u64..dead.end as u64,
         keys,
         left: left as u64,

@@ -1,48 +1,63 @@
 use std::path::{Path, PathBuf};
 
-use weighbridge_core::model::{Element, Model, Number, Value};
+use weighbridge_core::model::{Coding, Element, Model, Number, Value};
 use weighbridge_core::source::{FileSource, SliceSource};
 
 use super::super::{Change, EditOptions, Kind, Method, Report};
 use super::draft::FILL;
 use super::*;
 
-/// A file of version `version`: an architecture, a name, a long list of tokens, a template, and
-/// two tensors.
-fn sample(version: u32) -> Vec<u8> {
-    let text = |out: &mut Vec<u8>, s: &[u8]| {
-        out.extend((s.len() as u64).to_le_bytes());
-        out.extend(s);
-    };
+/// Every version and byte order.
+const FORMS: [(u32, bool); 6] = [
+    (1, false),
+    (1, true),
+    (2, false),
+    (2, true),
+    (3, false),
+    (3, true),
+];
+
+/// Version 3, little-endian.
+fn sample() -> Vec<u8> {
+    sample_of(3, false)
+}
+
+/// A file of this version and byte order: an architecture, a name, a long list of tokens, a
+/// template, and two tensors.
+fn sample_of(version: u32, big_endian: bool) -> Vec<u8> {
+    let wide = version != 1;
+    let c = Coding { big_endian, wide };
+    let four = |out: &mut Vec<u8>, n: u32| c.put(n.into(), 4, out);
+    let text = |out: &mut Vec<u8>, s: &str| c.put_string(s.as_bytes(), out);
     let mut f = b"GGUF".to_vec();
-    f.extend(version.to_le_bytes());
-    f.extend(2u64.to_le_bytes());
-    f.extend(5u64.to_le_bytes());
+    four(&mut f, version);
+    c.put_length(2, &mut f);
+    c.put_length(5, &mut f);
     for (key, value) in [
         ("general.architecture", "llama"),
         ("general.name", "a name"),
     ] {
-        text(&mut f, key.as_bytes());
-        f.extend(8u32.to_le_bytes());
-        text(&mut f, value.as_bytes());
+        text(&mut f, key);
+        four(&mut f, 8);
+        text(&mut f, value);
     }
-    text(&mut f, b"tokenizer.ggml.tokens");
-    f.extend([9u32.to_le_bytes(), 8u32.to_le_bytes()].concat());
-    f.extend(900u64.to_le_bytes());
+    text(&mut f, "tokenizer.ggml.tokens");
+    [9, 8].iter().for_each(|n| four(&mut f, *n));
+    c.put_length(900, &mut f);
     for i in 0..900 {
-        text(&mut f, format!("token {i}").as_bytes());
+        text(&mut f, &format!("token {i}"));
     }
-    text(&mut f, b"llama.block_count");
-    f.extend([4u32.to_le_bytes(), 3u32.to_le_bytes()].concat());
-    text(&mut f, b"tokenizer.chat_template");
-    f.extend(8u32.to_le_bytes());
-    text(&mut f, b"{{ messages }}");
+    text(&mut f, "llama.block_count");
+    [4, 3].iter().for_each(|n| four(&mut f, *n));
+    text(&mut f, "tokenizer.chat_template");
+    four(&mut f, 8);
+    text(&mut f, "{{ messages }}");
     for (name, dims, at) in [("a.weight", [8u64, 5], 0u64), ("b.weight", [3, 2], 160)] {
-        text(&mut f, name.as_bytes());
-        f.extend(2u32.to_le_bytes());
-        f.extend(dims.iter().flat_map(|d| d.to_le_bytes()));
-        f.extend(0u32.to_le_bytes());
-        f.extend(at.to_le_bytes());
+        text(&mut f, name);
+        four(&mut f, 2);
+        dims.iter().for_each(|d| c.put_length(*d, &mut f));
+        four(&mut f, 0);
+        c.put(at, 8, &mut f);
     }
     f.resize(f.len().next_multiple_of(32), 0);
     f.extend((0..160u32).map(|i| i as u8));
@@ -132,8 +147,8 @@ fn value<'c>(content: &'c Content, key: &str) -> Option<&'c Value> {
 
 #[test]
 fn a_number_is_written_where_it_stands() {
-    for version in [2, 3] {
-        let b = Bench::new(&sample(version));
+    for (version, big_endian) in FORMS {
+        let b = Bench::new(&sample_of(version, big_endian));
         let before = b.bytes();
         let report = b.edit(&[set("llama.block_count=7")]);
         assert_eq!((report.method, report.written), (Method::InPlace, 1));
@@ -149,7 +164,7 @@ fn a_number_is_written_where_it_stands() {
 
 #[test]
 fn a_header_that_grows_is_what_a_fresh_writer_makes() {
-    let b = Bench::new(&sample(3));
+    let b = Bench::new(&sample());
     let template = "{% for m in messages %}{{ m }}{% endfor %}".repeat(9);
     let changes = [
         Change::SetText {
@@ -182,22 +197,69 @@ fn a_header_that_grows_is_what_a_fresh_writer_makes() {
     assert_eq!(std::fs::read(out).unwrap(), b.bytes());
 }
 
+/// What is written anew keeps its version and byte order, and says the same in all of them.
+#[test]
+fn every_version_and_byte_order_stays() {
+    let changes = [
+        set("tokenizer.chat_template=a longer template than before"),
+        set("x.list:arr[u16]=[1, 515]"),
+        set("x.words=[\"a\", \"b\"]"),
+        set("x.wide:i64=-3"),
+        set("x.eps=1e-5"),
+        set("general.alignment=64"),
+        Change::RenameKey("llama.block_count".into(), "llama.blocks".into()),
+        Change::Rename("b.weight".into(), "last.weight".into()),
+        Change::Remove("a.weight".into()),
+    ];
+    let want = after(&sample(), &changes);
+    for (version, big_endian) in FORMS {
+        let b = Bench::new(&sample_of(version, big_endian));
+        let report = b.edit(&changes);
+        assert_eq!(report.method, Method::Rewritten);
+        let header = b.bytes();
+        let mut number = Vec::new();
+        let wide = true;
+        Coding { big_endian, wide }.put(version.into(), 4, &mut number);
+        assert_eq!(header[4..8], number, "{version} {big_endian}");
+        let content = b.content();
+        assert_eq!(content.0, want.0, "{version} {big_endian}");
+        let (name, shape, bytes) = &content.1[0];
+        assert_eq!((name, shape), (&want.1[0].0, &want.1[0].1));
+        let mut numbers = bytes.clone();
+        if big_endian {
+            numbers.chunks_exact_mut(4).for_each(<[u8]>::reverse);
+        }
+        assert_eq!(numbers, want.1[0].2, "the data is the same");
+        // The writer of conversions gives the same file.
+        if big_endian && version == 3 {
+            let out = b.dir.path().join("fresh.gguf");
+            let options = crate::convert::ConvertOptions {
+                endian: Some(crate::convert::Endian::Big),
+                ..Default::default()
+            };
+            let model = crate::open(&b.path).unwrap();
+            crate::convert::convert(model, &out, &options, &mut |_, _| {}).unwrap();
+            assert_eq!(std::fs::read(out).unwrap(), b.bytes());
+        }
+    }
+}
+
 #[test]
 fn a_tensor_left_out_moves_the_others_up() {
-    let b = Bench::new(&sample(3));
+    let b = Bench::new(&sample());
     let old = b.content();
     let report = b.edit(&[Change::Remove("a.weight".into())]);
     assert_eq!((report.method, report.tensors), (Method::Rewritten, 1));
     let new = b.content();
     assert_eq!((&new.0, &new.1[..]), (&old.0, &old.1[1..]));
-    let b = Bench::new(&sample(3));
+    let b = Bench::new(&sample());
     b.edit(&[Change::Remove("b.weight".into())]);
     assert_eq!(b.content().1[..], old.1[..1]);
 }
 
 #[test]
 fn another_alignment_moves_the_tensors() {
-    let b = Bench::new(&sample(3));
+    let b = Bench::new(&sample());
     let old = b.content();
     let report = b.edit(&[set("general.alignment=128")]);
     assert_eq!(report.method, Method::Rewritten);
@@ -206,12 +268,18 @@ fn another_alignment_moves_the_tensors() {
     let n = value(&new, "general.alignment");
     assert_eq!(n, Some(&Value::Number(Number::U32(128))));
     b.edit(&[Change::Unset("general.alignment".into())]);
-    assert_eq!(b.bytes(), sample(3));
+    assert_eq!(b.bytes(), sample());
 }
 
 #[test]
 fn a_reserve_takes_edits_in_place_until_it_is_full() {
-    let b = Bench::new(&sample(3));
+    for (version, big_endian) in FORMS {
+        fill_a_reserve(&sample_of(version, big_endian));
+    }
+}
+
+fn fill_a_reserve(sample: &[u8]) {
+    let b = Bench::new(sample);
     let old = b.content();
     let report = b.reserve(4000);
     assert_eq!(report.method, Method::Rewritten);
@@ -255,7 +323,7 @@ fn a_reserve_takes_edits_in_place_until_it_is_full() {
     b.edit(&same);
     let report = b.reserve(0);
     assert_eq!((report.reserve, report.keys), (0, 5));
-    assert_eq!(b.bytes().len(), sample(3).len());
+    assert_eq!(b.bytes().len(), sample.len());
     assert_eq!(b.content(), old);
 }
 
@@ -263,7 +331,13 @@ fn a_reserve_takes_edits_in_place_until_it_is_full() {
 /// of the last.
 #[test]
 fn a_crash_between_or_within_the_writes_leaves_the_old_or_the_new() {
-    let b = Bench::new(&sample(3));
+    for (version, big_endian) in [(3, false), (1, true)] {
+        crash(&sample_of(version, big_endian));
+    }
+}
+
+fn crash(sample: &[u8]) {
+    let b = Bench::new(sample);
     b.reserve(3000);
     let runs: [&[Change]; 4] = [
         &[set("tokenizer.chat_template=a longer template than before")],
@@ -325,7 +399,7 @@ fn after(bytes: &[u8], changes: &[Change]) -> Content {
 
 #[test]
 fn values_get_the_type_of_the_key_or_the_one_named() {
-    let b = Bench::new(&sample(3));
+    let b = Bench::new(&sample());
     b.edit(&[
         set("x.list:arr[u8]=[1, 2]"),
         set("x.words=[\"a\", \"b\"]"),
@@ -354,7 +428,7 @@ fn values_get_the_type_of_the_key_or_the_one_named() {
 
 #[test]
 fn what_readers_depend_on_is_guarded() {
-    let b = Bench::new(&sample(3));
+    let b = Bench::new(&sample());
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
     for (change, rule) in [
         (
@@ -425,36 +499,28 @@ fn other_files_are_refused_by_name() {
     std::fs::rename(&e.path, &other).unwrap();
     let said = super::super::edit(&other, &[], &EditOptions::default(), &mut |_, _| {});
     assert_eq!(said.unwrap_err().rule(), "edit.format");
-    let mut old = b"GGUF".to_vec();
-    old.extend(1u32.to_le_bytes());
-    old.extend([0; 8]);
-    assert_eq!(Bench::new(&old).refused(set("a=1")), "edit.version-1");
-    let mut big = b"GGUF".to_vec();
-    big.extend(3u32.to_be_bytes());
-    big.extend([0; 16]);
-    assert_eq!(Bench::new(&big).refused(set("a=1")), "edit.big-endian");
-    let mut hole = sample(3);
+    let mut hole = sample();
     hole.truncate(hole.len() - 30);
     assert_eq!(Bench::new(&hole).refused(set("a=1")), "gguf.data-outside");
 }
 
 #[test]
 fn a_dry_run_and_another_output_leave_the_file_alone() {
-    let b = Bench::new(&sample(3));
+    let b = Bench::new(&sample());
     let change = [set("general.name=another, longer name")];
     let dry = EditOptions {
         dry_run: true,
         ..EditOptions::default()
     };
     let planned = b.with(&change, dry).unwrap();
-    assert_eq!(b.bytes(), sample(3));
+    assert_eq!(b.bytes(), sample());
     let out = b.dir.path().join("out.gguf");
     let elsewhere = EditOptions {
         output: Some(out.clone()),
         ..EditOptions::default()
     };
     let report = b.with(&change, elsewhere).unwrap();
-    assert_eq!(b.bytes(), sample(3));
+    assert_eq!(b.bytes(), sample());
     assert_eq!(report.output, out);
     b.edit(&change);
     assert_eq!(std::fs::read(&out).unwrap(), b.bytes());
@@ -464,7 +530,7 @@ fn a_dry_run_and_another_output_leave_the_file_alone() {
 
 #[test]
 fn an_edit_keeps_other_edits_out() {
-    let b = Bench::new(&sample(3));
+    let b = Bench::new(&sample());
     let held = lock(&b.path).unwrap();
     assert_eq!(b.refused(set("general.name=b name")), "edit.locked");
     drop(held);

@@ -16,3 +16,4 @@ mod walk;
 pub mod write;
 
 pub use read::Gguf;
+pub(crate) use reader::number;

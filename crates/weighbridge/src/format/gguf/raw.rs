@@ -21,6 +21,7 @@
 
 use std::ops::Range;
 
+use weighbridge_core::model::Coding;
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Limits, Result};
 
@@ -35,6 +36,9 @@ pub const DEFAULT_ALIGNMENT: u64 = 32;
 /// The largest alignment that is believed, in bytes: with more, the padding of an empty tensor is
 /// larger than any model.
 pub const MOST_ALIGNMENT: u64 = 1 << 20;
+
+/// Most bytes of header: the largest vocabularies take a few dozen MiB.
+pub const MOST_HEADER: u64 = 1 << 29;
 
 /// A metadata value. Ranges are of the file's bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,6 +131,14 @@ impl<'a> Header<'a> {
         broken: &mut dyn FnMut(Error),
     ) -> Result<Self> {
         walk::read(source, limits, broken)
+    }
+
+    /// How its numbers and lengths are written.
+    pub fn coding(&self) -> Coding {
+        Coding {
+            big_endian: self.big_endian,
+            wide: self.version != 1,
+        }
     }
 
     /// The bytes of `range`, which is that of a key, a name or a single string, or lies in one:

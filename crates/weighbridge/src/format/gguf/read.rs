@@ -76,10 +76,7 @@ fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
         path: source.name().into(),
         bytes: source.len(),
     }];
-    let coding = Coding {
-        big_endian: header.big_endian,
-        wide: header.version != 1,
-    };
+    let coding = header.coding();
     model.metadata.reserve(header.entries.len());
     for entry in &header.entries {
         let key = text_of(header.bytes(&entry.key))?;

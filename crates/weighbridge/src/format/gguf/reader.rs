@@ -10,6 +10,7 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Result};
 
 use super::kept::{Bytes, Kept};
+use super::raw::MOST_HEADER;
 
 /// How much is read at first from a file that is not mapped: most of it in vain where there is no
 /// vocabulary.
@@ -20,9 +21,6 @@ const WINDOW: usize = 256 << 10;
 
 /// How much is handed on at a time; a multiple of every number's size.
 const CHUNK: usize = 64 << 10;
-
-/// Most bytes of header: the largest vocabularies take a few dozen MiB.
-const MOST_HEADER: u64 = 1 << 29;
 
 /// A position in the file's bytes, of which a part is at hand.
 pub(super) struct Reader<'a> {
@@ -247,7 +245,7 @@ fn step<const P: usize>(bytes: &[u8], n: u64, length: impl Fn(&[u8; P]) -> u64) 
 }
 
 /// The unsigned number in `bytes`, of which there are at most eight.
-pub(super) fn number(bytes: &[u8], big_endian: bool) -> u64 {
+pub(crate) fn number(bytes: &[u8], big_endian: bool) -> u64 {
     let push = |n: u64, b: &u8| (n << 8) | u64::from(*b);
     if big_endian {
         bytes.iter().fold(0, push)

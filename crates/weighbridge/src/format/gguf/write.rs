@@ -1,16 +1,18 @@
-//! Writing version 3, little-endian: the plan holds the finished header, then tensors are streamed
-//! in the model's order, each padded to the alignment.
+//! Writing version 3, in either byte order: the plan holds the finished header, then tensors are
+//! streamed in the model's order, each padded to the alignment.
 //!
 //! Key-values keep their types and their order, so a file of this version and byte order comes
 //! out as it went in. Facts: `gguf_write_to_buf` of `ggml/src/gguf.cpp` (ggml 0.25.3).
 
 use weighbridge_core::model::{
-    Chunks, DType, Element, Layout, Model, Number, Packed, Tensor, TensorSource, Value,
+    Chunks, Coding, DType, Element, Layout, Model, Number, Packed, Tensor, TensorSource, Value,
 };
 use weighbridge_core::{Error, Result};
 
 use super::raw::{DEFAULT_ALIGNMENT, MOST_ALIGNMENT, align_up};
 use super::read::Gguf;
+use super::split::{self, Cut};
+use super::swap;
 use super::types::PACKINGS;
 use crate::format::{FormatWriter, Note, Plan, PlannedFile, WriteOptions};
 use crate::output::{Run, Sink, raw_bytes};
@@ -33,23 +35,28 @@ impl FormatWriter for Gguf {
     }
 
     fn plan(&self, model: &Model, options: &WriteOptions) -> Result<Plan> {
-        if options.shard_size.is_some() {
-            return Err(Error::parameter(
-                "gguf.shard-size",
-                "GGUF files are split by the verb `split`, not while they are converted",
-            )
-            .help("convert to one file, then `weighbridge split OUT --max-size SIZE`"));
+        let cut = Cut {
+            size: options.shard_size,
+            tensors: options.shard_tensors,
+            bare_first: false,
+        };
+        if [cut.size, cut.tensors].contains(&Some(0)) {
+            let message = "the shard size must be above 0";
+            return Err(Error::parameter("shards.zero-size", message));
         }
-        let mut plan = Plan::default();
-        let chosen = choose(model, &mut plan);
-        let header = Head::of(model, &mut plan).finish(model, &chosen)?;
-        plan.files.push(PlannedFile {
-            name: String::new(),
-            bytes: header.total,
-            tensors: chosen,
-            prepared: header.bytes,
-        });
-        Ok(plan)
+        if cut.size.is_none() && cut.tensors.is_none() {
+            return plan_whole(model, options.big_endian);
+        }
+        let stem = match options.stem.as_str() {
+            "" => "model",
+            stem => stem,
+        };
+        let split = plan_split(model, cut, stem, options.big_endian)?;
+        // What fits into one file is no split model.
+        match split.files.len() {
+            1 => plan_whole(model, options.big_endian),
+            _ => Ok(split),
+        }
     }
 
     fn write(
@@ -68,7 +75,7 @@ impl FormatWriter for Gguf {
         })?;
         let start = out.position();
         out.put(&file.prepared)?;
-        write_tensors(model, &file.tensors, start, out, progress)?;
+        write_tensors(model, file, out, progress)?;
         let written = out.position() - start;
         if written != file.bytes {
             let planned = file.bytes;
@@ -76,6 +83,55 @@ impl FormatWriter for Gguf {
             return Err(Error::parameter("plan.other-model", message));
         }
         Ok(())
+    }
+}
+
+/// One file with everything.
+fn plan_whole(model: &Model, big_endian: bool) -> Result<Plan> {
+    let mut plan = Plan::default();
+    let chosen = choose(model, &mut plan);
+    let coding = coding(model, &chosen, big_endian)?;
+    let head = Head::of(&model.metadata, coding, &mut plan);
+    plan.files.push(head.file(model, String::new(), chosen)?);
+    Ok(plan)
+}
+
+/// Several files, called `STEM-00001-of-0000N.gguf`, as `llama-gguf-split` makes them: key-values
+/// are the first one's, and each tells of the split.
+///
+/// # Errors
+/// `Parameter` for more files or tensors than the format can count, and as [`FormatWriter::plan`].
+pub(crate) fn plan_split(model: &Model, cut: Cut, stem: &str, big_endian: bool) -> Result<Plan> {
+    let mut plan = Plan::default();
+    let chosen = choose(model, &mut plan);
+    let coding = coding(model, &chosen, big_endian)?;
+    let groups = cut.groups(&model.tensors, &chosen);
+    let n = groups.len();
+    for (no, group) in groups.into_iter().enumerate() {
+        let [number, count, tensors] = split::keys(no, n, chosen.len())?;
+        let own = model
+            .metadata
+            .iter()
+            .filter(|(k, _)| no == 0 && !split::is_key(k));
+        // The count is set last of all, which puts it at the end.
+        let last = [number, tensors, count];
+        let head = Head::of(own.chain(&last), coding, &mut plan);
+        let mut file = head.file(model, format!("{stem}{}", split::suffix(no, n)), group)?;
+        pad_bare(&mut file);
+        plan.files.push(file);
+    }
+    Ok(plan)
+}
+
+/// Pads a header that no data follows, as `gguf_write_to_buf` does.
+pub(crate) fn pad_bare(file: &mut PlannedFile) {
+    if file.tensors.is_empty() {
+        let whole = file
+            .prepared
+            .len()
+            .next_multiple_of(DEFAULT_ALIGNMENT as usize);
+        file.prepared.resize(whole, 0);
+        file.bytes = whole as u64;
     }
 }
 
@@ -102,6 +158,19 @@ fn choose(model: &Model, plan: &mut Plan) -> Vec<usize> {
         }
     }
     chosen
+}
+
+/// The coding of a file, where all of the tensors `chosen` have a form in it.
+fn coding(model: &Model, chosen: &[usize], big_endian: bool) -> Result<Coding> {
+    for t in chosen.iter().filter_map(|&i| model.tensors.get(i)) {
+        if big_endian {
+            swap::check(t)?;
+        }
+    }
+    Ok(Coding {
+        big_endian,
+        ..Coding::CANONICAL
+    })
 }
 
 /// Why a tensor cannot be written, with the flag that makes it possible.
@@ -155,6 +224,7 @@ pub(crate) fn refusal(t: &Tensor) -> Option<String> {
 
 /// The header's key-values, as far as it is known before the tensors are.
 pub(crate) struct Head {
+    coding: Coding,
     keys: Vec<u8>,
     count: u64,
     alignment: u64,
@@ -168,18 +238,25 @@ pub(crate) struct Finished {
     pub total: u64,
     /// Where the tensors' data begin in the file, in the order in which they were chosen.
     pub positions: Vec<u64>,
+    /// What each tensor is padded to, in bytes.
+    pub alignment: u64,
 }
 
 impl Head {
-    /// Encodes the key-values of `model`; what GGUF has no type for is lost.
-    pub(crate) fn of(model: &Model, plan: &mut Plan) -> Self {
+    /// Encodes key-values; what GGUF has no type for is lost.
+    pub(crate) fn of<'v>(
+        pairs: impl IntoIterator<Item = &'v (String, Value)>,
+        coding: Coding,
+        plan: &mut Plan,
+    ) -> Self {
         let mut head = Self {
+            coding,
             keys: Vec::new(),
             count: 0,
             alignment: DEFAULT_ALIGNMENT,
         };
         let mut seen = std::collections::HashSet::new();
-        for (key, value) in &model.metadata {
+        for (key, value) in pairs {
             let lost = if !seen.insert(key.as_str()) {
                 Some("a second key-value under the same key".to_owned())
             } else {
@@ -201,8 +278,8 @@ impl Head {
             self.alignment = alignment(value).ok_or("it is no 32-bit power of two")?;
         }
         let start = self.keys.len();
-        string(&mut self.keys, key.as_bytes());
-        if let Err(why) = encode(&mut self.keys, value) {
+        self.coding.put_string(key.as_bytes(), &mut self.keys);
+        if let Err(why) = encode(&mut self.keys, value, self.coding) {
             self.keys.truncate(start);
             return Err(why);
         }
@@ -210,24 +287,41 @@ impl Head {
         Ok(())
     }
 
+    /// The file called `name` with the tensors `chosen` of `model`.
+    fn file(self, model: &Model, name: String, chosen: Vec<usize>) -> Result<PlannedFile> {
+        let big_endian = self.coding.big_endian;
+        let header = self.finish(model, &chosen)?;
+        Ok(PlannedFile {
+            name,
+            bytes: header.total,
+            tensors: chosen,
+            prepared: header.bytes,
+            alignment: header.alignment,
+            big_endian,
+        })
+    }
+
     /// Adds the descriptions of the tensors `chosen` of `model` and the padding.
     pub(crate) fn finish(self, model: &Model, chosen: &[usize]) -> Result<Finished> {
+        let c = self.coding;
         let mut out = b"GGUF".to_vec();
-        out.extend(3u32.to_le_bytes());
-        out.extend((chosen.len() as u64).to_le_bytes());
-        out.extend(self.count.to_le_bytes());
+        c.put(3, 4, &mut out);
+        c.put_length(chosen.len() as u64, &mut out);
+        c.put_length(self.count, &mut out);
         out.extend(&self.keys);
         let mut at = 0u64;
         let mut positions = Vec::with_capacity(chosen.len());
         for t in chosen.iter().filter_map(|&i| model.tensors.get(i)) {
-            string(&mut out, t.name.as_bytes());
             let dims: &[u64] = if t.shape.is_empty() { &[1] } else { &t.shape };
-            out.extend((dims.len() as u32).to_le_bytes());
-            for d in dims.iter().rev() {
-                out.extend(d.to_le_bytes());
-            }
-            out.extend(type_id(t.dtype).unwrap_or(0).to_le_bytes());
-            out.extend(at.to_le_bytes());
+            let dims = dims.iter().rev();
+            put_info(
+                c,
+                &t.name,
+                dims,
+                type_id(t.dtype).unwrap_or(0),
+                at,
+                &mut out,
+            );
             positions.push(at);
             at = at
                 .checked_add(t.byte_len())
@@ -251,8 +345,28 @@ impl Head {
             bytes: out,
             total,
             positions,
+            alignment: self.alignment,
         })
     }
+}
+
+/// Appends a tensor's description: its dimensions innermost first, its data `at` bytes behind the
+/// start of all.
+pub(crate) fn put_info<'d>(
+    c: Coding,
+    name: &str,
+    dims: impl ExactSizeIterator<Item = &'d u64>,
+    type_id: i32,
+    at: u64,
+    out: &mut Vec<u8>,
+) {
+    c.put_string(name.as_bytes(), out);
+    c.put(dims.len() as u64, 4, out);
+    for d in dims {
+        c.put_length(*d, out);
+    }
+    c.put_number(Number::I32(type_id), out);
+    c.put(at, 8, out);
 }
 
 /// The alignment that `value` stands for, where readers take it.
@@ -264,56 +378,42 @@ fn alignment(value: &Value) -> Option<u64> {
     .filter(|n| n.is_power_of_two() && *n <= MOST_ALIGNMENT)
 }
 
-fn string(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend((bytes.len() as u64).to_le_bytes());
-    out.extend(bytes);
-}
-
-fn kind(out: &mut Vec<u8>, element: Element) {
-    out.extend(element.gguf().to_le_bytes());
-}
-
 /// Appends type and value; gives why there is no type for it.
-fn encode(out: &mut Vec<u8>, value: &Value) -> std::result::Result<(), String> {
+fn encode(out: &mut Vec<u8>, value: &Value, c: Coding) -> std::result::Result<(), String> {
+    let kind = |element: Element, out: &mut Vec<u8>| c.put(element.gguf().into(), 4, out);
+    let number = |n: Number, out: &mut Vec<u8>| {
+        kind(n.element(), out);
+        c.put_number(n, out);
+    };
     match value {
-        Value::Number(n) => {
-            kind(out, n.element());
-            n.put(out);
-        }
+        Value::Number(n) => number(*n, out),
         Value::Bool(b) => {
-            kind(out, Element::Bool);
+            kind(Element::Bool, out);
             out.push(u8::from(*b));
         }
-        Value::Int(i) => {
-            kind(out, Element::I64);
-            out.extend(i.to_le_bytes());
-        }
-        Value::Float(x) => {
-            kind(out, Element::F64);
-            out.extend(x.to_le_bytes());
-        }
+        Value::Int(i) => number(Number::I64(*i), out),
+        Value::Float(x) => number(Number::F64(*x), out),
         Value::Str(s) => {
-            kind(out, Element::Str);
-            string(out, s.as_bytes());
+            kind(Element::Str, out);
+            c.put_string(s.as_bytes(), out);
         }
         Value::BigInt(s) => {
             let n: u64 = s.parse().map_err(|_| "the integer does not fit 64 bits")?;
-            kind(out, Element::U64);
-            out.extend(n.to_le_bytes());
+            number(Number::U64(n), out);
         }
         Value::Bytes(b) => {
-            kind(out, Element::Str);
-            string(out, b);
+            kind(Element::Str, out);
+            c.put_string(b, out);
         }
         Value::Packed(a) => {
-            kind(out, Element::Array);
-            kind(out, a.element());
-            out.extend(a.len().to_le_bytes());
-            out.extend_from_slice(&a.bytes().map_err(|e| e.to_string())?);
+            kind(Element::Array, out);
+            kind(a.element(), out);
+            c.put_length(a.len(), out);
+            out.extend_from_slice(&a.bytes_in(c).map_err(|e| e.to_string())?);
         }
         Value::List(items) => {
             let array = pack(items).ok_or("its values are not all of one type that GGUF has")?;
-            return encode(out, &Value::Packed(array));
+            return encode(out, &Value::Packed(array), c);
         }
         _ => return Err("GGUF has no type for the value".into()),
     }
@@ -343,7 +443,7 @@ fn pack(items: &[Value]) -> Option<Packed> {
                 Element::F64
             }
             Value::Str(s) => {
-                string(&mut bytes, s.as_bytes());
+                Coding::CANONICAL.put_string(s.as_bytes(), &mut bytes);
                 Element::Str
             }
             _ => return None,
@@ -356,29 +456,23 @@ fn pack(items: &[Value]) -> Option<Packed> {
     Some(Packed::from_bytes(element, items.len() as u64, bytes))
 }
 
-/// Streams the tensors, each with its padding; the data began where `start` and the header say.
+/// Streams the tensors of `file`, each with its padding.
 fn write_tensors(
     model: &Model,
-    chosen: &[usize],
-    start: u64,
+    file: &PlannedFile,
     out: &mut dyn Sink,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let alignment = model
-        .metadata
-        .iter()
-        .find(|(k, _)| k == ALIGNMENT_KEY)
-        .and_then(|(_, v)| alignment(v))
-        .unwrap_or(DEFAULT_ALIGNMENT);
     let mut chunks = Chunks::new();
     let mut run = Run::default();
-    for &i in chosen {
+    for &i in &file.tensors {
         let t = model.tensors.get(i).ok_or_else(|| {
             Error::parameter("plan.other-model", "the plan was made for another model")
         })?;
         let len = t.byte_len();
-        let pad = align_up(len, alignment).unwrap_or(len) - len;
-        match raw_bytes(t) {
+        let pad = align_up(len, file.alignment).unwrap_or(len) - len;
+        let turned = file.big_endian && !swap::is_same(t.dtype);
+        match raw_bytes(t).filter(|_| !turned) {
             Some((source, at)) if matches!(t.source, TensorSource::View(_)) => {
                 if !run.join(source, at, len) {
                     run.flush(out, progress)?;
@@ -391,31 +485,34 @@ fn write_tensors(
             }
             _ => {
                 run.flush(out, progress)?;
-                stream(t, len, &mut chunks, out, progress)?;
+                stream(t, turned, &mut chunks, out, progress)?;
             }
         }
         let zeros = vec![0u8; usize::try_from(pad).unwrap_or(0)];
         out.put(&zeros)?;
     }
-    run.flush(out, progress)?;
-    debug_assert!(out.position() >= start);
-    Ok(())
+    run.flush(out, progress)
 }
 
+/// Streams one tensor, turned round where that is asked for.
 fn stream(
     t: &Tensor,
-    len: u64,
+    turned: bool,
     chunks: &mut Chunks,
     out: &mut dyn Sink,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let mut done = 0u64;
-    t.stream(chunks, &mut |part| {
+    let (mut done, len) = (0u64, t.byte_len());
+    let mut put = |part: &[u8]| {
         out.put(part)?;
         done += part.len() as u64;
         progress(part.len() as u64);
         Ok(())
-    })?;
+    };
+    match turned {
+        true => swap::stream(t, chunks, &mut put)?,
+        false => t.stream(chunks, &mut put)?,
+    }
     if done != len {
         let message = format!("tensor {:?} gave {done} bytes instead of {len}", t.name);
         return Err(Error::malformed("tensor.wrong-length", message));

@@ -63,6 +63,8 @@ impl FormatWriter for PyTorchWriter {
             bytes: plan_size(ALIGN, sizes)?,
             tensors: written.tensors,
             prepared: prepared.encode(),
+            alignment: 1,
+            big_endian: false,
         });
         Ok(plan)
     }

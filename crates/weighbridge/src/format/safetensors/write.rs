@@ -303,6 +303,8 @@ fn file(
         bytes: at.saturating_add(out.len() as u64),
         tensors: order.iter().map(|c| c.index).collect(),
         prepared: out,
+        alignment: 1,
+        big_endian: false,
     })
 }
 

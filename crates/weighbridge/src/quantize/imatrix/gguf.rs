@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge_core::model::{
-    DType, FormatId, Model, Number, Packed, Storage, StorageData, Tensor, TensorSource, Value, View,
+    DType, Element, FormatId, Model, Number, Packed, Storage, StorageData, Tensor, TensorSource,
+    Value, View,
 };
 use weighbridge_core::source::{Backend, SliceSource};
 use weighbridge_core::{Error, Result};
@@ -13,6 +14,7 @@ use weighbridge_core::{Error, Result};
 use super::{Entry, Form, Matrix};
 use crate::OpenOptions;
 use crate::format::gguf::Gguf;
+use crate::format::gguf::split::trimmed;
 use crate::format::{FormatWriter, WriteOptions};
 use crate::output;
 
@@ -42,13 +44,18 @@ pub(super) fn read(path: &Path) -> Result<Matrix> {
         n.ok_or_else(|| Error::malformed("imatrix.metadata", format!("{name} is no count")))
     };
     let datasets = match key(DATASETS)? {
-        Value::Packed(p) => {
-            let all = p.values(p.len())?;
-            all.iter()
-                .filter_map(|v| v.as_str().map(str::to_owned))
-                .collect()
+        Value::Packed(p) if p.element() == Element::Str || p.is_empty() => {
+            let mut all = Vec::new();
+            p.each_string(&mut |_, text| {
+                all.push(text.to_vec());
+                true
+            })?;
+            all
         }
-        _ => Vec::new(),
+        _ => {
+            let message = format!("{DATASETS} is no list of texts");
+            return Err(Error::malformed("imatrix.metadata", message));
+        }
     };
     Ok(Matrix {
         form: Form::Gguf,
@@ -111,11 +118,8 @@ fn tensor(name: String, values: impl Iterator<Item = f32>, shape: &[u64]) -> Res
     };
     let storage = Arc::new(Storage::new(name.as_str(), len, false, data)?);
     let view = TensorSource::View(View { storage, offset: 0 });
-    let ones = shape.iter().take_while(|&&d| d == 1).count();
-    let shape = shape
-        .get(ones.min(shape.len().saturating_sub(1))..)
-        .unwrap_or(shape);
-    Ok(Tensor::new(name, DType::F32, shape, view))
+    let shape = trimmed(shape).unwrap_or_else(|| shape.iter().copied().collect());
+    Ok(Tensor::new(name, DType::F32, &shape, view))
 }
 
 pub(super) fn write(matrix: &Matrix, path: &Path, sync: bool) -> Result<()> {

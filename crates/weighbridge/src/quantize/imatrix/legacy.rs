@@ -55,8 +55,14 @@ impl At<'_> {
         Ok(u64::from(n.unsigned_abs()))
     }
 
-    /// A string; what stands behind a NUL does not count.
+    /// A name; what stands behind a NUL does not count.
     fn text(&mut self, what: &str) -> Result<String> {
+        let at = self.at;
+        String::from_utf8(self.string(what)?)
+            .map_err(|_| Error::malformed("imatrix.utf8", format!("{what} is no UTF-8")).at(at))
+    }
+
+    fn string(&mut self, what: &str) -> Result<Vec<u8>> {
         let at = self.at;
         let n = self.count(what, 0)?;
         if n > LONGEST_NAME {
@@ -67,8 +73,7 @@ impl At<'_> {
         if let Some(end) = bytes.iter().position(|b| *b == 0) {
             bytes.truncate(end);
         }
-        String::from_utf8(bytes)
-            .map_err(|_| Error::malformed("imatrix.utf8", format!("{what} is no UTF-8")).at(at))
+        Ok(bytes)
     }
 }
 
@@ -96,7 +101,7 @@ pub(super) fn read(source: &dyn ByteSource) -> Result<Matrix> {
     if at.left() >= 4 {
         chunk_count = at.number("the count of chunks")?;
         if at.left() >= 4 {
-            let text = at.text("the name of the text")?;
+            let text = at.string("the name of the text")?;
             datasets.extend(Some(text).filter(|t| !t.is_empty()));
         }
     }
@@ -138,9 +143,9 @@ pub(super) fn write(matrix: &Matrix, path: &Path, sync: bool) -> Result<()> {
         }
     }
     out.put(&matrix.chunk_count.to_le_bytes())?;
-    let dataset = matrix.datasets.last().map_or("", String::as_str);
+    let dataset = matrix.datasets.last().map_or(&[][..], Vec::as_slice);
     out.put(&number(dataset.len(), "bytes of a name")?)?;
-    out.put(dataset.as_bytes())?;
+    out.put(dataset)?;
     out.finish()?;
     Ok(())
 }

@@ -56,8 +56,8 @@ pub struct Entry {
 pub struct Matrix {
     /// How it was stored: the meaning of the sums differs.
     pub form: Form,
-    /// The texts it comes from.
-    pub datasets: Vec<String>,
+    /// The names of the texts it comes from: paths, which need not be UTF-8.
+    pub datasets: Vec<Vec<u8>>,
     /// How many chunks of text were read.
     pub chunk_count: i32,
     /// Tokens of a chunk; 0 in the older form, which does not tell.
@@ -197,9 +197,17 @@ impl Matrix {
                 })
             })
             .collect();
+        let datasets: Vec<Json> = self
+            .datasets
+            .iter()
+            .map(|name| match std::str::from_utf8(name) {
+                Ok(text) => text.into(),
+                Err(_) => json!({"$bytes": hex::encode(name)}),
+            })
+            .collect();
         json!({
             "form": self.form.as_str(),
-            "datasets": self.datasets,
+            "datasets": datasets,
             "chunk_count": self.chunk_count,
             "chunk_size": (self.chunk_size > 0).then_some(self.chunk_size),
             "entries": entries,

@@ -14,7 +14,7 @@ fn matrix(entries: &[(&str, &[f32], &[i64])]) -> Matrix {
     };
     Matrix {
         form: Form::Gguf,
-        datasets: vec!["a.txt".into(), "b.txt".into()],
+        datasets: vec![b"a.txt".to_vec(), b"b\xff.txt".to_vec()],
         chunk_count: 4,
         chunk_size: 512,
         entries: entries.iter().map(entry).collect(),
@@ -45,11 +45,26 @@ fn gguf_comes_back_as_it_was() {
 }
 
 #[test]
+fn names_of_texts_are_carried_byte_for_byte() {
+    let shown = small().to_json()["datasets"].to_string();
+    assert_eq!(shown, r#"["a.txt",{"$bytes":"62ff2e747874"}]"#);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    write(&small(), Form::Gguf, &path, false).unwrap();
+    // A list of something else is not passed over.
+    let change = crate::edit::Change::parse_set("imatrix.datasets:arr[u8]=[1]").unwrap();
+    crate::edit::edit(&path, &[change], &Default::default(), &mut |_, _| {}).unwrap();
+    let e = read(&path).unwrap_err();
+    assert_eq!(e.rule(), "imatrix.metadata");
+    assert!(e.message().contains("imatrix.datasets"), "{e}");
+}
+
+#[test]
 fn the_older_form_gives_the_same_weights() {
     let m = small();
     let old = there_and_back(&m, Form::Legacy);
     assert_eq!(old.form, Form::Legacy);
-    assert_eq!(old.datasets, ["b.txt"]);
+    assert_eq!(old.datasets, [b"b\xff.txt"]);
     assert_eq!(old.chunk_count, 4);
     for name in m.entries.keys() {
         assert_eq!(m.weights(name), old.weights(name), "{name}");
@@ -129,7 +144,7 @@ fn a_file_cut_anywhere_is_refused_or_still_whole() {
     write(&small(), Form::Legacy, &path, false).unwrap();
     let whole = std::fs::read(&path).unwrap();
     // What follows the entries may be missing: old writers wrote none of it.
-    let tail = whole.len() - 4 - 4 - "b.txt".len();
+    let tail = whole.len() - 4 - 4 - small().datasets[1].len();
     for n in 0..whole.len() {
         std::fs::write(&path, &whole[..n]).unwrap();
         assert_eq!(read(&path).is_ok(), n >= tail && n < tail + 8, "{n}");
@@ -153,7 +168,7 @@ fn the_corpus_matrices_come_back() {
     assert_eq!((new.chunk_count, new.chunk_size), (10, 512));
     for m in [&new, &old] {
         assert_eq!(m.entries.len(), 15);
-        assert_eq!(m.datasets, ["calib.txt"]);
+        assert_eq!(m.datasets, [b"calib.txt"]);
         assert_eq!(&there_and_back(m, m.form), m);
     }
 }

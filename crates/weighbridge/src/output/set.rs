@@ -1,0 +1,74 @@
+//! Files that come into place together.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use weighbridge_core::Result;
+
+use super::Output;
+use super::place::{Temporary, failed};
+
+/// Files that come into place together: none is renamed before all are written.
+#[derive(Debug, Default)]
+pub struct OutputSet {
+    files: Vec<(Temporary, bool)>,
+}
+
+impl OutputSet {
+    /// An empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Completes `output` without putting it in place yet.
+    ///
+    /// # Errors
+    /// `Io`; the file is removed then.
+    pub fn push(&mut self, output: Output) -> Result<()> {
+        self.files.push(output.close()?);
+        Ok(())
+    }
+
+    /// Puts all files in place, in the order they were pushed (an index goes last), and gives
+    /// their paths.
+    ///
+    /// # Errors
+    /// `Io`; files not yet renamed are removed then.
+    pub fn commit(mut self) -> Result<Vec<PathBuf>> {
+        let mut folders = BTreeSet::new();
+        let mut paths = Vec::with_capacity(self.files.len());
+        for (temporary, sync) in &mut self.files {
+            temporary.place()?;
+            paths.push(temporary.target.clone());
+            if *sync {
+                folders.insert(temporary.target.parent().map(Path::to_path_buf));
+            }
+        }
+        for folder in folders.into_iter().flatten() {
+            sync_folder(&folder)?;
+        }
+        Ok(paths)
+    }
+}
+
+/// Makes renames in `folder` last. Not every file system syncs directories; that is no failure.
+fn sync_folder(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        match File::open(folder).and_then(|f| f.sync_all()) {
+            Err(e) if e.raw_os_error() == Some(5) => {
+                return Err(failed("cannot sync the directory", e, folder));
+            }
+            _ => {}
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
