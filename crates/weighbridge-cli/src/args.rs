@@ -179,6 +179,7 @@ pub(crate) enum CheckFormat {
     Safetensors,
     Pytorch,
     Gguf,
+    Onnx,
 }
 
 impl CheckFormat {
@@ -187,6 +188,7 @@ impl CheckFormat {
             Self::Safetensors => FormatId::Safetensors,
             Self::Pytorch => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
+            Self::Onnx => FormatId::Onnx,
         }
     }
 }

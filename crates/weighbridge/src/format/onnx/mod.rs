@@ -7,10 +7,12 @@
 pub mod constants;
 mod data;
 pub mod external;
+pub mod operators;
 pub mod parse;
 pub mod raw;
 pub mod read;
 pub mod sniff;
 pub mod types;
+pub mod verify;
 
 pub use read::Onnx;

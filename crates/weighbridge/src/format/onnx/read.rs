@@ -39,11 +39,7 @@ impl FormatReader for Onnx {
     }
 
     fn verify(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Violation>> {
-        match self.open(source, options) {
-            Ok(_) => Ok(Vec::new()),
-            Err(e) if e.kind() == weighbridge_core::ErrorKind::Io => Err(e),
-            Err(e) => Ok(vec![Violation::from(&e)]),
-        }
+        super::verify::verify(source.as_ref(), options)
     }
 }
 
