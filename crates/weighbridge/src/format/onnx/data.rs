@@ -33,6 +33,7 @@ impl Compute for TypedData {
         let mut out = Encoder {
             buffer: Vec::with_capacity(CHUNK),
             values: 0,
+            held: (0, 0),
             data: self,
             sink,
         };
@@ -59,6 +60,8 @@ impl Compute for TypedData {
 struct Encoder<'e> {
     buffer: Vec<u8>,
     values: u64,
+    /// Bits that do not fill a byte yet, and how many there are.
+    held: (u64, u32),
     data: &'e TypedData,
     sink: &'e mut dyn FnMut(&[u8]) -> Result<()>,
 }
@@ -91,17 +94,7 @@ impl Encoder<'_> {
     /// An integer in as many bytes as the dtype has; what does not fit is an error.
     fn integer(&mut self, n: u64, at: u64) -> Result<()> {
         let signed = n as i64;
-        let fits = match self.data.dtype {
-            DType::I8 => i8::try_from(signed).is_ok(),
-            DType::I16 => i16::try_from(signed).is_ok(),
-            DType::I32 => i32::try_from(signed).is_ok(),
-            DType::U16 | DType::F16 | DType::BF16 => u16::try_from(n).is_ok(),
-            DType::U32 => u32::try_from(n).is_ok(),
-            DType::I64 | DType::U64 => true,
-            DType::Bool => n <= 1,
-            _ => u8::try_from(n).is_ok(),
-        };
-        if !fits {
+        if !fits(self.data.dtype, n) {
             let message = format!(
                 "tensor {}: {signed} is no value of {}",
                 self.data.name,
@@ -111,9 +104,28 @@ impl Encoder<'_> {
                 .at(at)
                 .in_file(self.data.source.name()));
         }
+        if self.data.dtype.bits() == Some(6) {
+            return self.six(n);
+        }
         let bytes = n.to_le_bytes();
         let width = self.data.dtype.bytes().unwrap_or(1) as usize;
         self.put(bytes.get(..width).unwrap_or(&bytes))
+    }
+
+    /// Six bits, the first element in the lowest bits of the first byte.
+    fn six(&mut self, n: u64) -> Result<()> {
+        let (bits, count) = self.held;
+        let (bits, count) = (bits | n << count, count + 6);
+        match count >= 8 {
+            true => {
+                self.held = (bits >> 8, count - 8);
+                self.put(&[bits as u8])
+            }
+            false => {
+                self.held = (bits, count);
+                self.put(&[])
+            }
+        }
     }
 
     fn put(&mut self, value: &[u8]) -> Result<()> {
@@ -145,14 +157,33 @@ impl Encoder<'_> {
             .in_file(self.data.source.name())
     }
 
-    fn finish(self) -> Result<()> {
+    fn finish(mut self) -> Result<()> {
         if self.values != self.data.values {
             return Err(self.wrong());
+        }
+        if self.held.1 > 0 {
+            self.buffer.push(self.held.0 as u8);
         }
         match self.buffer.is_empty() {
             true => Ok(()),
             false => (self.sink)(&self.buffer),
         }
+    }
+}
+
+/// Whether the integer `n` of a typed field is a value of `dtype`.
+pub(super) fn fits(dtype: DType, n: u64) -> bool {
+    let signed = n as i64;
+    match dtype {
+        DType::I8 => i8::try_from(signed).is_ok(),
+        DType::I16 => i16::try_from(signed).is_ok(),
+        DType::I32 => i32::try_from(signed).is_ok(),
+        DType::U16 | DType::F16 | DType::BF16 => u16::try_from(n).is_ok(),
+        DType::U32 => u32::try_from(n).is_ok(),
+        DType::I64 | DType::U64 => true,
+        DType::Bool => n <= 1,
+        DType::F6_E2M3 | DType::F6_E3M2 => n < 64,
+        _ => u8::try_from(n).is_ok(),
     }
 }
 

@@ -36,9 +36,10 @@ pub struct Place {
 pub fn place(tensor: &Tensor) -> Result<Place> {
     let Some(location) = tensor.external("location") else {
         let message = "external data does not say where it lies";
-        return Err(Error::malformed("onnx.external-location", message).at(tensor.span.start));
+        let e = Error::malformed("onnx.external-location", message);
+        return Err(e.span(tensor.span.start, tensor.span.len()));
     };
-    spelling(&location.text).map_err(|e| e.at(location.span.start))?;
+    spelling(&location.text).map_err(|e| e.span(location.span.start, location.span.len()))?;
     let number = |key: &'static str| -> Result<Option<u64>> {
         let Some(text) = tensor.external(key) else {
             return Ok(None);
@@ -52,14 +53,15 @@ pub fn place(tensor: &Tensor) -> Result<Place> {
                 "the {key} of external data is no number in range: {:?}",
                 text.text
             );
-            Error::malformed("onnx.external-number", message).at(text.span.start)
+            Error::malformed("onnx.external-number", message).span(text.span.start, text.span.len())
         })
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
     let end = offset.checked_add(length.unwrap_or(0));
     if end.is_none_or(|e| i64::try_from(e).is_err()) {
         let message = "the end of external data overflows";
-        return Err(Error::malformed("onnx.external-range", message).at(tensor.span.start));
+        let e = Error::malformed("onnx.external-range", message);
+        return Err(e.span(tensor.span.start, tensor.span.len()));
     }
     // `./weights` and `weights` are one file.
     let steps = location.text.split('/').filter(|s| *s != ".");
@@ -192,6 +194,16 @@ impl Files {
         }
     }
 
+    /// The model's folder; `None` for a model that is no file.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// Whether it has been tried to open `location`.
+    pub fn has_opened(&self, location: &str) -> bool {
+        self.opened.contains_key(location)
+    }
+
     /// The whole of the file at `location`.
     ///
     /// # Errors
@@ -264,13 +276,13 @@ fn resolve(model: &Path, folder: &Path, path: &Path, location: &str) -> Result<P
 
 /// Whether other names of the same file exist.
 #[cfg(unix)]
-fn several_names(meta: &std::fs::Metadata) -> bool {
+pub(super) fn several_names(meta: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     meta.nlink() > 1
 }
 
 #[cfg(not(unix))]
-fn several_names(_: &std::fs::Metadata) -> bool {
+pub(super) fn several_names(_: &std::fs::Metadata) -> bool {
     false
 }
 

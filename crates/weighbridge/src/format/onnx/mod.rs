@@ -4,14 +4,17 @@
 //! repository (ONNX 1.23). The file is walked by its fields ([`parse`]); weights stay where they
 //! are, in the file or in files beside it ([`external`]).
 
+pub mod constants;
 mod data;
 pub mod encode;
 pub mod external;
+pub mod operators;
 pub mod parse;
 pub mod raw;
 pub mod read;
 pub mod sniff;
 pub mod splice;
 pub mod types;
+pub mod verify;
 
 pub use read::Onnx;

@@ -3,7 +3,7 @@
 use weighbridge_core::model::DType;
 
 /// Number, the specification's name, dtype.
-const ALL: [(i64, &str, DType); 26] = [
+const ALL: [(i64, &str, DType); 28] = [
     (1, "FLOAT", DType::F32),
     (2, "UINT8", DType::U8),
     (3, "INT8", DType::I8),
@@ -30,6 +30,8 @@ const ALL: [(i64, &str, DType); 26] = [
     (24, "FLOAT8E8M0", DType::F8_E8M0),
     (25, "UINT2", DType::U2),
     (26, "INT2", DType::I2),
+    (27, "FLOAT6E2M3", DType::F6_E2M3),
+    (28, "FLOAT6E3M2", DType::F6_E3M2),
 ];
 
 /// The dtype of an element type.
@@ -72,7 +74,9 @@ pub(crate) fn typed_field(dtype: DType) -> Option<(u32, u64, u64)> {
         | DType::F8_E4M3FNUZ
         | DType::F8_E5M2
         | DType::F8_E5M2FNUZ
-        | DType::F8_E8M0 => (5, 1, 1),
+        | DType::F8_E8M0
+        | DType::F6_E2M3
+        | DType::F6_E3M2 => (5, 1, 1),
         _ => return None,
     })
 }
