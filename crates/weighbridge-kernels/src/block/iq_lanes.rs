@@ -8,7 +8,7 @@
 use super::grid::Grid;
 use super::iq::{Fit, Search, Sub, Tries};
 use super::lanes::{Float, Int, Lanes, MAGIC, Mask};
-use super::near_lanes::{Lines, Short};
+use super::near_lanes::{Lines, WORDS, sole};
 use super::search_lanes::positive;
 
 /// The most scales tried, in whole vectors, and room for a vector from each of them on.
@@ -91,17 +91,12 @@ fn quantize<S: Lanes, const D: usize, const N: usize>(
             continue;
         }
         let lines = Lines::new(s, &x[k], &root[k], most);
-        let mut short = Short::new();
-        let points = lines.shortlist(s, padded, len, (scale, scale), &mut short);
-        let point = match points {
-            [only] => *only,
-            _ => {
-                let mut first = [0; 16];
-                lines.nearest(s, points, s.f(scale)).store(&mut first);
-                first[0] as u16
-            }
-        };
-        *group = Grid::<D>::unpack(point);
+        let short = lines.shortlist::<S, WORDS>(s, (padded, len), (scale, scale));
+        let bits = short.as_ref().map_or(&[][..], |b| b);
+        let mut point = [0; 16];
+        let nearest = lines.nearest(s, &padded[..len], bits, s.f(scale));
+        nearest.store(&mut point);
+        *group = Grid::<D>::unpack(point[0] as u16);
         moved |= 1 << k;
     }
     moved
@@ -180,36 +175,139 @@ fn changes<S: Lanes>(s: S, packed: &[i32; ROOM], count: usize) -> u32 {
     bits & ((1 << count) - 1)
 }
 
-/// Moves the levels of a group to points of the grid.
-#[inline(always)]
-fn snap<S: Lanes, const D: usize>(
-    s: S,
-    grid: &Grid<D>,
-    lines: &Lines<'_, D>,
-    scales: &[f32; ROOM],
-    count: usize,
-    points: &mut Points,
-) {
-    let mut starts = changes(s, &points.packed, count) | 1;
-    let lanes = s.i_from(|lane| lane as i32);
-    while starts != 0 {
-        let start = starts.trailing_zeros() as usize;
-        starts &= starts - 1;
-        let end = count.min(starts.trailing_zeros() as usize);
-        let key = Grid::<D>::key_of(points.packed[start] as u16);
-        let (padded, len) = grid.near(key);
-        if len == 0 {
-            continue;
+/// Tries of a group with the same levels, which are no point of the grid.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    /// The near points, filled up, and how many there are.
+    padded: &'a [u16],
+    len: u16,
+    group: u8,
+    start: u8,
+    end: u8,
+}
+
+/// The groups that are worked on at a time.
+const PAIR: usize = 2;
+
+/// The runs of a pair of groups.
+struct Runs<'a> {
+    runs: [Run<'a>; PAIR * MOST],
+    /// Of each, the near points that may be the nearest, by bit; none if that is not known.
+    short: [u64; PAIR * MOST],
+}
+
+impl<'a> Runs<'a> {
+    fn new() -> Self {
+        let none = Run {
+            padded: &[],
+            len: 0,
+            group: 0,
+            start: 0,
+            end: 0,
+        };
+        Self {
+            runs: [none; PAIR * MOST],
+            short: [0; PAIR * MOST],
         }
-        points.moved |= (1 << end) - (1 << start);
-        let mut short = Short::new();
-        // Scales fall.
-        let ends = (scales[end - 1], scales[start]);
-        let near = lines.shortlist(s, padded, len, ends, &mut short);
+    }
+
+    /// Finds those of a pair of groups; returns how many.
+    #[inline(always)]
+    fn find<S: Lanes, const D: usize>(
+        &mut self,
+        s: S,
+        grid: &'a Grid<D>,
+        pair: &mut [Points],
+        count: usize,
+    ) -> usize {
+        let mut found = 0;
+        for (group, points) in pair.iter_mut().enumerate() {
+            let mut starts = changes(s, &points.packed, count) | 1;
+            while starts != 0 {
+                let start = starts.trailing_zeros() as usize;
+                starts &= starts - 1;
+                let end = count.min(starts.trailing_zeros() as usize);
+                let key = Grid::<D>::key_of(points.packed[start] as u16);
+                let (padded, len) = grid.near(key);
+                self.runs[found % (PAIR * MOST)] = Run {
+                    padded,
+                    len: len as u16,
+                    group: group as u8,
+                    start: start as u8,
+                    end: end as u8,
+                };
+                // One that is a point is written over by the next.
+                found += usize::from(len != 0);
+                let tries = (1u32 << end) - (1 << start);
+                points.moved |= if len != 0 { tries } else { 0 };
+            }
+        }
+        found
+    }
+
+    /// Moves the levels of a pair of groups to points of the grid. First all runs are found, then
+    /// their near points are looked at, several lists at once as nothing hangs on what comes out, and
+    /// only then is it decided.
+    #[inline(always)]
+    fn snap<S: Lanes, const D: usize>(
+        &mut self,
+        s: S,
+        grid: &'a Grid<D>,
+        lines: &[Lines<'_, D>; PAIR],
+        scales: &[f32; ROOM],
+        (pair, count): (&mut [Points], usize),
+    ) {
+        let found = self.find(s, grid, pair, count);
+        let runs = &self.runs[..found];
+        for (run, short) in runs.iter().zip(&mut self.short) {
+            let list = (run.padded, usize::from(run.len));
+            let bits =
+                lines[usize::from(run.group) % PAIR].shortlist::<S, 1>(s, list, run.ends(scales));
+            *short = bits.map_or(0, |[bits]| bits);
+        }
+        for (run, short) in runs.iter().zip(&self.short) {
+            let group = usize::from(run.group) % PAIR;
+            run.decide(s, &lines[group], *short, scales, &mut pair[group]);
+        }
+    }
+}
+
+impl Run<'_> {
+    /// The least and the greatest scale: they fall from try to try.
+    #[inline(always)]
+    fn ends(&self, scales: &[f32; ROOM]) -> (f32, f32) {
+        let at = |i: u8| scales[usize::from(i) % ROOM];
+        (at(self.end - 1), at(self.start))
+    }
+
+    /// Moves the levels to the nearest point of those that may be.
+    #[inline(always)]
+    fn decide<S: Lanes, const D: usize>(
+        &self,
+        s: S,
+        lines: &Lines<'_, D>,
+        short: u64,
+        scales: &[f32; ROOM],
+        points: &mut Points,
+    ) {
+        let near = &self.padded[..usize::from(self.len)];
+        let (mut bits, mut words) = ([0; WORDS], 0);
+        if short != 0 {
+            (bits[0], words) = (short, 1);
+        } else if near.len() > 64
+            && let Some(all) =
+                lines.shortlist::<S, WORDS>(s, (self.padded, near.len()), self.ends(scales))
+        {
+            (bits, words) = (all, WORDS);
+        }
+        let bits = &bits[..words];
+        let only = sole(bits).and_then(|at| near.get(at));
+        let lanes = s.i_from(|lane| lane as i32);
+        let (start, end) = (usize::from(self.start), usize::from(self.end));
         for first in (start..end).step_by(S::N) {
-            let point = match near {
-                [only] => s.i(i32::from(*only)),
-                _ => lines.nearest(s, near, s.load(&scales[first..])),
+            let point = match only {
+                Some(point) => s.i(i32::from(*point)),
+                None => lines.nearest(s, near, bits, s.load(&scales[first..])),
             };
             let here = s.i((end - first) as i32).gt(lanes);
             let old = s.load_i(&points.packed[first..]);
@@ -262,6 +360,10 @@ fn sums<S: Lanes, const D: usize, const N: usize>(
 /// saves a vector; returns how many are left. Taking the same sums once more changes nothing.
 #[inline(always)]
 fn squeeze<S: Lanes>(s: S, points: &mut [Points], count: usize) -> usize {
+    // So many groups have hardly two tries alike.
+    if points.len() > 4 {
+        return count;
+    }
     let mut starts = 1;
     for p in &*points {
         starts |= changes(s, &p.packed, count) | (p.moved ^ p.moved << 1) & ((1 << count) - 1);
@@ -319,9 +421,16 @@ fn search<S: Lanes, const D: usize, const N: usize>(
             packed.store(&mut points[k].packed[first..]);
         }
     }
-    for (k, x) in sub.x.as_chunks::<D>().0.iter().enumerate() {
-        let lines = Lines::new(s, x, &root[k], most);
-        snap(s, grid, &lines, &scales, count, &mut points[k]);
+    let mut runs = Runs::new();
+    let pairs = sub.x.as_chunks::<D>().0.as_chunks::<PAIR>().0.iter();
+    for (k, [a, b]) in pairs.enumerate() {
+        let k = PAIR * k;
+        let lines = [
+            Lines::new(s, a, &root[k], most),
+            Lines::new(s, b, &root[k + 1], most),
+        ];
+        let pair = &mut points[k..k + PAIR];
+        runs.snap(s, grid, &lines, &scales, (pair, count));
     }
     let count = squeeze(s, &mut points[..N / D], count);
     let [xq, qq] = sums::<S, D, N>(s, sub, &points, count);

@@ -13,9 +13,6 @@
 use super::grid::Grid;
 use super::lanes::{Float, Int, Lanes, Mask};
 
-/// The most vectors of near points that are looked at by their lines.
-const MANY: usize = 32;
-
 /// Parts of a point: its levels in fours, or in eights two at a time.
 const PARTS: usize = 4;
 
@@ -58,11 +55,8 @@ pub(super) struct Lines<'a, const D: usize> {
     most: f32,
 }
 
-/// The points that may be the nearest.
-pub(super) struct Short {
-    points: [u16; 32],
-    len: usize,
-}
+/// The longest list that is looked at by its lines, in words of a bit for each point.
+pub(super) const WORDS: usize = 8;
 
 impl<'a, const D: usize> Lines<'a, D> {
     const FACTORS: [[f32; 16]; 4] = factors::<D>();
@@ -126,41 +120,42 @@ impl<'a, const D: usize> Lines<'a, D> {
         out
     }
 
-    /// Which of the near points may be the nearest at scales of a range; all of them where that
-    /// cannot be told. `padded` is the list filled up, `len` its length.
+    /// Which of a list's near points, by bit, may be the nearest at scales of a range; `None` where
+    /// that cannot be told, or the list has more than 64 times `W` points. `padded` is the list filled
+    /// up, `len` its length.
     #[inline(always)]
-    pub(super) fn shortlist<'b, S: Lanes>(
+    pub(super) fn shortlist<S: Lanes, const W: usize>(
         &self,
         s: S,
-        padded: &'b [u16],
-        len: usize,
+        (padded, len): (&[u16], usize),
         ends: (f32, f32),
-        short: &'b mut Short,
-    ) -> &'b [u16] {
-        let all = padded.get(..len).unwrap_or_default();
-        let Some(slack) = self.slack(ends).filter(|_| len > 1) else {
-            return all;
-        };
+    ) -> Option<[u64; W]> {
+        let slack = self.slack(ends)?;
         let tables = [self.at(s, ends.0), self.at(s, ends.1)];
-        // Room for the lines of a few vectors, which is made anew each time, or of many.
-        let told = match len.div_ceil(S::N) {
-            1 => short.fill::<S, D, 1>(s, (padded, len), &tables, slack),
-            2..=4 => short.fill::<S, D, 4>(s, (padded, len), &tables, slack),
-            5..=MANY => short.fill::<S, D, MANY>(s, (padded, len), &tables, slack),
-            _ => false,
+        let mut bits = match (W, S::N) {
+            _ if len == 0 || len > 64 * W => return None,
+            // The usual case by itself, without room for others.
+            _ if len <= S::N => below::<S, D, 1, W>(s, padded, &tables, slack),
+            (1, 16) => below::<S, D, 4, W>(s, padded, &tables, slack),
+            (1, 8) => below::<S, D, 8, W>(s, padded, &tables, slack),
+            (1, _) => below::<S, D, 16, W>(s, padded, &tables, slack),
+            (_, 16) if len <= 128 => below::<S, D, 8, W>(s, padded, &tables, slack),
+            (_, 16) => below::<S, D, 32, W>(s, padded, &tables, slack),
+            (_, 8) if len <= 128 => below::<S, D, 16, W>(s, padded, &tables, slack),
+            _ => below::<S, D, 128, W>(s, padded, &tables, slack),
         };
-        match short.points.get(..short.len) {
-            Some(points) if told => points,
-            _ => all,
-        }
+        // The last point fills up the list.
+        bits[(len - 1) / 64] &= u64::MAX >> (63 - (len - 1) % 64);
+        Some(bits)
     }
 
-    /// The nearest of some points, with a scale in each lane.
+    /// The nearest of the points of the given bits, of all without any, with a scale in each lane.
     #[inline(always)]
-    pub(super) fn nearest<S: Lanes>(&self, s: S, points: &[u16], scale: S::F) -> S::I {
+    pub(super) fn nearest<S: Lanes>(&self, s: S, near: &[u16], bits: &[u64], scale: S::F) -> S::I {
         let mut best = s.f(f32::MAX);
-        let mut nearest = s.i(points.first().map_or(0, |p| i32::from(*p)));
-        for point in points {
+        let mut nearest = s.i(near.first().map_or(0, |p| i32::from(*p)));
+        let mut at = next(bits, 0);
+        while let Some(point) = near.get(at) {
             let q = Grid::<D>::unpack(*point);
             let mut distance = s.f(0.0);
             for d in 0..D {
@@ -170,74 +165,77 @@ impl<'a, const D: usize> Lines<'a, D> {
             let nearer = distance.lt(best);
             best = nearer.select(distance, best);
             nearest = nearer.select_i(s.i(i32::from(*point)), nearest);
+            at = next(bits, at + 1);
         }
         nearest
     }
 }
 
-impl Short {
-    pub(super) const fn new() -> Self {
-        Self {
-            points: [0; 32],
-            len: 0,
-        }
-    }
+/// The place of the only bit that is set.
+#[inline(always)]
+pub(super) fn sole(bits: &[u64]) -> Option<usize> {
+    let at = next(bits, 0);
+    (!bits.is_empty() && next(bits, at.saturating_add(1)) == usize::MAX).then_some(at)
+}
 
-    /// Takes those points whose lines, by their parts in `tables` for both ends, are not far above
-    /// the line that is lowest half way; says whether there was room.
-    #[inline(always)]
-    fn fill<S: Lanes, const D: usize, const V: usize>(
-        &mut self,
-        s: S,
-        (padded, len): (&[u16], usize),
-        [low, high]: &[[[f32; 16]; PARTS]; 2],
-        slack: f32,
-    ) -> bool {
-        let big = s.f(f32::MAX);
-        let mut lines = [[big; 2]; V];
-        let (mut best, mut best_low, mut best_high) = (big, big, big);
-        let count = len.div_ceil(S::N);
-        for (points, line) in padded.chunks_exact(S::N).take(count).zip(&mut lines) {
-            let mut digits = s.widen(points);
-            let (mut a, mut b) = (s.lookup(&low[0], digits), s.lookup(&high[0], digits));
-            for part in 1..PARTS {
-                digits = if D == 8 {
-                    digits.shr::<4>()
-                } else {
-                    digits.shr::<3>()
-                };
-                a = a + s.lookup(&low[part], digits);
-                b = b + s.lookup(&high[part], digits);
-            }
-            *line = [a, b];
-            let nearer = (a + b).lt(best);
-            best = nearer.select(a + b, best);
-            best_low = nearer.select(a, best_low);
-            best_high = nearer.select(b, best_high);
-        }
-        let lane = best.eq(s.f(best.least())).bits().trailing_zeros() as usize & (S::N - 1);
-        let (mut lows, mut highs) = ([0.0; 16], [0.0; 16]);
-        best_low.store(&mut lows);
-        best_high.store(&mut highs);
-        let (low, high) = (s.f(lows[lane] + slack), s.f(highs[lane] + slack));
-        self.len = 0;
-        for (i, [a, b]) in lines.iter().enumerate().take(count) {
-            let mut bits = (a.lt(low) | b.lt(high)).bits();
-            while bits != 0 {
-                let at = i * S::N + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                // Else one that fills up.
-                if at < len {
-                    let Some(place) = self.points.get_mut(self.len) else {
-                        return false;
-                    };
-                    *place = padded.get(at).copied().unwrap_or_default();
-                    self.len += 1;
-                }
-            }
-        }
-        true
+/// The next bit that is set; every place where there are no bits.
+#[inline(always)]
+fn next(bits: &[u64], from: usize) -> usize {
+    if bits.is_empty() {
+        return from;
     }
+    let mut mask = u64::MAX << (from % 64);
+    for (i, word) in bits.iter().enumerate().skip(from / 64) {
+        if word & mask != 0 {
+            return 64 * i + (word & mask).trailing_zeros() as usize;
+        }
+        mask = u64::MAX;
+    }
+    usize::MAX
+}
+
+/// Of the points of up to `V` vectors, by bit, those whose lines, by their parts in tables for both
+/// ends, are not far above the line that is lowest half way.
+#[inline(always)]
+fn below<S: Lanes, const D: usize, const V: usize, const W: usize>(
+    s: S,
+    padded: &[u16],
+    [low, high]: &[[[f32; 16]; PARTS]; 2],
+    slack: f32,
+) -> [u64; W] {
+    let big = s.f(f32::MAX);
+    let mut lines = [[big; 2]; V];
+    let (mut best, mut best_low, mut best_high) = (big, big, big);
+    let count = padded.len() / S::N;
+    for (points, line) in padded.chunks_exact(S::N).zip(&mut lines) {
+        let mut digits = s.widen(points);
+        let (mut a, mut b) = (s.lookup(&low[0], digits), s.lookup(&high[0], digits));
+        for part in 1..PARTS {
+            digits = if D == 8 {
+                digits.shr::<4>()
+            } else {
+                digits.shr::<3>()
+            };
+            a = a + s.lookup(&low[part], digits);
+            b = b + s.lookup(&high[part], digits);
+        }
+        *line = [a, b];
+        let nearer = (a + b).lt(best);
+        best = nearer.select(a + b, best);
+        best_low = nearer.select(a, best_low);
+        best_high = nearer.select(b, best_high);
+    }
+    let lane = best.eq(s.f(best.least())).bits().trailing_zeros() as usize & (S::N - 1);
+    let (mut lows, mut highs) = ([0.0; 16], [0.0; 16]);
+    best_low.store(&mut lows);
+    best_high.store(&mut highs);
+    let (low, high) = (s.f(lows[lane] + slack), s.f(highs[lane] + slack));
+    let mut bits = [0; W];
+    for (i, [a, b]) in lines.iter().enumerate().take(count) {
+        let here = u64::from((a.lt(low) | b.lt(high)).bits());
+        bits[i * S::N / 64 % W] |= here << (i * S::N % 64);
+    }
+    bits
 }
 
 /// The near point, of a padded list, whose values are at the least weighted distance from `x`, with
