@@ -13,8 +13,20 @@ pub(super) struct Grid<const D: usize> {
     near: Vec<u16>,
 }
 
-/// Lists of eights begin at multiples of it and are filled up with their last point.
-pub(super) const PAD: usize = 16;
+/// Lists begin at multiples of it and are filled up with their last point: whole vectors.
+const PAD: usize = 16;
+
+/// The number that four packed ternary digits stand for.
+static TERNARY: [u8; 256] = {
+    let mut out = [0; 256];
+    let mut packed = 0;
+    while packed < 256 {
+        let [a, b, c, d] = [packed & 3, packed >> 2 & 3, packed >> 4 & 3, packed >> 6];
+        out[packed] = (a + 3 * b + 9 * c + 27 * d) as u8;
+        packed += 1;
+    }
+    out
+};
 
 /// What is known of a vector of levels.
 #[derive(Clone, Copy, Default)]
@@ -67,14 +79,24 @@ impl<const D: usize> Grid<D> {
         self.place_of(Self::key(levels))
     }
 
-    /// The near points of a number that is none, filled up to whole vectors.
+    /// The near points of a number that is none, filled up to whole vectors, and how many there are.
     #[inline(always)]
-    pub(super) fn padded(&self, key: usize) -> &[u16] {
+    pub(super) fn near(&self, key: usize) -> (&[u16], usize) {
         let slot = self.slots.get(key).copied().unwrap_or_default();
         let (start, len) = (slot.start as usize, usize::from(slot.len));
-        self.near
-            .get(start..start + len.next_multiple_of(PAD))
-            .unwrap_or_default()
+        let padded = self.near.get(start..start + len.next_multiple_of(PAD));
+        (padded.unwrap_or_default(), len)
+    }
+
+    /// The number that packed levels are the digits of.
+    #[inline(always)]
+    pub(super) fn key_of(packed: u16) -> usize {
+        if D == 8 {
+            let [low, high] = packed.to_le_bytes();
+            TERNARY[usize::from(low)] as usize + 81 * TERNARY[usize::from(high)] as usize
+        } else {
+            usize::from(packed)
+        }
     }
 
     /// As `place`, of the number that the levels are the digits of.
@@ -130,10 +152,8 @@ impl<const D: usize> Grid<D> {
                 }
                 push_nearest(&distance, wanted, |j| near.push(Self::pack(&points[j])));
                 slot.len = (near.len() - slot.start as usize) as u16;
-                // Whole vectors of eights; four-dimensional lists are short and not read so.
                 let last = near.last().copied().unwrap_or_default();
-                let padded = near.len().next_multiple_of(if D == 8 { PAD } else { 1 });
-                near.resize(padded, last);
+                near.resize(near.len().next_multiple_of(PAD), last);
             }
             slots.push(slot);
         }

@@ -1,9 +1,9 @@
 //! The searches of IQ1 with a split, or a near point, in each lane.
 
-use super::grid::{Grid, Place};
-use super::iq_lanes::nearest;
+use super::grid::Grid;
 use super::iq1::{DOWN, Running, Split, Ternary, UP};
 use super::lanes::{Float, Int, Lanes, Mask};
+use super::near_lanes::nearest;
 
 /// In these lanes.
 #[derive(Clone, Copy)]
@@ -34,12 +34,12 @@ impl<S: Lanes> Ternary for InLanes<S> {
         values: &[f32; 3],
         levels: &mut [u8; 8],
     ) -> bool {
-        let Place::Near(_) = grid.place(levels) else {
+        let (near, len) = grid.near(Grid::key(levels));
+        if len == 0 {
             return false;
-        };
+        }
         let s = self.0;
         let values = s.f(scale) * s.f_from(|lane| values[(lane & 3).min(2)]);
-        let near = grid.padded(Grid::key(levels));
         *levels = Grid::<8>::unpack(nearest(s, near, values, x, w));
         true
     }

@@ -25,6 +25,7 @@ pub(crate) mod lanes;
 mod legacy;
 mod legacy_lanes;
 mod mx;
+mod near_lanes;
 mod q2_k;
 mod q3_k;
 mod q4_k;
