@@ -25,6 +25,10 @@ const QUICK: &str = "Q8_0,Q4_K_M,Q6_K,IQ3_S+imatrix";
 
 const THREADS: [u32; 2] = [1, 2];
 
+/// Seconds that the reference may take in all rounds of a row before no further one is begun: runs
+/// of a minute average out what disturbs runs of a second.
+const ENOUGH: f64 = 100.0;
+
 /// What the benchmarks run on.
 struct Setup {
     tool: PathBuf,
@@ -193,6 +197,10 @@ fn side_by_side<'a>(s: &Setup, case: &'a Case, threads: u32) -> Result<Row<'a>> 
             keep(&ours, case, "ours");
             break;
         }
+        let spent: f64 = find(&all, THEIRS)?.costs.iter().map(|c| c.seconds).sum();
+        if spent > ENOUGH {
+            break;
+        }
     }
     let _ = std::fs::remove_file(&theirs);
     let _ = std::fs::remove_file(&ours);
@@ -302,9 +310,9 @@ impl Row<'_> {
 
 fn table(rows: &[Row<'_>]) -> String {
     let mut text = String::from(
-        "| type | threads | llama-quantize | ours | ratio | of processor time | cp | \
+        "| type | threads | runs | llama-quantize | ours | ratio | of processor time | cp | \
          memory: llama-quantize | ours | share | output | identical |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n",
     );
     for r in rows {
         let [Ok(theirs), Ok(ours), Ok(copy)] = [THEIRS, OURS, COPY].map(|n| find(&r.all, n)) else {
@@ -319,9 +327,10 @@ fn table(rows: &[Row<'_>]) -> String {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {ratio} | {processor:.2} | {} | {} | {} | {:.1} % | {:.1} MB | {} |",
+            "| {} | {} | {} | {} | {} | {ratio} | {processor:.2} | {} | {} | {} | {:.1} % | {:.1} MB | {} |",
             r.case.words(),
             r.threads,
+            theirs.costs.len(),
             time(theirs.seconds()),
             time(ours.seconds()),
             time(copy.seconds()),
@@ -386,7 +395,8 @@ fn preamble(s: &Setup) -> Result<String> {
          Model: {:.2} GB in F16, {}; three rows of four gaussian, one of Student's t distribution, \
          of a fixed seed. \"matrix\": with an importance matrix made in the same way.\n\
          Warm page cache throughout, none of the three waits for the disk. Runs alternate, and \
-         each round starts with another command; medians of whole processes. Ratio: the \
+         each round starts with another command; medians of whole processes, of fewer runs where \
+         the reference takes minutes. Ratio: the \
          reference's time by ours, 4 wanted for K and I types and 2 for the others, bold where it \
          is less; beside it that of the processor time of all threads. Memory: peak private, and \
          in brackets peak resident, mapped pages of the input included. The outputs of every round \
