@@ -318,3 +318,30 @@ fn vocabularies_come_back_byte_for_byte() {
     }
     assert!(seen >= 6, "{seen}");
 }
+
+#[test]
+fn either_byte_order_is_written_split_and_edited() {
+    let f = Folder::new();
+    let m = f.write("m.gguf", &gguf(5));
+    let big = f.at("big.gguf");
+    let (code, d) = run_json("convert", &["convert", &m, &big, "--endian", "big"]);
+    assert_eq!(
+        (code, &d["changed"], &d["lost"]),
+        (0, &json!([]), &json!([]))
+    );
+    assert_eq!(std::fs::read(&big).unwrap()[4..8], [0, 0, 0, 3]);
+    assert_eq!(run(&["diff", "--metadata", &m, &big]).code, 0);
+    let (code, d) = run_json("edit", &["edit", &big, "--set", "general.url=https://x"]);
+    assert_eq!((code, &d["method"]), (0, &json!("rewritten")), "{d}");
+    let shards = ["convert", &big, &f.at("s.gguf"), "--shard-size", "64"];
+    let (code, d) = run_json("convert", &shards);
+    assert_eq!(code, 0, "{d}");
+    let first = d["output"][0].as_str().unwrap().to_owned();
+    assert!(first.ends_with("s-00001-of-00005.gguf"), "{d}");
+    assert_eq!(run(&["diff", "--metadata", &first, &big]).code, 0);
+    let other = f.at("m.safetensors");
+    let (code, d) = run_json("convert", &["convert", &m, &other, "--endian", "little"]);
+    assert_eq!((code, &d["error"]["rule"]), (2, &json!("convert.endian")));
+    assert!(d["error"]["help"].is_string(), "{d}");
+    assert_eq!(run(&["convert", &m, &big, "--endian", "middle"]).code, 2);
+}

@@ -35,7 +35,18 @@ fn a_model_of_the_corpus_and_its_companions() {
     );
     // And back to floats.
     let wide = f.at("wide.safetensors");
-    let (code, d) = run_json("convert", &["dequantize", &out, &wide, "--dtype", "bf16"]);
+    let (code, d) = run_json(
+        "convert",
+        &[
+            "dequantize",
+            &out,
+            &wide,
+            "--dtype",
+            "bf16",
+            "--threads",
+            "3",
+        ],
+    );
     assert_eq!(code, 0, "{d}");
     assert_eq!(run(&["check", &wide]).code, 0);
 }

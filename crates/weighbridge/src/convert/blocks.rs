@@ -146,7 +146,7 @@ mod tests {
     impl Compute for Whole {
         fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
             let all = self.0.read_vec()?;
-            all.chunks(1_000_003).try_for_each(|part| sink(part))
+            all.chunks(1_000_003).try_for_each(sink)
         }
     }
 

@@ -28,8 +28,8 @@ pub(crate) use transform::{kind_of, part_of};
 use crate::format::gguf::{Gguf, split};
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
-use crate::format::{FormatWriter, Note, Plan, WriteOptions};
-use crate::output::{self, same_file};
+use crate::format::{self, FormatWriter, Note, Plan, WriteOptions};
+use crate::output;
 
 /// What a conversion did, or would do.
 #[derive(Debug, Clone)]
@@ -53,23 +53,8 @@ pub struct Report {
 impl Report {
     /// The report as the JSON document of `convert`.
     pub fn to_json(&self) -> Json {
-        let notes = |notes: &[Note]| -> Vec<Json> {
-            notes
-                .iter()
-                .map(|n| json!({"what": n.what, "why": n.why}))
-                .collect()
-        };
-        let warnings: Vec<Json> = self
-            .warnings
-            .iter()
-            .map(|w| {
-                let mut m = json!({"rule": w.rule, "message": w.message});
-                if let (Some(o), Some(m)) = (w.offset, m.as_object_mut()) {
-                    m.insert("offset".into(), o.into());
-                }
-                m
-            })
-            .collect();
+        let notes = |notes: &[Note]| -> Vec<Json> { notes.iter().map(Note::to_json).collect() };
+        let warnings = format::warnings(&self.warnings);
         let output: Vec<String> = self
             .output
             .iter()
@@ -160,13 +145,9 @@ pub fn convert(
     if options.dry_run {
         return Ok(report.timed(started));
     }
-    // Headers are a small part of the files: they count as done at the end.
-    let (total, mut told) = (report.bytes, 0u64);
-    let output = output::write_plan(writer, &job.model, &plan, path, options.sync, &mut |n| {
-        told = told.saturating_add(n);
-        progress(n, total);
+    let output = output::counted(report.bytes, progress, |tell| {
+        output::write_plan(writer, &job.model, &plan, path, options.sync, tell)
     })?;
-    progress(total.saturating_sub(told), total);
     Ok(Report { output, ..report }.timed(started))
 }
 
@@ -180,16 +161,16 @@ impl Report {
 /// Refuses to put the result in the place of one of several files of the model: the others would
 /// be left without it. One file may take its own place, since it is whole then.
 fn keep_shards(model: &Model, output: &[PathBuf]) -> Result<()> {
-    let several = model.parts.len() > 1;
-    let taken = |out: &&PathBuf| model.parts.iter().any(|p| same_file(&p.path, out));
-    let Some(out) = output.iter().find(taken).filter(|_| several) else {
+    if model.parts.len() < 2 {
         return Ok(());
-    };
-    let message = "the result would take the place of one of the model's files";
-    let e = Error::parameter("convert.same-file", message);
-    Err(e
-        .in_file(out.display().to_string())
-        .help("the other files would be left without it: name another OUT"))
+    }
+    let help = "the other files would be left without it: name another OUT";
+    output::keep_inputs(output, parts(model), "convert.same-file", help)
+}
+
+/// The files that a model is read from.
+pub(crate) fn parts(model: &Model) -> impl Iterator<Item = &Path> + Clone {
+    model.parts.iter().map(|p| p.path.as_path())
 }
 
 fn refuse_changes(report: &Report) -> Result<()> {

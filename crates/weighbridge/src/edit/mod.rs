@@ -18,7 +18,7 @@ use weighbridge_core::{Error, Limits, Result};
 pub use value::Kind;
 
 use crate::OpenOptions;
-use crate::format::{Note, format_of};
+use crate::format::{self, Note, format_of};
 
 /// One change. Whatever the order they are given in, keys are renamed first, then removed, then
 /// set; tensors are renamed first, then removed.
@@ -191,20 +191,8 @@ pub struct Report {
 impl Report {
     /// The report as the JSON document of `edit`.
     pub fn to_json(&self) -> Json {
-        let changed = self.changed.iter();
-        let changed: Vec<Json> = changed
-            .map(|n| json!({"what": n.what, "why": n.why}))
-            .collect();
-        let warnings = self.warnings.iter();
-        let warnings: Vec<Json> = warnings
-            .map(|w| {
-                let mut m = json!({"rule": w.rule, "message": w.message});
-                if let (Some(o), Some(m)) = (w.offset, m.as_object_mut()) {
-                    m.insert("offset".into(), o.into());
-                }
-                m
-            })
-            .collect();
+        let changed: Vec<Json> = self.changed.iter().map(Note::to_json).collect();
+        let warnings = format::warnings(&self.warnings);
         json!({
             "output": [self.output.display().to_string()],
             "method": self.method.as_str(),

@@ -4,6 +4,7 @@ pub mod detect;
 mod directory;
 pub mod gguf;
 pub mod onnx;
+mod payload;
 pub mod pytorch;
 pub mod safetensors;
 pub mod shards;
@@ -11,6 +12,7 @@ pub mod shards;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::{Value as Json, json};
 use weighbridge_core::Result;
 use weighbridge_core::model::{FormatId, Model, Warning};
 use weighbridge_core::source::{self, ByteSource};
@@ -102,6 +104,25 @@ impl Note {
             naming: false,
         }
     }
+}
+
+impl Note {
+    /// As documents have it.
+    pub(crate) fn to_json(&self) -> Json {
+        json!({"what": self.what, "why": self.why})
+    }
+}
+
+/// Warnings as documents have them.
+pub(crate) fn warnings(all: &[Warning]) -> Vec<Json> {
+    let one = |w: &Warning| {
+        let mut m = json!({"rule": w.rule, "message": w.message});
+        if let (Some(o), Some(m)) = (w.offset, m.as_object_mut()) {
+            m.insert("offset".into(), o.into());
+        }
+        m
+    };
+    all.iter().map(one).collect()
 }
 
 /// One file of a plan.

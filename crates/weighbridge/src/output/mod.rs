@@ -24,6 +24,7 @@ use weighbridge_core::source::ByteSource;
 use crate::format::{FormatWriter, Plan};
 
 pub use file::Output;
+pub(crate) use place::keep_inputs;
 pub use place::{remove_temporaries, same_file};
 pub use positioned::Positioned;
 pub(crate) use run::{Run, raw_bytes};
@@ -63,6 +64,22 @@ impl Sink for Vec<u8> {
         self.len() as u64
     }
 }
+/// Has `write` tell the payload bytes that it has written since it last told, and tells `progress`
+/// those and the total. Headers are a small part of the files: they count as done at the end.
+pub(crate) fn counted<T>(
+    total: u64,
+    progress: &mut dyn FnMut(u64, u64),
+    write: impl FnOnce(&mut dyn FnMut(u64)) -> Result<T>,
+) -> Result<T> {
+    let mut told = 0u64;
+    let done = write(&mut |n| {
+        told = told.saturating_add(n);
+        progress(n, total);
+    })?;
+    progress(total.saturating_sub(told), total);
+    Ok(done)
+}
+
 /// Writes all files of `plan` for an output at `path` and puts them in place together: planned
 /// files with a name go beside `path`, the one without is `path` itself. `progress` is told the
 /// payload bytes written since its last call. Gives the paths written, in the plan's order.

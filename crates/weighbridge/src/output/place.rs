@@ -187,3 +187,22 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
         id(a).is_some_and(|i| Some(i) == id(b))
     }
 }
+
+/// Refuses outputs that would take the place of a file that is read.
+///
+/// # Errors
+/// `Parameter` (`rule`) with the output and `help`.
+pub(crate) fn keep_inputs<'p>(
+    outputs: &[PathBuf],
+    inputs: impl Iterator<Item = &'p Path> + Clone,
+    rule: &'static str,
+    help: &'static str,
+) -> Result<()> {
+    let taken = |out: &&PathBuf| inputs.clone().any(|p| same_file(p, out));
+    let Some(out) = outputs.iter().find(taken) else {
+        return Ok(());
+    };
+    let message = "the result would take the place of a file it is made from";
+    let e = Error::parameter(rule, message);
+    Err(e.in_file(out.display().to_string()).help(help))
+}

@@ -9,7 +9,7 @@ use super::FileType;
 use crate::convert::blocks::dequantized;
 use crate::convert::{self, ConvertOptions, Report};
 use crate::format::Note;
-use crate::output::same_file;
+use crate::output::keep_inputs;
 
 /// How blocks are made wide.
 #[derive(Debug, Clone)]
@@ -54,13 +54,9 @@ pub fn dequantize(
             return Err(Error::parameter("dequantize.dtype", message).help("use f32, f16 or bf16"));
         }
     };
-    if model.parts.iter().any(|p| same_file(&p.path, path)) {
-        let message = "the result would take the place of a file it is made from";
-        let e = Error::parameter("dequantize.same-file", message);
-        return Err(e
-            .in_file(path.display().to_string())
-            .help("name another OUT"));
-    }
+    let out = [path.to_owned()];
+    let read = convert::parts(&model);
+    keep_inputs(&out, read, "dequantize.same-file", "name another OUT")?;
     let mut changed = Vec::new();
     for t in &mut model.tensors {
         if let Some(values) = dequantized(t, dtype, how.threads) {

@@ -33,7 +33,7 @@ pub use measure::Quality;
 
 use crate::convert;
 use crate::format::Note;
-use crate::output::{OutputSet, Positioned, same_file};
+use crate::output::{OutputSet, Positioned, keep_inputs};
 use recipe::Recipe;
 
 /// How a model is quantized.
@@ -242,7 +242,9 @@ pub fn quantize(
     inputs.extend_from_slice(&options.inputs);
     let mut plan = plan::Plan::make(model, path, options)?;
     let mut output: Vec<PathBuf> = plan.files.iter().map(|f| f.path.clone()).collect();
-    keep_inputs(&output, &inputs)?;
+    let help = "what is quantized cannot be made wide again: name another OUT";
+    let read = inputs.iter().map(PathBuf::as_path);
+    keep_inputs(&output, read, "quantize.same-file", help)?;
     let mut quality = Vec::new();
     if !options.dry_run {
         let mut outputs = Vec::with_capacity(plan.files.len());
@@ -294,20 +296,6 @@ pub fn quantize(
         file: plan.file,
         tensors,
     })
-}
-
-/// Refuses an output that would take the place of a file that is read.
-fn keep_inputs(outputs: &[PathBuf], inputs: &[PathBuf]) -> Result<()> {
-    for out in outputs {
-        if inputs.iter().any(|p| same_file(p, out)) {
-            let message = "the result would take the place of a file it is made from";
-            let e = Error::parameter("quantize.same-file", message);
-            return Err(e
-                .in_file(out.display().to_string())
-                .help("what is quantized cannot be made wide again: name another OUT"));
-        }
-    }
-    Ok(())
 }
 
 /// Compiles a pattern of names; case is ignored, as the reference turns patterns into lower case.

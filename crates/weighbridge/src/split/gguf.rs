@@ -90,13 +90,7 @@ fn written(
     if dry_run {
         return Ok(total);
     }
-    // Headers are a small part of the files: they count as done at the end.
-    let mut told = 0u64;
-    write(&mut |n| {
-        told = told.saturating_add(n);
-        progress(n, total);
-    })?;
-    progress(total.saturating_sub(told), total);
+    output::counted(total, progress, write)?;
     Ok(total)
 }
 

@@ -13,7 +13,7 @@ use weighbridge_core::{Error, Result};
 use crate::OpenOptions;
 use crate::convert::{ConvertOptions, Report, convert};
 use crate::format::shards;
-use crate::output::same_file;
+use crate::output;
 
 /// How a model is split.
 #[derive(Debug, Clone)]
@@ -230,14 +230,11 @@ fn rewritten(
 
 /// Refuses an output that is one of the files read.
 fn keep_inputs(outputs: &[PathBuf], parts: &[PathBuf]) -> Result<()> {
-    for out in outputs {
-        if parts.iter().any(|p| same_file(p, out)) {
-            let message = "the result would take the place of a file it is read from";
-            let e = Error::parameter("split.overwrites-input", message);
-            return Err(e
-                .in_file(out.display().to_string())
-                .help("name another place"));
-        }
-    }
-    Ok(())
+    let parts = parts.iter().map(PathBuf::as_path);
+    output::keep_inputs(
+        outputs,
+        parts,
+        "split.overwrites-input",
+        "name another place",
+    )
 }

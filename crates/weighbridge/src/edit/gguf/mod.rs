@@ -43,7 +43,7 @@ use super::{Change, EditOptions, Method, Report};
 use crate::format::Note;
 use crate::format::gguf::raw::Header;
 use crate::format::gguf::{verify, vocabulary};
-use crate::output::{Output, Run, Sink, same_file};
+use crate::output::{self, Output, Run, Sink, same_file};
 use draft::Draft;
 use place::Way;
 
@@ -107,7 +107,9 @@ pub(super) fn edit(
         (Way::Rewrite(fresh), _) => {
             let old = &header;
             let out = elsewhere.unwrap_or(path);
-            rewrite(&draft, fresh, old, &source, out, options.sync, progress)?;
+            output::counted(fresh.total, progress, |tell| {
+                rewrite(&draft, fresh, old, &source, out, options.sync, tell)
+            })?;
         }
     }
     Ok(report)
@@ -209,7 +211,7 @@ fn rewrite(
     source: &Arc<dyn ByteSource>,
     target: &Path,
     sync: bool,
-    progress: &mut dyn FnMut(u64, u64),
+    tell: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let mut out = Output::create(target, sync)?;
     let old_start = old.data_start().unwrap_or(old.end);
@@ -217,31 +219,25 @@ fn rewrite(
     if !place::same_block(old_start, fresh.header.len() as u64) {
         out.reserve(fresh.total)?;
     }
-    let (mut told, total) = (0u64, fresh.total);
-    let mut tell = |n: u64| {
-        told = told.saturating_add(n);
-        progress(n, total);
-    };
     out.put(&fresh.header)?;
     let mut run = Run::default();
     for t in &draft.tensors {
         let at = old_start.saturating_add(t.offset);
         if !run.join(source, at, t.bytes) {
-            run.flush(&mut out, &mut tell)?;
+            run.flush(&mut out, tell)?;
             run = Run::new(source, at, t.bytes);
         }
         let pad = draft.padding(t.bytes);
         if pad > 0 {
-            run.flush(&mut out, &mut tell)?;
+            run.flush(&mut out, tell)?;
             // Less than an alignment, which is at most a MiB.
             out.put(&vec![0; usize::try_from(pad).unwrap_or(0)])?;
         }
     }
-    run.flush(&mut out, &mut tell)?;
+    run.flush(&mut out, tell)?;
     if out.position() != fresh.total {
         let message = "the file changed while it was copied";
         return Err(Error::malformed("source.shrunk", message));
     }
-    progress(total.saturating_sub(told), total);
     out.finish().map(|_| ())
 }

@@ -8,7 +8,7 @@ pub mod raw;
 pub mod read;
 mod reader;
 pub mod split;
-mod swap;
+pub(crate) mod swap;
 pub mod types;
 pub mod verify;
 pub(crate) mod vocabulary;

@@ -141,7 +141,7 @@ pub(super) fn check(t: &Tensor) -> Result<()> {
 }
 
 /// Whether a tensor of `dtype` is the same bytes in both orders.
-pub(super) fn is_same(dtype: DType) -> bool {
+pub(crate) fn is_same(dtype: DType) -> bool {
     Turn::of(dtype).is_some_and(Turn::is_nothing)
 }
 
@@ -149,7 +149,7 @@ pub(super) fn is_same(dtype: DType) -> bool {
 ///
 /// # Errors
 /// `Unsupported` for a type without a big-endian form, and what reading gives.
-pub(super) fn stream(
+pub(crate) fn stream(
     t: &Tensor,
     chunks: &mut Chunks,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
@@ -245,24 +245,27 @@ mod tests {
             let moved = (0..block).filter(|&i| whole[i] != turned[i]);
             moved.collect::<Vec<usize>>()
         };
-        let all = |ranges: &[Range<usize>]| ranges.iter().cloned().flatten().collect::<Vec<_>>();
+        let all = |ranges: &[(usize, usize)]| {
+            let ranges = ranges.iter().map(|(start, end)| *start..*end);
+            ranges.flatten().collect::<Vec<usize>>()
+        };
         for (dtype, ranges) in [
-            (DType::Q4_0, &[0..2][..]),
-            (DType::Q4_1, &[0..4]),
-            (DType::Q5_0, &[0..6]),
-            (DType::Q5_1, &[0..8]),
-            (DType::Q8_0, &[0..2]),
-            (DType::Q2_K, &[80..84]),
-            (DType::Q3_K, &[108..110]),
-            (DType::Q4_K, &[0..4]),
-            (DType::Q5_K, &[0..4]),
-            (DType::Q6_K, &[208..210]),
-            (DType::IQ1_S, &[0..2, 34..50]),
-            (DType::IQ1_M, &[48..56]),
-            (DType::IQ2_XS, &[0..66]),
-            (DType::IQ3_XXS, &[0..2, 66..98]),
-            (DType::IQ4_XS, &[0..4]),
-            (DType::TQ2_0, &[64..66]),
+            (DType::Q4_0, &[(0, 2)][..]),
+            (DType::Q4_1, &[(0, 4)]),
+            (DType::Q5_0, &[(0, 6)]),
+            (DType::Q5_1, &[(0, 8)]),
+            (DType::Q8_0, &[(0, 2)]),
+            (DType::Q2_K, &[(80, 84)]),
+            (DType::Q3_K, &[(108, 110)]),
+            (DType::Q4_K, &[(0, 4)]),
+            (DType::Q5_K, &[(0, 4)]),
+            (DType::Q6_K, &[(208, 210)]),
+            (DType::IQ1_S, &[(0, 2), (34, 50)]),
+            (DType::IQ1_M, &[(48, 56)]),
+            (DType::IQ2_XS, &[(0, 66)]),
+            (DType::IQ3_XXS, &[(0, 2), (66, 98)]),
+            (DType::IQ4_XS, &[(0, 4)]),
+            (DType::TQ2_0, &[(64, 66)]),
             (DType::MXFP4, &[]),
         ] {
             assert_eq!(starts(dtype), all(ranges), "{dtype}");

@@ -5,7 +5,7 @@
 //! out as it went in. Facts: `gguf_write_to_buf` of `ggml/src/gguf.cpp` (ggml 0.25.3).
 
 use weighbridge_core::model::{
-    Chunks, Coding, DType, Element, Layout, Model, Number, Packed, Tensor, TensorSource, Value,
+    Coding, DType, Element, Layout, Model, Number, Packed, Tensor, Value,
 };
 use weighbridge_core::{Error, Result};
 
@@ -14,8 +14,8 @@ use super::read::Gguf;
 use super::split::{self, Cut};
 use super::swap;
 use super::types::PACKINGS;
-use crate::format::{FormatWriter, Note, Plan, PlannedFile, WriteOptions};
-use crate::output::{Run, Sink, raw_bytes};
+use crate::format::{FormatWriter, Note, Plan, PlannedFile, WriteOptions, payload};
+use crate::output::Sink;
 
 /// The key whose value is the alignment of the data.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
@@ -67,22 +67,7 @@ impl FormatWriter for Gguf {
         out: &mut dyn Sink,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        let file = plan.files.get(file).ok_or_else(|| {
-            Error::parameter(
-                "plan.no-such-file",
-                format!("the plan has no file number {file}"),
-            )
-        })?;
-        let start = out.position();
-        out.put(&file.prepared)?;
-        write_tensors(model, file, out, progress)?;
-        let written = out.position() - start;
-        if written != file.bytes {
-            let planned = file.bytes;
-            let message = format!("wrote {written} bytes instead of the planned {planned}");
-            return Err(Error::parameter("plan.other-model", message));
-        }
-        Ok(())
+        payload::write(model, plan, file, out, progress)
     }
 }
 
@@ -454,68 +439,4 @@ fn pack(items: &[Value]) -> Option<Packed> {
     }
     let element = element.unwrap_or(Element::Str);
     Some(Packed::from_bytes(element, items.len() as u64, bytes))
-}
-
-/// Streams the tensors of `file`, each with its padding.
-fn write_tensors(
-    model: &Model,
-    file: &PlannedFile,
-    out: &mut dyn Sink,
-    progress: &mut dyn FnMut(u64),
-) -> Result<()> {
-    let mut chunks = Chunks::new();
-    let mut run = Run::default();
-    for &i in &file.tensors {
-        let t = model.tensors.get(i).ok_or_else(|| {
-            Error::parameter("plan.other-model", "the plan was made for another model")
-        })?;
-        let len = t.byte_len();
-        let pad = align_up(len, file.alignment).unwrap_or(len) - len;
-        let turned = file.big_endian && !swap::is_same(t.dtype);
-        match raw_bytes(t).filter(|_| !turned) {
-            Some((source, at)) if matches!(t.source, TensorSource::View(_)) => {
-                if !run.join(source, at, len) {
-                    run.flush(out, progress)?;
-                    run = Run::new(source, at, len);
-                }
-                if pad == 0 {
-                    continue;
-                }
-                run.flush(out, progress)?;
-            }
-            _ => {
-                run.flush(out, progress)?;
-                stream(t, turned, &mut chunks, out, progress)?;
-            }
-        }
-        let zeros = vec![0u8; usize::try_from(pad).unwrap_or(0)];
-        out.put(&zeros)?;
-    }
-    run.flush(out, progress)
-}
-
-/// Streams one tensor, turned round where that is asked for.
-fn stream(
-    t: &Tensor,
-    turned: bool,
-    chunks: &mut Chunks,
-    out: &mut dyn Sink,
-    progress: &mut dyn FnMut(u64),
-) -> Result<()> {
-    let (mut done, len) = (0u64, t.byte_len());
-    let mut put = |part: &[u8]| {
-        out.put(part)?;
-        done += part.len() as u64;
-        progress(part.len() as u64);
-        Ok(())
-    };
-    match turned {
-        true => swap::stream(t, chunks, &mut put)?,
-        false => t.stream(chunks, &mut put)?,
-    }
-    if done != len {
-        let message = format!("tensor {:?} gave {done} bytes instead of {len}", t.name);
-        return Err(Error::malformed("tensor.wrong-length", message));
-    }
-    Ok(())
 }

@@ -24,6 +24,7 @@ use weighbridge_core::source::ByteSource;
 use super::{FormatReader, FormatWriter, Plan, WriteOptions};
 use crate::OpenOptions;
 use crate::check::Violation;
+use crate::format::payload;
 use crate::output::Sink;
 
 /// The safetensors reader and writer.
@@ -61,6 +62,6 @@ impl FormatWriter for Safetensors {
         out: &mut dyn Sink,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        write::write(model, plan, file, out, progress)
+        payload::write(model, plan, file, out, progress)
     }
 }

@@ -10,16 +10,15 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use weighbridge_core::model::{Chunks, Layout, Model, Tensor, Value};
+use weighbridge_core::model::{Layout, Model, Tensor, Value};
 use weighbridge_core::{Error, Result};
 
 use super::aliases::{self, Sharing};
-use super::entry::{Shown, has_dtype};
+use super::entry::has_dtype;
 use super::header::{MAX_HEADER, METADATA_KEY};
 use super::json::{push_string, push_u64};
 use super::names::NameTable;
 use crate::format::{Note, Plan, PlannedFile, WriteOptions};
-use crate::output::{Run, Sink, raw_bytes};
 
 /// The data region begins at a multiple of this.
 const ALIGN: u64 = 64;
@@ -350,65 +349,4 @@ fn index(shards: &[Vec<Chosen<'_>>], file: impl Fn(usize) -> String) -> Vec<u8> 
     }
     out.extend_from_slice(b"\n  }\n}\n");
     out
-}
-
-/// See [`super::Safetensors`].
-pub(super) fn write(
-    model: &Model,
-    plan: &Plan,
-    file: usize,
-    out: &mut dyn Sink,
-    progress: &mut dyn FnMut(u64),
-) -> Result<()> {
-    let file = plan.files.get(file).ok_or_else(|| {
-        Error::parameter(
-            "plan.no-such-file",
-            format!("the plan has no file number {file}"),
-        )
-    })?;
-    let start = out.position();
-    out.put(&file.prepared)?;
-    let mut chunks = Chunks::new();
-    let mut run = Run::default();
-    for &i in &file.tensors {
-        let t = model.tensors.get(i).ok_or_else(|| {
-            Error::parameter("plan.other-model", "the plan was made for another model")
-        })?;
-        let len = t.byte_len();
-        if len == 0 {
-            continue;
-        }
-        if let Some((source, at)) = raw_bytes(t) {
-            if !run.join(source, at, len) {
-                run.flush(out, progress)?;
-                run = Run::new(source, at, len);
-            }
-            continue;
-        }
-        run.flush(out, progress)?;
-        let mut done = 0u64;
-        t.stream(&mut chunks, &mut |part| {
-            out.put(part)?;
-            done += part.len() as u64;
-            progress(part.len() as u64);
-            Ok(())
-        })?;
-        if done != len {
-            let message = format!(
-                "tensor {} gave {done} bytes instead of {len}",
-                Shown(&t.name)
-            );
-            return Err(Error::malformed("tensor.wrong-length", message));
-        }
-    }
-    run.flush(out, progress)?;
-    let written = out.position() - start;
-    if written != file.bytes {
-        let message = format!(
-            "wrote {written} bytes instead of the planned {}",
-            file.bytes
-        );
-        return Err(Error::parameter("plan.other-model", message));
-    }
-    Ok(())
 }
