@@ -102,8 +102,8 @@ fn sorted<S: Lanes, const N: usize>(
         (w[i] * x[i]).store(&mut these_wx);
         w[i].store(&mut these_w);
         let [wx, w] = &mut out[usize::from(i >= half)];
-        for lane in 0..S::N {
-            let rank = usize::from(ranks[i][lane]) % N;
+        for (lane, rank) in ranks[i].iter().enumerate().take(S::N) {
+            let rank = usize::from(*rank) % N;
             wx[rank][lane] = these_wx[lane];
             w[rank][lane] = these_w[lane];
         }
