@@ -8,7 +8,7 @@
 
 use super::grid::{self, Grid, Place};
 use super::half;
-use super::iq::{SUPER, scale_level, sum_of_squares};
+use super::iq::{SUPER, scale_level, sums_of_squares};
 use super::iq1_lanes::InLanes;
 use super::lanes::{Kernel, Lanes};
 
@@ -27,14 +27,28 @@ pub(super) struct Split {
     pub(super) down: u8,
 }
 
+/// What is found of a sub-block.
+#[derive(Clone, Copy)]
+pub(super) struct Found<const N: usize> {
+    /// The place of each value in their rising order, equal ones in theirs.
+    pub(super) rank: [u8; N],
+    /// The best of all splits.
+    pub(super) split: Option<Split>,
+}
+
+impl<const N: usize> Found<N> {
+    const NONE: Self = Self {
+        rank: [0; N],
+        split: None,
+    };
+}
+
 /// How it is done: by the twin, or in lanes.
 pub(super) trait Ternary: Copy {
-    /// The values in rising order, equal ones in theirs.
-    fn order<const N: usize>(self, x: &[f32; N]) -> [u8; N];
-    /// The best of all splits of IQ1_S, from the running sums of w x and w in rising order.
-    fn split_s(self, sums: &Running<33>) -> Option<Split>;
-    /// The best of all splits of IQ1_M, from the running sums of both halves.
-    fn split_m(self, sums: &[Running<17>; 2]) -> Option<Split>;
+    /// The best splits of sub-blocks of IQ1_S, from values and weights.
+    fn split_s(self, x: &[[f32; 32]], w: &[[f32; 32]], out: &mut [Found<32>]);
+    /// The best splits of sub-blocks of IQ1_M.
+    fn split_m(self, x: &[[f32; 16]], w: &[[f32; 16]], out: &mut [Found<16>]);
     /// Moves levels to the near point of the least weighted distance at this scale, and says whether
     /// they had to move.
     fn snap(
@@ -52,16 +66,21 @@ pub(super) trait Ternary: Copy {
 struct Twin;
 
 impl Ternary for Twin {
-    fn order<const N: usize>(self, x: &[f32; N]) -> [u8; N] {
-        order(x)
+    fn split_s(self, x: &[[f32; 32]], w: &[[f32; 32]], out: &mut [Found<32>]) {
+        for ((x, w), out) in x.iter().zip(w).zip(out) {
+            let order = order(x);
+            out.rank = rank(&order);
+            out.split = split_s(&running(x, w, &order, |_| true));
+        }
     }
 
-    fn split_s(self, sums: &Running<33>) -> Option<Split> {
-        split_s(sums)
-    }
-
-    fn split_m(self, sums: &[Running<17>; 2]) -> Option<Split> {
-        split_m(sums)
+    fn split_m(self, x: &[[f32; 16]], w: &[[f32; 16]], out: &mut [Found<16>]) {
+        for ((x, w), out) in x.iter().zip(w).zip(out) {
+            let order = order(x);
+            out.rank = rank(&order);
+            let first = running(x, w, &order, |i| i < 8);
+            out.split = split_m(&[first, running(x, w, &order, |i| i >= 8)]);
+        }
     }
 
     fn snap(
@@ -84,6 +103,15 @@ fn order<const N: usize>(x: &[f32; N]) -> [u8; N] {
         a.partial_cmp(&b).unwrap_or(std::cmp::Ordering::Equal)
     });
     order
+}
+
+/// Where in that order each value is.
+fn rank<const N: usize>(order: &[u8; N]) -> [u8; N] {
+    let mut out = [0; N];
+    for (rank, i) in order.iter().enumerate() {
+        out[usize::from(*i)] = rank as u8;
+    }
+    out
 }
 
 /// Moves levels to the near point of the least weighted distance at this scale.
@@ -129,12 +157,13 @@ fn fit<const N: usize>(
     how: impl Ternary,
     grid: &Grid<8>,
     (x, w): (&[f32; N], &[f32; N]),
-    order: &[u8; N],
+    rank: &[u8; N],
     split: &mut Split,
 ) -> [u16; 4] {
+    let at = split.at.map(|at| at as u8);
     let mut levels = [0; N];
-    for (rank, i) in order.iter().enumerate() {
-        levels[usize::from(*i)] = u8::from(rank >= split.at[0]) + u8::from(rank >= split.at[1]);
+    for (level, rank) in levels.iter_mut().zip(rank) {
+        *level = u8::from(*rank >= at[0]) + u8::from(*rank >= at[1]);
     }
     if split.scale < 0.0 {
         levels = levels.map(|l| 2 - l);
@@ -187,17 +216,43 @@ impl Kernel for S {
     }
 }
 
+/// The super-blocks that are worked on at a time.
+const BLOCKS: usize = 4;
+
+/// The weights of super-blocks: by importance, or the squares.
+#[inline(always)]
+fn weigh(x: &[[f32; SUPER]], importance: Option<&[[f32; SUPER]]>) -> [[f32; SUPER]; BLOCKS] {
+    let mut weights = [[0.0; SUPER]; BLOCKS];
+    let sums = sums_of_squares(x);
+    for (i, (x, weights)) in x.iter().zip(&mut weights).enumerate() {
+        let sigma2 = 2.0 * sums[i] / SUPER as f32;
+        match importance.and_then(|w| w.get(i)) {
+            Some(w) => *weights = super::weigh(sigma2, x, w),
+            None => weights.iter_mut().zip(x).for_each(|(w, x)| *w = x * x),
+        }
+    }
+    weights
+}
+
 #[inline(always)]
 fn row_s(how: impl Ternary, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-    let weights = weights.unwrap_or_default();
     let grid = grid::iq1();
-    let blocks = row
-        .as_chunks::<SUPER>()
-        .0
-        .iter()
-        .zip(weights.as_chunks::<SUPER>().0);
-    for ((x, w), out) in blocks.zip(out.as_chunks_mut::<50>().0) {
-        block_s(how, grid, x, w, out);
+    let rows = row.as_chunks::<SUPER>().0.chunks(BLOCKS);
+    let out = out.as_chunks_mut::<50>().0.chunks_mut(BLOCKS);
+    let weights = weights.unwrap_or_default().as_chunks::<SUPER>().0;
+    for ((x, w), out) in rows.zip(weights.chunks(BLOCKS)).zip(out) {
+        let weights = weigh(x, Some(w));
+        let subs = x.as_flattened().as_chunks::<32>().0;
+        let mut found = [Found::NONE; 8 * BLOCKS];
+        how.split_s(
+            subs,
+            weights.as_flattened().as_chunks().0,
+            &mut found[..subs.len()],
+        );
+        let found = found.as_chunks::<8>().0;
+        for (((x, w), found), out) in x.iter().zip(&weights).zip(found).zip(out) {
+            block_s(how, grid, (x, w), found, out);
+        }
     }
 }
 
@@ -205,24 +260,18 @@ fn row_s(how: impl Ternary, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]
 fn block_s(
     how: impl Ternary,
     grid: &Grid<8>,
-    x: &[f32; SUPER],
-    w: &[f32; SUPER],
+    (x, w): (&[f32; SUPER], &[f32; SUPER]),
+    found: &[Found<32>; 8],
     out: &mut [u8; 50],
 ) {
     out.fill(0);
-    let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
     let (mut scales, mut words) = ([0.0f32; 8], [0u16; 8]);
     let subs = x.as_chunks::<32>().0.iter().zip(w.as_chunks::<32>().0);
-    for (ib, (x, w)) in subs.enumerate() {
-        let w: [f32; 32] = std::array::from_fn(|i| w[i] * (sigma2 + x[i] * x[i]).sqrt());
-        if greatest(x) < 1e-12 {
-            continue;
-        }
-        let order = how.order(x);
-        let Some(mut split) = how.split_s(&running(x, &w, &order, |_| true)) else {
+    for (ib, ((x, w), found)) in subs.zip(found).enumerate() {
+        let Some(mut split) = found.split.filter(|_| greatest(x) >= 1e-12) else {
             continue;
         };
-        for (k, code) in fit(how, grid, (x, &w), &order, &mut split)
+        for (k, code) in fit(how, grid, (x, w), &found.rank, &mut split)
             .into_iter()
             .enumerate()
         {
@@ -289,22 +338,22 @@ impl Kernel for M {
 #[inline(always)]
 fn row_m(how: impl Ternary, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let grid = grid::iq1();
-    let rows = row
-        .as_chunks::<SUPER>()
-        .0
-        .iter()
-        .zip(out.as_chunks_mut::<56>().0);
-    for (i, (x, out)) in rows.enumerate() {
-        let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_m(how, grid, x, w, out);
-    }
-}
-
-fn weigh_m(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>) -> [f32; SUPER] {
-    let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
-    match importance {
-        Some(w) => std::array::from_fn(|i| w[i] * (sigma2 + x[i] * x[i]).sqrt()),
-        None => x.map(|x| x * x),
+    let rows = row.as_chunks::<SUPER>().0.chunks(BLOCKS);
+    let out = out.as_chunks_mut::<56>().0.chunks_mut(BLOCKS);
+    for (i, (x, out)) in rows.zip(out).enumerate() {
+        let w = weights.and_then(|w| w.as_chunks().0.get(BLOCKS * i..));
+        let weights = weigh(x, w);
+        let subs = x.as_flattened().as_chunks::<16>().0;
+        let mut found = [Found::NONE; 16 * BLOCKS];
+        how.split_m(
+            subs,
+            weights.as_flattened().as_chunks().0,
+            &mut found[..subs.len()],
+        );
+        let found = found.as_chunks::<16>().0;
+        for (((x, w), found), out) in x.iter().zip(&weights).zip(found).zip(out) {
+            block_m(how, grid, (x, w), found, out);
+        }
     }
 }
 
@@ -312,12 +361,11 @@ fn weigh_m(x: &[f32; SUPER], importance: Option<&[f32; SUPER]>) -> [f32; SUPER] 
 fn block_m(
     how: impl Ternary,
     grid: &Grid<8>,
-    x: &[f32; SUPER],
-    w: Option<&[f32; SUPER]>,
+    (x, weights): (&[f32; SUPER], &[f32; SUPER]),
+    found: &[Found<16>; 16],
     out: &mut [u8; 56],
 ) {
     out.fill(0);
-    let weights = weigh_m(x, w);
     let mut scales = [0.0f32; 16];
     let mut downs = [0u8; 16];
     let mut codes = [[0u16; 2]; 16];
@@ -326,17 +374,11 @@ fn block_m(
         .0
         .iter()
         .zip(weights.as_chunks::<16>().0);
-    for (ib, (x, w)) in subs.enumerate() {
-        if greatest(x) < 1e-7 {
-            continue;
-        }
-        let order = how.order(x);
-        let first = running(x, w, &order, |i| i < 8);
-        let halves = [first, running(x, w, &order, |i| i >= 8)];
-        let Some(mut split) = how.split_m(&halves) else {
+    for (ib, ((x, w), found)) in subs.zip(found).enumerate() {
+        let Some(mut split) = found.split.filter(|_| greatest(x) >= 1e-7) else {
             continue;
         };
-        let [a, b, ..] = fit(how, grid, (x, w), &order, &mut split);
+        let [a, b, ..] = fit(how, grid, (x, w), &found.rank, &mut split);
         codes[ib] = [a, b];
         out[2 * ib] = a as u8;
         out[2 * ib + 1] = b as u8;
@@ -355,7 +397,7 @@ fn block_m(
         words[ib / 4] |= u16::from(levels[ib]) << (3 * (ib % 4));
         out[32 + ib] |= (downs[ib] & 1) << 7 | (downs[ib] >> 1) << 3;
     }
-    let d = refit_m(grid, (x, &weights), &codes, &downs, &levels).unwrap_or(d);
+    let d = refit_m(grid, (x, weights), &codes, &downs, &levels).unwrap_or(d);
     let half = half(d * 1.1125);
     for (i, out) in out[48..].chunks_exact_mut(2).enumerate() {
         let word = words[i] | (half >> (4 * i) & 15) << 12;
@@ -387,9 +429,9 @@ fn refit_m(
 }
 
 /// The running sums of w x and w in rising order, from 0 to that of all.
-pub(super) struct Running<const N: usize> {
-    pub(super) x: [f32; N],
-    pub(super) w: [f32; N],
+struct Running<const N: usize> {
+    x: [f32; N],
+    w: [f32; N],
 }
 
 /// The sums of the elements that are `here`; the others leave them as they are.

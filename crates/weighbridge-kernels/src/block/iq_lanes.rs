@@ -332,8 +332,8 @@ fn sums<S: Lanes, const D: usize, const N: usize>(
     let four = s.load(&odd);
     for first in (0..count).step_by(S::N) {
         let (mut xq, mut qq) = (s.f(0.0), s.f(0.0));
-        for k in 0..N / D {
-            let mut digits = s.load_i(&points[k].packed[first..]);
+        for (k, points) in points.iter().enumerate().take(N / D) {
+            let mut digits = s.load_i(&points.packed[first..]);
             for i in k * D..(k + 1) * D {
                 let q = if D == 8 {
                     s.pick(four, digits)
@@ -412,13 +412,13 @@ fn search<S: Lanes, const D: usize, const N: usize>(
         let steps = at.min(s.i(tries.reach)).float() * s.f(tries.step);
         let inverse = (s.f(f32::from(2 * tries.top + 1)) + steps) / s.f(max);
         (s.f(1.0) / inverse).store(&mut scales[first..]);
-        for k in 0..N / D {
+        for (k, points) in points.iter_mut().enumerate().take(N / D) {
             let packed = if small {
                 small_levels(s, &above.as_chunks::<D>().0[k], inverse, tries.top)
             } else {
                 levels(s, &sub.x.as_chunks::<D>().0[k], inverse, tries.top)
             };
-            packed.store(&mut points[k].packed[first..]);
+            packed.store(&mut points.packed[first..]);
         }
     }
     let mut runs = Runs::new();

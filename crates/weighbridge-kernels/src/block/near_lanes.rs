@@ -110,11 +110,10 @@ impl<'a, const D: usize> Lines<'a, D> {
     #[inline(always)]
     fn at<S: Lanes>(&self, s: S, scale: f32) -> [[f32; 16]; PARTS] {
         let mut out = [[0.0; 16]; PARTS];
-        for part in 0..PARTS {
+        for ((slope, offset), out) in self.slope.iter().zip(&self.offset).zip(&mut out) {
             for lane in (0..16).step_by(S::N) {
-                let slope = s.f(scale) * s.load(&self.slope[part][lane..]);
-                let line = slope - s.load(&self.offset[part][lane..]);
-                line.store(&mut out[part][lane..]);
+                let line = s.f(scale) * s.load(&slope[lane..]) - s.load(&offset[lane..]);
+                line.store(&mut out[lane..]);
             }
         }
         out

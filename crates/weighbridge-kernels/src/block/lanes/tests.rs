@@ -1,5 +1,6 @@
 //! Every width against the others.
 
+use super::portable::Four;
 use super::*;
 
 /// Every operation over every pair of `CASES`, as bits in the order of the cases.
