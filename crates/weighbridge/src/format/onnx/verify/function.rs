@@ -132,9 +132,9 @@ impl<'m> Checker<'m> {
                 return;
             }
             let Some(own) = self.opsets.get(n.domain()).copied() else {
-                // That it is missing is said of the node, except by its other name.
-                if self.version_of(n.domain()).is_some() && self.lenient {
-                    let message = format!("the function does not name {}", shown(n.domain()));
+                // That it is missing is said of the node, but not where it has its other name.
+                if self.version_of(n.domain()).is_some() {
+                    let message = "functions name the standard operator set by an empty domain";
                     self.wrong("onnx.opset-missing", n.span, message);
                 }
                 continue;

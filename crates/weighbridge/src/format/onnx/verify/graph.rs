@@ -1,11 +1,11 @@
 //! Graphs: names, the order of nodes, single assignment.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use weighbridge_core::Result;
 use weighbridge_core::wire::protobuf::{Message, Reader, Span, Value};
 
-use super::super::raw::{Graph, Node, Text, Type, TypeValue, ValueInfo};
+use super::super::raw::{Dimension, Graph, Node, Tensor, Text, Type, TypeValue, ValueInfo};
 use super::{Checker, Step, kinds, quoted, span_of};
 
 impl<'m> Checker<'m> {
@@ -78,7 +78,8 @@ impl<'m> Checker<'m> {
 
     fn initializers(&mut self, g: &'m Graph) -> Result<()> {
         let mut seen: HashSet<&str> = HashSet::new();
-        let inputs: HashSet<&str> = g.inputs.iter().map(|v| v.name.text.as_str()).collect();
+        let inputs: HashMap<&str, &ValueInfo> =
+            g.inputs.iter().map(|v| (v.name.text.as_str(), v)).collect();
         for t in &g.initializers {
             let name = t.name();
             if name.is_empty() {
@@ -92,13 +93,16 @@ impl<'m> Checker<'m> {
                 self.wrong("onnx.duplicate-initializer", t.span, message);
             }
             self.inside(Step::Tensor(t), |c| c.tensor(t))?;
-            let is_input = inputs.contains(name);
+            let is_input = inputs.contains_key(name);
             if self.ir <= 3 && !is_input {
                 let message = format!(
                     "before version 4 of the format every initializer is an input too, {} is not",
                     quoted(name)
                 );
                 self.wrong("onnx.initializer-input", t.span, message);
+            }
+            if let Some(v) = inputs.get(name) {
+                self.default_shape(t, v);
             }
             self.initializer(t.name.as_ref(), is_input, kinds::of_tensor(t));
         }
@@ -114,7 +118,7 @@ impl<'m> Checker<'m> {
             }
             self.inside(Step::Tensor(t), |c| c.sparse(s))?;
             // Nodes take it as the dense tensor that it stands for.
-            self.initializer(t.name.as_ref(), inputs.contains(name), None);
+            self.initializer(t.name.as_ref(), inputs.contains_key(name), None);
         }
         Ok(())
     }
@@ -148,6 +152,21 @@ impl<'m> Checker<'m> {
                 quoted(&name.text)
             );
             self.strict("onnx.type", name.span, message);
+        }
+    }
+
+    /// The dimensions of an initializer against those of the input that it is the default of.
+    fn default_shape(&mut self, t: &'m Tensor, v: &'m ValueInfo) {
+        let Some(TypeValue::Tensor(_, Some(said))) = v.kind.as_ref().map(|k| &k.value) else {
+            return;
+        };
+        let differs = |(d, n): (&Dimension, &i64)| d.value.is_some_and(|v| v != *n);
+        if said.len() != t.dims.len() || said.iter().zip(&t.dims).any(differs) {
+            let message = format!(
+                "the default of the input {} is of other dimensions than the input",
+                quoted(t.name())
+            );
+            self.strict("onnx.shape", t.span, message);
         }
     }
 

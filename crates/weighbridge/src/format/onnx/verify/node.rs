@@ -90,22 +90,16 @@ impl<'m> Checker<'m> {
 
     /// The version of the operator set `domain` here.
     pub(super) fn version_of(&self, domain: &str) -> Option<i64> {
-        let other = match domain {
-            "" => Some("ai.onnx"),
-            // The reference checker knows the second name only where it is imported.
-            "ai.onnx" if !self.lenient => Some(""),
-            _ => None,
-        };
         let all = &self.opsets;
-        let version = all.get(domain).or_else(|| all.get(other?));
-        version.copied()
+        let other = || all.get("ai.onnx").filter(|_| domain.is_empty());
+        all.get(domain).or_else(other).copied()
     }
 
     /// What the standard says of a node's operator.
     pub(super) fn operator(&mut self, n: &'m Node, version: i64) -> Rc<Found> {
         let (domain, name) = (n.domain(), n.operator.text.as_str());
-        if self.lenient && domain == "ai.onnx" {
-            // The reference checker does not find operators under this name of their domain.
+        if domain == "ai.onnx" {
+            // Imports may spell the standard domain so, nodes of the reference checker may not.
             return Rc::new(Found::Nothing);
         }
         let known = self.operators.entry((domain, name, version));
@@ -123,6 +117,9 @@ impl<'m> Checker<'m> {
                 n.operator.text,
                 shown(n.domain())
             ),
+            _ if n.domain() == "ai.onnx" => {
+                "nodes name the standard operator set by an empty domain".to_owned()
+            }
             _ => format!(
                 "the operator set {} has no {}",
                 shown(n.domain()),

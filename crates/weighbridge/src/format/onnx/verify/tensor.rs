@@ -119,22 +119,24 @@ impl<'m> Checker<'m> {
             self.wrong("onnx.tensor-size", span, message);
         } else if there > needed {
             self.strict("onnx.tensor-size", span, message);
-        } else if let used @ 1.. = n.wrapping_mul(6) % 8
-            && dtype.bits() == Some(6)
-        {
-            let last = span.end.saturating_sub(1);
-            let byte = self.source.read_vec(last..span.end)?;
-            if byte.first().is_some_and(|b| b >> used != 0) {
-                let message = "the bits behind the last element are not zero";
-                self.wrong(
-                    "onnx.typed-value",
-                    Span {
-                        start: last,
-                        ..span
-                    },
-                    message,
-                );
-            }
+        }
+        if there >= needed {
+            self.padding(dtype, n, span.start.saturating_add(needed))?;
+        }
+        Ok(())
+    }
+
+    /// Bits of six-bit elements behind the last, in the byte before `end`, are zero.
+    fn padding(&mut self, dtype: DType, n: u64, end: u64) -> Result<()> {
+        let used = n.wrapping_mul(6) % 8;
+        if used == 0 || dtype.bits() != Some(6) {
+            return Ok(());
+        }
+        let start = end.saturating_sub(1);
+        let byte = self.source.read_vec(start..end)?;
+        if byte.first().is_some_and(|b| b >> used != 0) {
+            let message = "the bits behind the last element are not zero";
+            self.wrong("onnx.typed-value", Span { start, end }, message);
         }
         Ok(())
     }
