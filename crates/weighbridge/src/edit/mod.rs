@@ -5,6 +5,7 @@
 //! file is changed so that a crash leaves the old one or the new one.
 
 pub mod gguf;
+mod in_place;
 mod value;
 
 use std::path::{Path, PathBuf};

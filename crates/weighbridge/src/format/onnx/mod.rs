@@ -4,14 +4,18 @@
 //! repository (ONNX 1.23). The file is walked by its fields ([`parse`]); weights stay where they
 //! are, in the file or in files beside it ([`external`]).
 
+mod beside;
 mod data;
 pub mod encode;
 pub mod external;
 pub mod parse;
 pub mod raw;
 pub mod read;
+mod relocate;
 pub mod sniff;
 pub mod splice;
 pub mod types;
+pub mod walk;
+pub mod write;
 
 pub use read::Onnx;
