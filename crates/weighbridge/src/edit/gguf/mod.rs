@@ -169,6 +169,7 @@ fn report(draft: &Draft<'_>, way: &Way, output: &Path, len: u64) -> Report {
     };
     Report {
         output: output.to_owned(),
+        beside: Vec::new(),
         method,
         tensors: draft.tensors.len() as u64,
         keys,

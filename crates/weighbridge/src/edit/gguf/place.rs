@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::ops::Range;
 
-use weighbridge_core::source::ByteSource;
 use weighbridge_core::Result;
+use weighbridge_core::source::ByteSource;
 
 use super::super::in_place::{SECTOR, sync, write};
 use super::draft::{BLOCK, Body, COUNT_AT, Draft, FILL, Fresh, Item, RESERVE, USED, put_text_head};

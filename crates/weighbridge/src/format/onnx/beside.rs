@@ -174,7 +174,10 @@ impl Copied {
     }
 
     fn other(&self) -> Error {
-        target(&self.path, "is taken by something else, whose name only the model gives")
+        target(
+            &self.path,
+            "is taken by something else, whose name only the model gives",
+        )
     }
 
     /// Writes the file into `set`, unless it is there.

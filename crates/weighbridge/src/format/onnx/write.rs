@@ -68,6 +68,11 @@ impl Original {
         Files::beside(self.source.as_ref(), self.backend, &self.limits)
     }
 
+    /// What its files may cost.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     fn path(&self) -> &Path {
         Path::new(self.source.name())
     }
@@ -167,7 +172,8 @@ pub fn plan(original: &Original, edits: Edits, out: &Path, options: &Options) ->
     if plan.spliced.len() > MOST_BYTES {
         return Err(too_long(plan.spliced.len(), &weights));
     }
-    let why = format!("in one file the model would have {len} bytes, over the 2 GiB that others read");
+    let why =
+        format!("in one file the model would have {len} bytes, over the 2 GiB that others read");
     plan.notes.push(Note::new("weights", why));
     Ok(plan)
 }
@@ -253,7 +259,10 @@ fn keep_parts(original: &Original, plan: &Plan) -> Result<()> {
     let beside: Vec<&PathBuf> = data.chain(plan.copies.iter().map(|c| &c.path)).collect();
     for path in &beside {
         if parts.iter().any(|p| same_file(&p.path, path)) || same_file(original.path(), path) {
-            return refused(path, "weights would take the place of a file they are read from");
+            return refused(
+                path,
+                "weights would take the place of a file they are read from",
+            );
         }
         let lower = |p: &Path| p.as_os_str().to_ascii_lowercase();
         let taken = beside.iter().filter(|p| lower(p) == lower(path)).count() > 1;
@@ -263,7 +272,10 @@ fn keep_parts(original: &Original, plan: &Plan) -> Result<()> {
     }
     let mut others = parts.iter().skip(1);
     match others.any(|p| same_file(&p.path, &plan.path)) {
-        true => refused(&plan.path, "the model would take the place of its own weights"),
+        true => refused(
+            &plan.path,
+            "the model would take the place of its own weights",
+        ),
         false => Ok(()),
     }
 }
