@@ -1,10 +1,12 @@
 //! Changing a model file's metadata and its tensors' names, or leaving tensors out, without
 //! writing the weights again where that can be helped.
 //!
-//! GGUF is what is edited today; other formats answer `Unsupported` by name. See [`gguf`] for how a
-//! file is changed so that a crash leaves the old one or the new one.
+//! GGUF and ONNX are edited; other formats answer `Unsupported` by name. See [`gguf`] and [`onnx`]
+//! for how a file is changed so that a crash leaves the old one or the new one.
 
 pub mod gguf;
+mod in_place;
+pub mod onnx;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -18,10 +20,12 @@ use weighbridge_core::{Error, Limits, Result};
 pub use value::Kind;
 
 use crate::OpenOptions;
+use crate::format::onnx::write::Weights;
 use crate::format::{self, Note, format_of};
 
 /// One change. Whatever the order they are given in, keys are renamed first, then removed, then
-/// set; tensors are renamed first, then removed.
+/// set; tensors are renamed first, then removed. Names of a graph are all changed at once, each
+/// from what it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Gives `key` the value that `text` spells, of the type `kind`; without one, of the type the
@@ -45,10 +49,14 @@ pub enum Change {
     Unset(String),
     /// Gives the value under the first key to the second.
     RenameKey(String, String),
-    /// Renames a tensor.
+    /// Renames a tensor; in a graph any value, everywhere it is used.
     Rename(String, String),
-    /// Leaves a tensor out.
+    /// Renames a node of a graph.
+    RenameNode(String, String),
+    /// Leaves a tensor out; in a graph a weight or an input that nothing uses.
     Remove(String),
+    /// Takes all documentation out of a graph.
+    StripDocs,
 }
 
 impl Change {
@@ -121,6 +129,10 @@ pub struct EditOptions {
     pub output: Option<PathBuf>,
     /// Leave this many bytes of room in the header for edits to come; 0 gives room back.
     pub reserve: Option<u64>,
+    /// Where the weights of a graph go.
+    pub weights: Weights,
+    /// Write an ONNX file of more than 2 GiB where it is asked for, which others cannot read.
+    pub over_2gib: bool,
     /// Say what would be done, write nothing.
     pub dry_run: bool,
     /// Wait until the result is on the disk.
@@ -134,6 +146,8 @@ impl Default for EditOptions {
         Self {
             output: None,
             reserve: None,
+            weights: Weights::Keep,
+            over_2gib: false,
             dry_run: false,
             sync: true,
             open: OpenOptions::default(),
@@ -168,6 +182,8 @@ impl Method {
 pub struct Report {
     /// The file that has the result.
     pub output: PathBuf,
+    /// Files of weights that were written with it.
+    pub beside: Vec<PathBuf>,
     /// How it came by it.
     pub method: Method,
     /// How many tensors it has.
@@ -191,10 +207,12 @@ pub struct Report {
 impl Report {
     /// The report as the JSON document of `edit`.
     pub fn to_json(&self) -> Json {
+        let output = std::iter::once(&self.output).chain(&self.beside);
+        let output: Vec<String> = output.map(|p| p.display().to_string()).collect();
         let changed: Vec<Json> = self.changed.iter().map(Note::to_json).collect();
         let warnings = format::warnings(&self.warnings);
         json!({
-            "output": [self.output.display().to_string()],
+            "output": output,
             "method": self.method.as_str(),
             "tensors": self.tensors,
             "keys": self.keys,
@@ -244,14 +262,19 @@ pub fn edit(
     let report = match format_of(&source, &options.open)? {
         FormatId::Gguf => {
             drop(source);
+            no_graph(changes, options)?;
             gguf::edit(path, changes, options, progress)
+        }
+        FormatId::Onnx => {
+            drop(source);
+            onnx::edit(path, changes, options, progress)
         }
         other => Err(Error::unsupported(
             "edit.format",
             format!("editing {} is not supported yet", other.as_str()),
         )
         .help(
-            "GGUF files are edited; for others, `weighbridge convert` renames and drops tensors",
+            "GGUF and ONNX files are edited; for others, `weighbridge convert` renames and drops tensors",
         )),
     };
     let report = report.map_err(|e| e.in_file(name))?;
@@ -259,4 +282,14 @@ pub fn edit(
         seconds: started.elapsed().as_secs_f64(),
         ..report
     })
+}
+
+/// Refuses what only a graph can be asked for.
+fn no_graph(changes: &[Change], options: &EditOptions) -> Result<()> {
+    let nodes = |c: &Change| matches!(c, Change::RenameNode(..) | Change::StripDocs);
+    if changes.iter().any(nodes) || options.weights != Weights::Keep || options.over_2gib {
+        let message = "the file has no graph: nodes, documentation and external data are ONNX's";
+        return Err(Error::parameter("edit.no-graph", message));
+    }
+    Ok(())
 }

@@ -29,16 +29,16 @@ mod place;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, OpenOptions as FileOptions};
 use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge_core::model::Warning;
 use weighbridge_core::source::{self, Backend, ByteSource};
-use weighbridge_core::{Error, ErrorKind, Result};
+use weighbridge_core::{Error, Result};
 
 pub use draft::{RESERVE, USED};
 
+use super::in_place::{lock, sync, write};
 use super::{Change, EditOptions, Method, Report};
 use crate::format::Note;
 use crate::format::gguf::raw::Header;
@@ -100,8 +100,8 @@ pub(super) fn edit(
     match (&way, &target) {
         (Way::Nothing, _) | (Way::Sector { .. } | Way::Reserve(_), None) => {}
         (Way::Sector { at, bytes }, Some(file)) => {
-            place::write(file, *at, bytes)?;
-            place::sync(file, options.sync)?;
+            write(file, *at, bytes)?;
+            sync(file, options.sync)?;
         }
         (Way::Reserve(steps), Some(file)) => steps.take(file, options.sync)?,
         (Way::Rewrite(fresh), _) => {
@@ -113,39 +113,6 @@ pub(super) fn edit(
         }
     }
     Ok(report)
-}
-
-/// Opens the file for writing and keeps other edits of it out meanwhile.
-fn lock(path: &Path) -> Result<File> {
-    let shown = path.display().to_string();
-    let file = FileOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|e| Error::io("cannot open the file for writing", e).in_file(shown.as_str()))?;
-    // A file system without locks is no reason to refuse.
-    let busy = matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock));
-    if busy || !is_at(&file, path) {
-        let message = "another process is editing the file";
-        let e = Error::new(ErrorKind::Io, "edit.locked", message).in_file(shown);
-        return Err(e.help("run this again when it is done"));
-    }
-    Ok(file)
-}
-
-/// Whether `file` is still what lies at `path`: it may have been replaced before it was locked.
-fn is_at(file: &File, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let id = |m: std::io::Result<std::fs::Metadata>| m.ok().map(|m| (m.dev(), m.ino()));
-        id(file.metadata()) == id(std::fs::metadata(path))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = (file, path);
-        true
-    }
 }
 
 /// The header, of a file that may be edited, and what is odd about the file.
@@ -191,6 +158,7 @@ fn report(draft: &Draft<'_>, way: &Way, output: &Path, len: u64) -> Report {
     };
     Report {
         output: output.to_owned(),
+        beside: Vec::new(),
         method,
         tensors: draft.tensors.len() as u64,
         keys,

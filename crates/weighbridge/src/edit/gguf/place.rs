@@ -3,14 +3,12 @@
 use std::fs::File;
 use std::ops::Range;
 
+use weighbridge_core::Result;
 use weighbridge_core::source::ByteSource;
-use weighbridge_core::{Error, Result};
 
+use super::super::in_place::{SECTOR, sync, write};
 use super::draft::{BLOCK, Body, Draft, FILL, Fresh, Item, RESERVE, USED, put_text_head};
 use crate::format::gguf::raw::Value;
-
-/// What a kernel and a disk write as one, in bytes: the smallest sector there is.
-const SECTOR: usize = 512;
 
 /// How a file comes by its new header.
 #[derive(Debug)]
@@ -64,31 +62,6 @@ impl Steps {
         write(file, self.blank.start, &blank)?;
         sync(file, synced)
     }
-}
-
-/// Writes `bytes` at `at`.
-pub(super) fn write(file: &File, at: u64, bytes: &[u8]) -> Result<()> {
-    let failed = |e| Error::io("cannot write", e);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileExt;
-        file.write_all_at(bytes, at).map_err(failed)
-    }
-    #[cfg(not(unix))]
-    {
-        use std::io::{Seek, SeekFrom, Write};
-        let mut file = file;
-        let done = file.seek(SeekFrom::Start(at));
-        done.and_then(|_| file.write_all(bytes)).map_err(failed)
-    }
-}
-
-/// Waits until what was written is on the disk, where that is asked for.
-pub(super) fn sync(file: &File, wanted: bool) -> Result<()> {
-    if !wanted {
-        return Ok(());
-    }
-    file.sync_data().map_err(|e| Error::io("cannot sync", e))
 }
 
 /// Whether two places are at the same distance from the beginning of their blocks.

@@ -222,6 +222,11 @@ impl Files {
         opened
     }
 
+    /// The path of `location`, which [`Model::parts`](weighbridge_core::model::Model::parts) has.
+    pub(super) fn path(&self, location: &str) -> Option<PathBuf> {
+        self.folder.as_ref().map(|f| f.join(location))
+    }
+
     fn open_new(&mut self, location: &str) -> Result<Arc<Storage>> {
         let Some(folder) = &self.folder else {
             let message = format!("the external data {location} is not at hand");

@@ -4,6 +4,7 @@
 //! repository (ONNX 1.23). The file is walked by its fields ([`parse`]); weights stay where they
 //! are, in the file or in files beside it ([`external`]).
 
+mod beside;
 pub mod constants;
 mod data;
 pub mod encode;
@@ -12,9 +13,12 @@ pub mod operators;
 pub mod parse;
 pub mod raw;
 pub mod read;
+mod relocate;
 pub mod sniff;
 pub mod splice;
 pub mod types;
 pub mod verify;
+pub mod walk;
+pub mod write;
 
 pub use read::Onnx;

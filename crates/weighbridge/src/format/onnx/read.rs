@@ -44,6 +44,17 @@ impl FormatReader for Onnx {
 }
 
 fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
+    open_both(source, options).map(|(_, model)| model)
+}
+
+/// The model as its fields stand, and what they mean.
+///
+/// # Errors
+/// As [`FormatReader::open`].
+pub(super) fn open_both(
+    source: Arc<dyn ByteSource>,
+    options: &OpenOptions,
+) -> Result<(raw::Model, Model)> {
     let parsed = parse::parse(source.as_ref(), &options.limits)?;
     let files = Files::beside(source.as_ref(), options.backend, &options.limits);
     let mut lower = Lower::new(source, files, options.constants)?;
@@ -54,11 +65,11 @@ fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
             ..Warning::new(e.rule(), e.message())
         });
     }
-    Ok(model)
+    Ok((parsed.model, model))
 }
 
 /// A model on its way from its messages.
-struct Lower {
+pub(super) struct Lower {
     source: Arc<dyn ByteSource>,
     /// The whole file, which tensors are views of.
     storage: Arc<Storage>,
@@ -72,7 +83,11 @@ struct Lower {
 }
 
 impl Lower {
-    fn new(source: Arc<dyn ByteSource>, files: Files, constants: bool) -> Result<Self> {
+    /// Nothing yet of the model in `source`, with `files` beside it.
+    ///
+    /// # Errors
+    /// None that a file gives.
+    pub(super) fn new(source: Arc<dyn ByteSource>, files: Files, constants: bool) -> Result<Self> {
         let data = StorageData::Raw {
             source: Arc::clone(&source),
             offset: 0,
@@ -448,7 +463,11 @@ impl Lower {
         Ok(out)
     }
 
-    fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
+    /// A tensor; its bytes stay where they are.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
         let name = t.name().to_owned();
         self.lower(t).map_err(|e| {
             let e = e.at(t.span.start);

@@ -14,7 +14,10 @@ use weighbridge_core::wire::protobuf::{Field, Message, Reader, Span};
 use weighbridge_core::{Error, Result};
 
 use super::encode::{Fields, head, head_len};
-use crate::output::Sink;
+use crate::output::{Run, Sink, raw_bytes};
+
+/// Copies go in steps of this, so that progress is told in between.
+const STEP: u64 = 32 << 20;
 
 /// Bytes that come into a file.
 #[derive(Debug, Clone)]
@@ -52,7 +55,7 @@ fn total(pieces: &[Piece]) -> u64 {
 }
 
 /// What happens to one message.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Change {
     /// All fields of a number: the pieces stand where the first was, or at the end.
     set: BTreeMap<u32, Vec<Piece>>,
@@ -68,7 +71,7 @@ struct Change {
 
 /// Changes to a file, message by message. A message is named by the span of its content, as
 /// [`super::raw`] has it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Edits {
     changes: HashMap<Span, Change>,
     /// Beginnings of the messages that change.
@@ -121,6 +124,46 @@ impl Edits {
     /// Puts `pieces` at the end of `message`.
     pub fn append(&mut self, message: Span, pieces: Vec<Piece>) {
         self.of(message).append.extend(pieces);
+    }
+
+    /// Whether the field `number` of `message` with the content `field` goes, or something else
+    /// comes in its place.
+    pub fn drops(&self, message: Span, number: u32, field: Span) -> bool {
+        let change = self.changes.get(&message);
+        change.is_some_and(|c| c.set.contains_key(&number) || c.replace.contains_key(&field.start))
+    }
+
+    /// The tensor whose bytes take the place of field `number` of `message`.
+    pub fn tensor(&self, message: Span, number: u32) -> Option<&Arc<Tensor>> {
+        let pieces = self.changes.get(&message)?.set.get(&number)?;
+        pieces.iter().find_map(|p| match p {
+            Piece::Tensor(n, t) if *n == number => Some(t),
+            _ => None,
+        })
+    }
+
+    /// Shows `f` the fields of every new message, inner ones first, in the order of the places that
+    /// they come to.
+    pub fn messages(&mut self, f: &mut dyn FnMut(&mut Vec<Piece>)) {
+        fn each(pieces: &mut [Piece], f: &mut dyn FnMut(&mut Vec<Piece>)) {
+            for p in pieces {
+                if let Piece::Message(_, inner) = p {
+                    each(inner, f);
+                    f(inner);
+                }
+            }
+        }
+        let mut all: Vec<_> = self.changes.iter_mut().collect();
+        all.sort_by_key(|(span, _)| (span.start, span.end));
+        for (_, change) in all {
+            change.set.values_mut().for_each(|p| each(p, f));
+            for map in [&mut change.before, &mut change.replace, &mut change.after] {
+                let mut places: Vec<_> = map.iter_mut().collect();
+                places.sort_by_key(|(at, _)| **at);
+                places.into_iter().for_each(|(_, p)| each(p, f));
+            }
+            each(&mut change.append, f);
+        }
     }
 
     /// Whether something changes in `span`, or in a message inside it: messages nest, so that
@@ -324,24 +367,86 @@ impl Spliced {
                     out.put(b)?;
                     progress(b.len() as u64);
                 }
-                Part::Copy(r) => {
-                    out.copy(source, r.clone())?;
-                    progress(r.end - r.start);
-                }
+                Part::Copy(r) => copy(source, r.clone(), out, progress)?,
                 Part::Tensor(t) => tensor(t, &mut chunks, out, progress)?,
             }
         }
         Ok(())
     }
+
+    /// The one write that turns `source` into the new file where it lies: where, and what; nothing
+    /// where they are equal. `None` where bytes move, or change over a run longer than `most`.
+    ///
+    /// # Errors
+    /// What reading `source` gives.
+    pub fn patch(&self, source: &dyn ByteSource, most: u64) -> Result<Option<(u64, Vec<u8>)>> {
+        if self.len != source.len() {
+            return Ok(None);
+        }
+        let (mut at, mut changed) = (0u64, Vec::new());
+        for p in &self.parts {
+            match p {
+                Part::Copy(r) if r.start == at => at = r.end,
+                Part::Bytes(b) => {
+                    let end = at.saturating_add(b.len() as u64);
+                    let old = source.read_vec(at..end)?;
+                    for (at, (old, new)) in (at..).zip(old.iter().zip(b)) {
+                        if old == new {
+                            continue;
+                        }
+                        changed.push((at, *new));
+                        let first = changed.first().map_or(at, |c| c.0);
+                        if at - first >= most {
+                            return Ok(None);
+                        }
+                    }
+                    at = end;
+                }
+                _ => return Ok(None),
+            }
+        }
+        let (Some(&(first, _)), Some(&(last, _))) = (changed.first(), changed.last()) else {
+            return Ok(Some((0, Vec::new())));
+        };
+        let mut out = source.read_vec(first..last.saturating_add(1))?;
+        for (at, new) in changed {
+            let i = usize::try_from(at - first).unwrap_or(usize::MAX);
+            if let Some(b) = out.get_mut(i) {
+                *b = new;
+            }
+        }
+        Ok(Some((first, out)))
+    }
 }
 
-fn tensor(
+/// Copies `range` of `source`, inside the kernel where that goes.
+pub(super) fn copy(
+    source: &dyn ByteSource,
+    range: Range<u64>,
+    out: &mut dyn Sink,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at.saturating_add(STEP));
+        out.copy(source, at..end)?;
+        progress(end - at);
+        at = end;
+    }
+    Ok(())
+}
+
+/// Writes a tensor's row-major little-endian bytes, no more and no fewer than it says.
+pub(super) fn tensor(
     t: &Tensor,
     chunks: &mut Chunks,
     out: &mut dyn Sink,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let (said, mut n) = (t.byte_len(), 0u64);
+    if let Some((source, at)) = raw_bytes(t) {
+        return Run::new(source, at, said).flush(out, progress);
+    }
     t.stream(chunks, &mut |part| {
         n = n.saturating_add(part.len() as u64);
         if n > said {
