@@ -127,6 +127,10 @@ pub(crate) struct Inspect {
     #[arg(long)]
     pub(crate) stats: bool,
 
+    /// List what the Constant nodes of an ONNX graph hold among the tensors
+    #[arg(long)]
+    pub(crate) constants: bool,
+
     #[command(flatten)]
     pub(crate) open: Open,
 }
@@ -437,6 +441,10 @@ pub(crate) struct Diff {
     /// Let values differ by this fraction of B's value
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = parse_tolerance)]
     pub(crate) rtol: f64,
+
+    /// Compare what the Constant nodes of an ONNX graph hold too
+    #[arg(long)]
+    pub(crate) constants: bool,
 
     #[command(flatten)]
     pub(crate) open: Open,

@@ -13,6 +13,9 @@ pub struct OpenOptions {
     pub limits: Limits,
     /// Accept what the format's reference reader accepts, not only what the specification allows.
     pub lenient: bool,
+    /// List what constant nodes of a graph make among the tensors (ONNX): some exporters keep every
+    /// weight there.
+    pub constants: bool,
     /// Take the file to be of this format instead of detecting it.
     pub format: Option<FormatId>,
 }

@@ -1,7 +1,7 @@
 //! `weighbridge diff`.
 
-use weighbridge::Result;
 use weighbridge::diff::{Diff as Answer, DiffOptions, Difference, diff};
+use weighbridge::{OpenOptions, Result};
 
 use crate::args::Diff;
 use crate::cmd::open_options;
@@ -15,7 +15,10 @@ use crate::text::{brief, count, plural};
 const LINES: usize = 40;
 
 pub(crate) fn run(args: &Diff, out: &mut Output) -> Result<Exit> {
-    let open = open_options(&args.open, None);
+    let open = OpenOptions {
+        constants: args.constants,
+        ..open_options(&args.open, None)
+    };
     let (a, b) = (open.open(&args.a)?, open.open(&args.b)?);
     for w in a.warnings.iter().chain(&b.warnings) {
         out.note(

@@ -6,7 +6,7 @@ mod values;
 
 use std::path::Path;
 
-use weighbridge::{Model, Result};
+use weighbridge::{Model, OpenOptions, Result};
 
 use crate::args::Inspect;
 use crate::cmd::open_options;
@@ -57,7 +57,11 @@ pub(crate) fn run(args: &Inspect, out: &mut Output) -> Result<Exit> {
 }
 
 fn inspect<'a>(path: &'a Path, args: &Inspect, out: &Output) -> Result<Inspected<'a>> {
-    let model = open_options(&args.open, None).open(path)?;
+    let options = OpenOptions {
+        constants: args.constants,
+        ..open_options(&args.open, None)
+    };
+    let model = options.open(path)?;
     let bytes = model
         .tensors
         .iter()

@@ -4,6 +4,7 @@
 //! repository (ONNX 1.23). The file is walked by its fields ([`parse`]); weights stay where they
 //! are, in the file or in files beside it ([`external`]).
 
+pub mod constants;
 mod data;
 pub mod encode;
 pub mod external;

@@ -12,6 +12,7 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Result};
 
+use super::constants::constant;
 use super::data::{Coordinates, TypedData, Unreadable, values_of};
 use super::external::{self, Files};
 use super::raw::{self, kind};
@@ -49,7 +50,7 @@ impl FormatReader for Onnx {
 fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
     let parsed = parse::parse(source.as_ref(), &options.limits)?;
     let files = Files::beside(source.as_ref(), options.backend, &options.limits);
-    let mut lower = Lower::new(source, files)?;
+    let mut lower = Lower::new(source, files, options.constants)?;
     let mut model = lower.model(&parsed.model)?;
     for e in parsed.faults {
         model.warnings.push(Warning {
@@ -66,6 +67,8 @@ struct Lower {
     /// The whole file, which tensors are views of.
     storage: Arc<Storage>,
     files: Files,
+    /// Whether what `Constant` nodes make is listed.
+    constants: bool,
     warnings: Vec<Warning>,
     /// Every tensor with a name of its own, in the order of the file.
     tensors: Vec<Tensor>,
@@ -73,7 +76,7 @@ struct Lower {
 }
 
 impl Lower {
-    fn new(source: Arc<dyn ByteSource>, files: Files) -> Result<Self> {
+    fn new(source: Arc<dyn ByteSource>, files: Files, constants: bool) -> Result<Self> {
         let data = StorageData::Raw {
             source: Arc::clone(&source),
             offset: 0,
@@ -84,6 +87,7 @@ impl Lower {
             source,
             storage: Arc::new(storage),
             files,
+            constants,
             warnings: Vec::new(),
             tensors: Vec::new(),
             names: HashMap::new(),
@@ -294,6 +298,11 @@ impl Lower {
                 .attribute(a, place, title())
                 .map_err(|e| e.within(n.title()))?;
             out.attributes.push(a);
+        }
+        if self.constants
+            && let Some(tensor) = constant(&out)?
+        {
+            self.list(tensor, place);
         }
         Ok(out)
     }
