@@ -7,12 +7,16 @@
 
 pub(crate) mod blocks;
 mod dense;
+mod graph;
 mod names;
 mod options;
+mod provenance;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 mod transform;
+mod transpose;
+mod widen;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -22,8 +26,10 @@ use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
-pub use options::{ConvertOptions, parse_dtype, target_of};
+pub use options::{ConvertOptions, parse_dtype, parse_map, target_of};
 pub(crate) use transform::{cast, kind_of, part_of};
+
+use transpose::Turn;
 
 use crate::format::gguf::Gguf;
 use crate::format::pytorch::write::PyTorchWriter;
@@ -100,7 +106,7 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
             "convert.target",
             format!("writing {} is not supported yet", other.as_str()),
         )
-        .help("write .safetensors, .gguf, or .pt, .pth, .ckpt or .bin for PyTorch")),
+        .help("write .safetensors, .gguf, .onnx, or .pt, .pth, .ckpt or .bin for PyTorch")),
     }
 }
 
@@ -135,6 +141,10 @@ pub fn convert(
         Some(t) => t,
         None => target_of(path)?,
     };
+    if target == FormatId::Onnx {
+        return graph::convert(model, path, options, progress);
+    }
+    options.refuse_graph()?;
     let writer = writer(target)?;
     let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
     let mut job = Job::prepare(model, options, target)?;
@@ -148,7 +158,7 @@ pub fn convert(
     let bare = target == FormatId::Gguf && job.model.tensors.is_empty();
     let vocabulary = bare && !job.model.metadata.is_empty();
     if report.tensors == 0 && !vocabulary {
-        return Err(nothing_fits(&report));
+        return Err(nothing_fits(&report, &job.model, options));
     }
     if options.dry_run {
         return Ok(report.timed(started));
@@ -206,15 +216,22 @@ fn refuse_changes(report: &Report) -> Result<()> {
     .help("leave --strict out to write what fits; --dry-run lists everything"))
 }
 
-fn nothing_fits(report: &Report) -> Error {
-    match report.lost.first() {
+fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Error {
+    let e = match report.lost.iter().find(|n| n.what != GRAPH) {
         Some(n) => Error::unsupported(
             "convert.nothing-fits",
             format!("no tensor fits the target: {}: {}", n.what, n.why),
         ),
         None => Error::unsupported("convert.no-tensors", "the model has no tensors"),
+    };
+    match model.format == FormatId::Onnx && !options.constants {
+        true => e.help("some exporters keep weights in Constant nodes: --constants"),
+        false => e,
     }
 }
+
+/// What a computation graph is called in a report.
+const GRAPH: &str = "graph";
 
 /// A model on its way, with what is said of it.
 struct Job {
@@ -231,9 +248,10 @@ impl Job {
         for (what, why) in std::mem::take(&mut model.omitted) {
             lost.push(Note::new(what, why));
         }
-        if model.graph.is_some() {
+        // Who asks for weights only, or names another graph, does not lose this one.
+        if model.graph.is_some() && !options.weights_only && options.graph.is_none() {
             let why = format!("{} holds no computation graph", target.as_str());
-            lost.push(Note::new("graph", why));
+            lost.push(Note::new(GRAPH, why));
         }
         for w in &model.warnings {
             if w.rule == "names.collision" {
@@ -249,6 +267,11 @@ impl Job {
             crate::structure::bulk_names(s, &mut bulk);
         }
         let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
+        if model.format == FormatId::Onnx && target != FormatId::Onnx {
+            provenance::record(&mut model, &renamed, &options.limits);
+        }
+        let mut turn = Turn::new(&options.transpose)?;
+        turn.apply(&mut model, false, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);
         transform::apply(
             &mut model,
@@ -257,9 +280,11 @@ impl Job {
             |n| bulk.contains(n),
             &mut changed,
         )?;
+        turn.apply(&mut model, true, &mut changed)?;
         state::refresh_aliases(&mut model, &before);
         check_expansion(&model, &options.limits)?;
-        state::flatten(&mut model, options, renamed, &bulk, &mut changed, &mut lost);
+        let flat = !renamed.is_empty();
+        state::flatten(&mut model, options, flat, &bulk, &mut changed, &mut lost);
         prune_refused(&mut model, target)?;
         state::settle(&mut model, options, target, &mut lost);
         for t in &model.tensors {
@@ -288,6 +313,7 @@ impl Job {
             stem,
             dedupe: options.dedupe,
             weights_only: options.weights_only,
+            ..WriteOptions::default()
         };
         writer.plan(&self.model, &write)
     }

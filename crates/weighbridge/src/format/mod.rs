@@ -78,6 +78,9 @@ pub struct WriteOptions {
     pub dedupe: bool,
     /// Leave all non-tensor state out.
     pub weights_only: bool,
+    /// Where the data begins, a multiple of this many bytes, and tensors as far as they can be
+    /// ordered so; the format's own when smaller. Safetensors only.
+    pub align: u64,
 }
 
 /// One thing that a conversion changes or loses.

@@ -6,6 +6,7 @@
 
 pub mod constants;
 mod data;
+pub mod digest;
 pub mod encode;
 pub mod external;
 pub mod parse;
@@ -14,5 +15,6 @@ pub mod read;
 pub mod sniff;
 pub mod splice;
 pub mod types;
+pub mod walk;
 
 pub use read::Onnx;

@@ -62,7 +62,7 @@ fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
 }
 
 /// A model on its way from its messages.
-struct Lower {
+pub(crate) struct Lower {
     source: Arc<dyn ByteSource>,
     /// The whole file, which tensors are views of.
     storage: Arc<Storage>,
@@ -76,7 +76,8 @@ struct Lower {
 }
 
 impl Lower {
-    fn new(source: Arc<dyn ByteSource>, files: Files, constants: bool) -> Result<Self> {
+    /// Lowers messages of `source`, whose external data lie in `files`.
+    pub(crate) fn new(source: Arc<dyn ByteSource>, files: Files, constants: bool) -> Result<Self> {
         let data = StorageData::Raw {
             source: Arc::clone(&source),
             offset: 0,
@@ -452,7 +453,8 @@ impl Lower {
         Ok(out)
     }
 
-    fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
+    /// One tensor, without its payload.
+    pub(crate) fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
         let name = t.name().to_owned();
         self.lower(t).map_err(|e| {
             let e = e.at(t.span.start);

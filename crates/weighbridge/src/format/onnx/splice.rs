@@ -14,7 +14,7 @@ use weighbridge_core::wire::protobuf::{Field, Message, Reader, Span};
 use weighbridge_core::{Error, Result};
 
 use super::encode::{Fields, head, head_len};
-use crate::output::Sink;
+use crate::output::{Run, Sink, raw_bytes};
 
 /// Bytes that come into a file.
 #[derive(Debug, Clone)]
@@ -328,20 +328,27 @@ impl Spliced {
                     out.copy(source, r.clone())?;
                     progress(r.end - r.start);
                 }
-                Part::Tensor(t) => tensor(t, &mut chunks, out, progress)?,
+                Part::Tensor(t) => put_tensor(t, &mut chunks, out, progress)?,
             }
         }
         Ok(())
     }
 }
 
-fn tensor(
+/// Writes the row-major little-endian bytes of `t`, inside the kernel where they lie in a file.
+///
+/// # Errors
+/// What reading and writing gives; `Malformed` when it has not the bytes it said.
+pub(crate) fn put_tensor(
     t: &Tensor,
     chunks: &mut Chunks,
     out: &mut dyn Sink,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let (said, mut n) = (t.byte_len(), 0u64);
+    if let Some((source, at)) = raw_bytes(t) {
+        return Run::new(source, at, said).flush(out, progress);
+    }
     t.stream(chunks, &mut |part| {
         n = n.saturating_add(part.len() as u64);
         if n > said {
