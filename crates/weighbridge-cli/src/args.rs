@@ -292,8 +292,8 @@ pub(crate) enum FailOn {
 
 /// Convert a model to another format
 ///
-/// The target is told by OUT's extension (.safetensors, .gguf; .pt .pth .ckpt .bin are PyTorch)
-/// or --to.
+/// The target is told by OUT's extension (.safetensors, .gguf, .onnx; .pt .pth .ckpt .bin are
+/// PyTorch) or --to. Weights become ONNX by going into a graph: --graph.
 /// Lists what changes on the way and what cannot be carried; OUT appears only when it is complete.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -305,6 +305,9 @@ Examples:
   weighbridge convert model/ out/ --to safetensors --shard-size 5GB
   weighbridge convert model.safetensors model.pt --dtype bf16
   weighbridge convert model.gguf model.safetensors --dequantize
+  weighbridge convert model.onnx model.safetensors
+  weighbridge convert tuned.safetensors tuned.onnx --graph base.onnx --map fc.weight=MatMul_7
+  weighbridge convert model.onnx out/model.onnx --shared-weights out/model.safetensors
 
 Exit codes: 0 done, 2 refused or failed; then nothing is left at OUT.")]
 pub(crate) struct Convert {
@@ -384,12 +387,44 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "ORDER")]
     pub(crate) endian: Option<ByteOrder>,
 
+    /// Take what Constant nodes of an ONNX graph hold for tensors too
+    #[arg(long)]
+    pub(crate) constants: bool,
+
+    #[command(flatten)]
+    pub(crate) graph: Graph,
+
     /// Do not wait until the result is on the disk
     #[arg(long)]
     pub(crate) no_sync: bool,
 
     #[command(flatten)]
     pub(crate) open: Open,
+}
+
+/// How weights come into an ONNX graph.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "ONNX graphs")]
+pub(crate) struct Graph {
+    /// Put the weights into this ONNX graph, by name
+    #[arg(long, value_name = "FILE")]
+    pub(crate) graph: Option<PathBuf>,
+
+    /// Which tensor becomes which of the graph; FILE has one FROM=TO a line (repeatable)
+    #[arg(long, value_name = "FROM=TO|FILE", requires = "graph")]
+    pub(crate) map: Vec<String>,
+
+    /// Transpose tensors whose name matches (repeatable)
+    #[arg(long, value_name = "REGEX", requires = "graph")]
+    pub(crate) transpose: Vec<String>,
+
+    /// Put in what fits and keep the rest of the graph as it is
+    #[arg(long, requires = "graph")]
+    pub(crate) partial: bool,
+
+    /// Keep the graph's weights in this safetensors file beside OUT (IN itself is left as it is)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) shared_weights: Option<PathBuf>,
 }
 
 /// The formats that can be written.
@@ -399,6 +434,7 @@ pub(crate) enum Target {
     #[value(alias = "pytorch")]
     Pt,
     Gguf,
+    Onnx,
 }
 
 impl Target {
@@ -407,6 +443,7 @@ impl Target {
             Self::Safetensors => FormatId::Safetensors,
             Self::Pt => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
+            Self::Onnx => FormatId::Onnx,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! `weighbridge convert`.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use weighbridge::convert::{ConvertOptions, Endian, Report, convert, parse_dtype};
-use weighbridge::{Error, FormatId, Model, Result};
+use weighbridge::convert::{ConvertOptions, Endian, Report, convert, parse_dtype, parse_map};
+use weighbridge::{Error, FormatId, Model, OpenOptions, Result};
 
 use crate::args::{ByteOrder, Convert, Names};
 use crate::cmd::{open_options, summary};
@@ -14,7 +16,10 @@ use crate::style::Tone;
 use crate::text::{count, plural, safe, size};
 
 pub(crate) fn run(args: &Convert, out: &mut Output) -> Result<Exit> {
-    let open = open_options(&args.open, None);
+    let open = OpenOptions {
+        constants: args.constants,
+        ..open_options(&args.open, None)
+    };
     let options = options(args)?;
     let target = Place::resolve(args)?;
     let model = open.open(&args.input)?;
@@ -61,6 +66,12 @@ fn options(args: &Convert) -> Result<ConvertOptions> {
             ByteOrder::Little => Endian::Little,
             ByteOrder::Big => Endian::Big,
         }),
+        graph: args.graph.graph.clone(),
+        map: map(&args.graph.map)?,
+        transpose: args.graph.transpose.clone(),
+        partial: args.graph.partial,
+        constants: args.constants,
+        shared_weights: args.graph.shared_weights.clone(),
         strict: args.strict,
         dry_run: args.dry_run,
         sync: !args.no_sync,
@@ -68,6 +79,34 @@ fn options(args: &Convert) -> Result<ConvertOptions> {
     };
     options.limits.expand_bytes = args.open.max_expand;
     Ok(options)
+}
+
+/// Longest file of names that is read, in bytes.
+const MOST_MAP: u64 = 64 << 20;
+
+/// The pairs that `--map` names, in the files it names too.
+fn map(given: &[String]) -> Result<Vec<(String, String)>> {
+    let mut out = Vec::new();
+    for g in given {
+        if g.contains('=') {
+            out.extend(parse_map(g)?);
+            continue;
+        }
+        let io = |e| Error::io("cannot read the map", e).in_file(g);
+        let mut bytes = Vec::new();
+        let file = File::open(g).map_err(io)?;
+        file.take(MOST_MAP + 1)
+            .read_to_end(&mut bytes)
+            .map_err(io)?;
+        let text = String::from_utf8(bytes)
+            .ok()
+            .filter(|t| t.len() as u64 <= MOST_MAP);
+        let text = text.ok_or_else(|| {
+            Error::parameter("convert.map", "a map is text, one FROM=TO a line").in_file(g)
+        })?;
+        out.extend(parse_map(&text).map_err(|e| e.in_file(g))?);
+    }
+    Ok(out)
 }
 
 /// Where the result goes.
@@ -92,6 +131,7 @@ impl Place {
             Some(FormatId::Safetensors) => "model.safetensors",
             Some(FormatId::PyTorch) => "pytorch_model.bin",
             Some(FormatId::Gguf) => "model.gguf",
+            Some(FormatId::Onnx) => "model.onnx",
             _ => {
                 return Err(Error::parameter("convert.target", "the output is a folder")
                     .in_file(path.display().to_string())
@@ -178,12 +218,10 @@ pub(super) fn file_name(path: &Path) -> String {
     .into_owned()
 }
 
-/// The result, opened again: by its index where it has one, else by its first file.
+/// The result, opened again: by its index or graph where it has one, else by its first file.
 fn reopen(report: &Report) -> Option<Model> {
-    let index = report
-        .output
-        .iter()
-        .find(|p| p.extension().is_some_and(|e| e == "json"));
+    let whole = |p: &&PathBuf| p.extension().is_some_and(|e| e == "json" || e == "onnx");
+    let index = report.output.iter().find(whole);
     let path = match (index, report.output.as_slice()) {
         (Some(index), _) => index,
         (None, [first, ..]) => first,

@@ -7,12 +7,16 @@
 
 pub(crate) mod blocks;
 mod dense;
+mod graph;
 mod names;
 mod options;
+mod provenance;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 mod transform;
+mod transpose;
+mod widen;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -22,8 +26,10 @@ use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
-pub use options::{ConvertOptions, Endian, parse_dtype, target_of};
+pub use options::{ConvertOptions, Endian, parse_dtype, parse_map, target_of};
 pub(crate) use transform::{kind_of, part_of};
+
+use transpose::Turn;
 
 use crate::format::gguf::{Gguf, split};
 use crate::format::pytorch::write::PyTorchWriter;
@@ -85,7 +91,7 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
             "convert.target",
             format!("writing {} is not supported yet", other.as_str()),
         )
-        .help("write .safetensors, .gguf, or .pt, .pth, .ckpt or .bin for PyTorch")),
+        .help("write .safetensors, .gguf, .onnx, or .pt, .pth, .ckpt or .bin for PyTorch")),
     }
 }
 
@@ -120,6 +126,10 @@ pub fn convert(
         Some(t) => t,
         None => target_of(path)?,
     };
+    if target == FormatId::Onnx {
+        return graph::convert(model, path, options, progress);
+    }
+    options.refuse_graph()?;
     let writer = writer(target)?;
     if options.endian.is_some() && target != FormatId::Gguf {
         let message = format!("{} files have one byte order", target.as_str());
@@ -140,7 +150,7 @@ pub fn convert(
     let bare = target == FormatId::Gguf && job.model.tensors.is_empty();
     let vocabulary = bare && !job.model.metadata.is_empty();
     if report.tensors == 0 && !vocabulary {
-        return Err(nothing_fits(&report));
+        return Err(nothing_fits(&report, &job.model, options));
     }
     if options.dry_run {
         return Ok(report.timed(started));
@@ -194,15 +204,22 @@ fn refuse_changes(report: &Report) -> Result<()> {
     .help("leave --strict out to write what fits; --dry-run lists everything"))
 }
 
-fn nothing_fits(report: &Report) -> Error {
-    match report.lost.first() {
+fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Error {
+    let e = match report.lost.iter().find(|n| n.what != GRAPH) {
         Some(n) => Error::unsupported(
             "convert.nothing-fits",
             format!("no tensor fits the target: {}: {}", n.what, n.why),
         ),
         None => Error::unsupported("convert.no-tensors", "the model has no tensors"),
+    };
+    match model.format == FormatId::Onnx && !options.constants {
+        true => e.help("some exporters keep weights in Constant nodes: --constants"),
+        false => e,
     }
 }
+
+/// What a computation graph is called in a report.
+const GRAPH: &str = "graph";
 
 /// A model on its way, with what is said of it.
 struct Job {
@@ -219,9 +236,10 @@ impl Job {
         for (what, why) in std::mem::take(&mut model.omitted) {
             lost.push(Note::new(what, why));
         }
-        if model.graph.is_some() {
+        // Who asks for weights only, or names another graph, does not lose this one.
+        if model.graph.is_some() && !options.weights_only && options.graph.is_none() {
             let why = format!("{} holds no computation graph", target.as_str());
-            lost.push(Note::new("graph", why));
+            lost.push(Note::new(GRAPH, why));
         }
         for w in &model.warnings {
             if w.rule == "names.collision" {
@@ -237,6 +255,11 @@ impl Job {
             crate::structure::bulk_names(s, &mut bulk);
         }
         let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
+        if model.format == FormatId::Onnx && target != FormatId::Onnx {
+            provenance::record(&mut model, &renamed, &options.limits);
+        }
+        let mut turn = Turn::new(&options.transpose)?;
+        turn.apply(&mut model, false, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);
         transform::apply(
             &mut model,
@@ -245,9 +268,11 @@ impl Job {
             |n| bulk.contains(n),
             &mut changed,
         )?;
+        turn.apply(&mut model, true, &mut changed)?;
         state::refresh_aliases(&mut model, &before);
         check_expansion(&model, &options.limits)?;
-        state::flatten(&mut model, options, renamed, &bulk, &mut changed, &mut lost);
+        let flat = !renamed.is_empty();
+        state::flatten(&mut model, options, flat, &bulk, &mut changed, &mut lost);
         prune_refused(&mut model, target)?;
         if target == FormatId::Gguf && options.shard_size.or(options.shard_tensors).is_some() {
             // Split files are those of the reference, which counts dimensions like this.
@@ -281,6 +306,7 @@ impl Job {
             dedupe: options.dedupe,
             weights_only: options.weights_only,
             big_endian: options.endian == Some(Endian::Big),
+            ..WriteOptions::default()
         };
         writer.plan(&self.model, &write)
     }

@@ -12,19 +12,20 @@ use crate::format::Note;
 use crate::format::safetensors::aliases;
 use crate::structure::free_name;
 
-/// Takes the tensors that `options` select out of `model` and gives them their new names; `true`
-/// when any name changed. `bulk` names the tensors that hold moved state: they stay as they are.
+/// Takes the tensors that `options` select out of `model` and gives them their new names; the old
+/// names with the new ones. `bulk` names the tensors that hold moved state: they stay as they are.
 pub(super) fn apply(
     model: &mut Model,
     options: &ConvertOptions,
     bulk: &HashSet<String>,
     changed: &mut Vec<Note>,
-) -> Result<bool> {
+) -> Result<HashMap<String, String>> {
     select(model, options, bulk)?;
     Ok(rename(model, options, bulk, changed))
 }
 
-fn compile(patterns: &[String], flag: &str) -> Result<Vec<Regex>> {
+/// Reads the regular expressions that were given to `flag`.
+pub(super) fn compile(patterns: &[String], flag: &str) -> Result<Vec<Regex>> {
     let compile = |p: &String| {
         Regex::new(p)
             .map_err(|e| Error::parameter("convert.bad-regex", format!("{flag} {p:?}: {e}")))
@@ -101,9 +102,9 @@ fn rename(
     options: &ConvertOptions,
     bulk: &HashSet<String>,
     changed: &mut Vec<Note>,
-) -> bool {
+) -> HashMap<String, String> {
     if !options.renames() {
-        return false;
+        return HashMap::new();
     }
     let mut used = vec![false; options.strip_prefix.len() + options.rename.len()];
     let mut taken: HashSet<String> = bulk.clone();
@@ -141,7 +142,7 @@ fn rename(
     if !renamed.is_empty() {
         rename_aliases(model, &renamed);
     }
-    !renamed.is_empty()
+    renamed
 }
 
 /// Brings the record of shared storage up to the new names.

@@ -1,6 +1,6 @@
 //! What a conversion is asked for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use weighbridge_core::model::{DType, FormatId};
 use weighbridge_core::{Error, Limits, Result};
@@ -51,6 +51,20 @@ pub struct ConvertOptions {
     pub labels: bool,
     /// The byte order of the output, for formats that have two (GGUF); little where not told.
     pub endian: Option<Endian>,
+    /// The ONNX graph that the weights are put into; the target is ONNX then.
+    pub graph: Option<PathBuf>,
+    /// Which tensor goes into which of the graph, where their names differ.
+    pub map: Vec<(String, String)>,
+    /// Transpose the last two dimensions of tensors whose name, before `map`, matches any of these
+    /// regular expressions.
+    pub transpose: Vec<String>,
+    /// Put into the graph what fits, and let it keep the rest.
+    pub partial: bool,
+    /// Cover the values of the graph's `Constant` nodes too: the model was opened with
+    /// [`crate::OpenOptions::constants`].
+    pub constants: bool,
+    /// The safetensors file that an ONNX graph's weights lie in: written, unless it is the input.
+    pub shared_weights: Option<PathBuf>,
     /// Refuse when anything but names would change or be lost.
     pub strict: bool,
     /// Plan and report, write nothing.
@@ -80,6 +94,12 @@ impl Default for ConvertOptions {
             dedupe: false,
             labels: false,
             endian: None,
+            graph: None,
+            map: Vec::new(),
+            transpose: Vec::new(),
+            partial: false,
+            constants: false,
+            shared_weights: None,
             strict: false,
             dry_run: false,
             sync: true,
@@ -93,6 +113,58 @@ impl ConvertOptions {
     pub(super) fn renames(&self) -> bool {
         !self.strip_prefix.is_empty() || !self.rename.is_empty() || self.labels
     }
+
+    /// Refuses what only a graph makes sense of, for another target.
+    pub(super) fn refuse_graph(&self) -> Result<()> {
+        let asked = [
+            ("--graph", self.graph.is_some()),
+            ("--map", !self.map.is_empty()),
+            ("--transpose", !self.transpose.is_empty()),
+            ("--partial", self.partial),
+            ("--shared-weights", self.shared_weights.is_some()),
+        ];
+        match asked.iter().find(|(_, on)| *on) {
+            Some((flag, _)) => {
+                let message = format!("{flag} is for ONNX graphs and OUT is none");
+                Err(Error::parameter("convert.graph", message)
+                    .help("name an OUT that ends in .onnx"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The pairs that the text of a `--map` file lists: one `FROM=TO` a line, or both names with a tab
+/// between them where a name holds `=`. Empty lines and lines that begin with `#` say nothing.
+///
+/// # Errors
+/// `Parameter` naming the first line that is neither.
+///
+/// # Examples
+/// ```
+/// let map = weighbridge::convert::parse_map("# layers\nfc.weight=onnx::MatMul_7\n\na=b\tc\n")?;
+/// assert_eq!(map[0], ("fc.weight".into(), "onnx::MatMul_7".into()));
+/// assert_eq!(map[1], ("a=b".into(), "c".into()));
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
+pub fn parse_map(text: &str) -> Result<Vec<(String, String)>> {
+    let mut out = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let pair = line.split_once('\t').or_else(|| line.split_once('='));
+        match pair {
+            Some((from, to)) if !from.is_empty() && !to.is_empty() => {
+                out.push((from.to_owned(), to.to_owned()));
+            }
+            _ => {
+                let message = format!("line {} of the map is no FROM=TO", i + 1);
+                return Err(Error::parameter("convert.map", message));
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// The dtype that `name` spells for `--dtype`: safetensors' spelling or torch's, in any case.
@@ -133,13 +205,14 @@ pub fn target_of(path: &Path) -> Result<FormatId> {
     match extension.as_deref() {
         Some("safetensors") => return Ok(FormatId::Safetensors),
         Some("gguf") => return Ok(FormatId::Gguf),
+        Some("onnx") => return Ok(FormatId::Onnx),
         Some("pt" | "pth" | "ckpt" | "bin") => return Ok(FormatId::PyTorch),
         _ => {}
     }
     let later = [
-        ".onnx", ".h5", ".keras", ".npz", ".npy", ".pb", ".tflite", ".msgpack",
+        ".h5", ".keras", ".npz", ".npy", ".pb", ".tflite", ".msgpack",
     ];
-    let help = "write .safetensors, .gguf, or .pt, .pth, .ckpt or .bin for PyTorch";
+    let help = "write .safetensors, .gguf, .onnx, or .pt, .pth, .ckpt or .bin for PyTorch";
     if let Some(known) = later.iter().find(|e| name.ends_with(**e)) {
         let message = format!("writing {known} files is not supported yet");
         return Err(Error::unsupported("convert.target", message).help(help));

@@ -130,9 +130,12 @@ pub(crate) fn settle(
     lost: &mut Vec<Note>,
 ) {
     let torch = matches!(model.format, FormatId::PyTorch | FormatId::Pickle);
+    // A checkpoint has no place for what an ONNX file says of itself.
+    let foreign = model.format == FormatId::Onnx && target == FormatId::PyTorch;
     model.metadata.retain(|(k, _)| {
         let fact = torch && LAYOUT_FACTS.contains(&k.as_str());
-        let state = options.weights_only && (torch || k == structure::TENSORS_KEY);
+        let beside = torch || foreign;
+        let state = options.weights_only && (beside || k == structure::TENSORS_KEY);
         !fact && !state
     });
     match target {
@@ -141,6 +144,7 @@ pub(crate) fn settle(
             into_metadata(model, torch, options.weights_only);
         }
         FormatId::Gguf => into_text(model, options.weights_only),
+        FormatId::Onnx => beside_graph(model, options.weights_only, lost),
         _ if torch => {
             for (key, _) in &model.metadata {
                 let why = "a PyTorch checkpoint has no place for it beside the pickle";
@@ -148,6 +152,24 @@ pub(crate) fn settle(
             }
         }
         _ => {}
+    }
+}
+
+/// Lists the state that a graph has no place for. Its own metadata stays.
+fn beside_graph(model: &mut Model, weights_only: bool, lost: &mut Vec<Note>) {
+    let why = "an ONNX graph holds weights and no training state";
+    if let Some(s) = model.structure.take()
+        && !weights_only
+        && !structure::is_flat(&s, model)
+    {
+        list_state(&s, "", why, lost);
+    }
+    let said = |k: &str| k == "format" || k.starts_with("onnx.") || k.starts_with("weighbridge.");
+    for (key, _) in model.metadata.iter().filter(|(k, _)| !said(k)) {
+        if !weights_only && model.format != FormatId::Onnx {
+            let why = "the graph keeps its own metadata";
+            lost.push(Note::new(format!("metadata {key}"), why));
+        }
     }
 }
 

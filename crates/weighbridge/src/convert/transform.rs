@@ -11,6 +11,7 @@ use weighbridge_kernels::{Affine, Kind, Quantized, convert, decode_f64, dequanti
 use super::blocks::dequantized;
 use super::dense::Dense;
 use super::options::ConvertOptions;
+use super::widen::widen;
 use crate::format::Note;
 
 /// The kernels' name of a dtype that is one real number an element.
@@ -60,6 +61,8 @@ pub(super) fn apply(
     changed: &mut Vec<Note>,
 ) -> Result<()> {
     unshare(model, options, changed);
+    // ONNX keeps the scales of such integers in tensors of their own.
+    let onnx = model.format == FormatId::Onnx;
     for t in &mut model.tensors {
         if keep(&t.name) {
             continue;
@@ -78,6 +81,9 @@ pub(super) fn apply(
                 compute(t, DType::F32, Arc::new(d));
                 let why = format!("dequantized from {from} to F32");
                 changed.push(Note::new(t.name.as_str(), why));
+            }
+            if onnx {
+                widen(t, changed);
             }
         }
         if options.complex_as_real && target == FormatId::Safetensors {

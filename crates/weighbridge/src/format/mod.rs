@@ -82,6 +82,9 @@ pub struct WriteOptions {
     pub weights_only: bool,
     /// Write numbers with their most significant byte first. GGUF only.
     pub big_endian: bool,
+    /// Where the data begins, a multiple of this many bytes, and tensors as far as they can be
+    /// ordered so; the format's own when smaller. Safetensors only.
+    pub align: u64,
 }
 
 /// One thing that a conversion changes or loses.

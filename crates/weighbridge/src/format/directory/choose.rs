@@ -11,6 +11,7 @@ use super::super::detect::{self, Detected};
 use super::super::pytorch::{dcp, deepspeed, megatron};
 use super::{Listed, Located, Target, list, open, strip_shard};
 use crate::OpenOptions;
+use crate::output::same_file;
 
 /// How a candidate is ranked: the first that is there is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +21,7 @@ enum Rank {
     TorchIndex,
     Torch,
     Trainer,
+    Onnx,
     Gguf,
     Unreadable,
 }
@@ -51,6 +53,7 @@ pub(super) fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
             Rank::TorchIndex | Rank::Torch | Rank::Trainer => {
                 matches!(format, FormatId::PyTorch | FormatId::Pickle)
             }
+            Rank::Onnx => format == FormatId::Onnx,
             Rank::Gguf => format == FormatId::Gguf,
             Rank::Unreadable => false,
         });
@@ -153,6 +156,9 @@ fn same_model(a: &Candidate, b: &Candidate, options: &OpenOptions) -> bool {
         // GGUF has names of its own for the same tensors: there is nothing to compare.
         return true;
     }
+    if b.rank == Rank::Onnx && holds(b, a, options) {
+        return true;
+    }
     if safetensors(a) == safetensors(b) || b.rank == Rank::Unreadable {
         return false;
     }
@@ -165,6 +171,15 @@ fn same_model(a: &Candidate, b: &Candidate, options: &OpenOptions) -> bool {
         (Some(a), Some(b)) => !a.is_empty() && a == b,
         _ => false,
     }
+}
+
+/// Whether the weights of the graph `graph` lie in the file `file`.
+fn holds(graph: &Candidate, file: &Candidate, options: &OpenOptions) -> bool {
+    let Target::File(path) = &file.target else {
+        return false;
+    };
+    let model = open(Located::plain(graph.target.clone()), options);
+    model.is_ok_and(|m| m.parts.iter().any(|p| same_file(&p.path, path)))
 }
 
 /// Everything in the folder that may be a model, and the names of training state beside it.
@@ -269,10 +284,14 @@ fn file_candidate(
             }
         }
         "gguf" => Rank::Gguf,
-        "onnx" | "h5" | "keras" | "npz" => Rank::Unreadable,
+        "onnx" => Rank::Onnx,
+        "h5" | "keras" | "npz" => Rank::Unreadable,
         _ => return Ok(None),
     };
-    let (family, variant) = family(stem);
+    let (family, variant) = match rank {
+        Rank::Onnx => onnx_family(stem),
+        _ => family(stem),
+    };
     Ok(Some(Candidate {
         rank,
         target: Target::File(f.path.clone()),
@@ -301,6 +320,27 @@ fn is_training_state(name: &str) -> bool {
                 | "training_args"
                 | "trainer_state"
         )
+}
+
+/// The same of an ONNX file, of which exporters write several precisions beside `model.onnx`.
+fn onnx_family(stem: &str) -> (String, bool) {
+    const VARIANTS: [&str; 10] = [
+        "_fp16",
+        "_bf16",
+        "_int8",
+        "_uint8",
+        "_quantized",
+        "_q4f16",
+        "_q4",
+        "_q8",
+        "_bnb4",
+        "_optimized",
+    ];
+    let base = VARIANTS.iter().find_map(|v| stem.strip_suffix(v));
+    match base.filter(|b| !b.is_empty()) {
+        Some(base) => (family(base).0, true),
+        None => family(stem),
+    }
 }
 
 /// The model that a file's stem names, and whether it is a variant in another precision. The
@@ -332,6 +372,9 @@ mod tests {
         assert_eq!(family("pytorch_model"), ("model".into(), false));
         assert_eq!(family("model-00001-of-00002"), ("model".into(), false));
         assert_eq!(family("model.fp16"), ("model".into(), true));
+        assert_eq!(onnx_family("model_q4f16"), ("model".into(), true));
+        assert_eq!(onnx_family("decoder_q4"), ("decoder".into(), true));
+        assert_eq!(onnx_family("_q4"), ("_q4".into(), false));
         assert_eq!(strip_shard("a-b-00001-of-00010"), Some("a-b"));
         assert_eq!(strip_shard("state-of-art"), None);
     }

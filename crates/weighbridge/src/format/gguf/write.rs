@@ -167,6 +167,9 @@ pub(crate) fn refusal(t: &Tensor) -> Option<String> {
             "GGUF holds dense tensors only and this one is {layout}: --densify writes its dense values"
         ));
     }
+    if d == DType::Str {
+        return Some("GGUF holds numbers and this is a tensor of texts".into());
+    }
     if !t.has_data() {
         return Some("the tensor has no data".into());
     }

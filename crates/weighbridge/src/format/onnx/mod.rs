@@ -7,8 +7,10 @@
 mod beside;
 pub mod constants;
 mod data;
+pub mod digest;
 pub mod encode;
 pub mod external;
+pub mod homes;
 pub mod operators;
 pub mod parse;
 pub mod raw;

@@ -69,7 +69,7 @@ pub(super) fn open_both(
 }
 
 /// A model on its way from its messages.
-pub(super) struct Lower {
+pub(crate) struct Lower {
     source: Arc<dyn ByteSource>,
     /// The whole file, which tensors are views of.
     storage: Arc<Storage>,
@@ -87,7 +87,7 @@ impl Lower {
     ///
     /// # Errors
     /// None that a file gives.
-    pub(super) fn new(source: Arc<dyn ByteSource>, files: Files, constants: bool) -> Result<Self> {
+    pub(crate) fn new(source: Arc<dyn ByteSource>, files: Files, constants: bool) -> Result<Self> {
         let data = StorageData::Raw {
             source: Arc::clone(&source),
             offset: 0,
@@ -467,7 +467,7 @@ impl Lower {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
+    pub(crate) fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
         let name = t.name().to_owned();
         self.lower(t).map_err(|e| {
             let e = e.at(t.span.start);

@@ -368,7 +368,7 @@ impl Spliced {
                     progress(b.len() as u64);
                 }
                 Part::Copy(r) => copy(source, r.clone(), out, progress)?,
-                Part::Tensor(t) => tensor(t, &mut chunks, out, progress)?,
+                Part::Tensor(t) => put_tensor(t, &mut chunks, out, progress)?,
             }
         }
         Ok(())
@@ -437,7 +437,10 @@ pub(super) fn copy(
 }
 
 /// Writes a tensor's row-major little-endian bytes, no more and no fewer than it says.
-pub(super) fn tensor(
+///
+/// # Errors
+/// What reading and writing gives; `Malformed` when it has not the bytes it said.
+pub(crate) fn put_tensor(
     t: &Tensor,
     chunks: &mut Chunks,
     out: &mut dyn Sink,

@@ -4,13 +4,13 @@
 //! are ordered so that each lies at a multiple of the largest power of two (up to 64) that
 //! divides its length: no byte is spent on it, since nothing may lie between tensors. That is at
 //! least the alignment of its dtype; tensors of one class stand wide dtypes first, then in the
-//! order of the model.
+//! order of the model. [`WriteOptions::align`] asks for a greater multiple than 64.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use weighbridge_core::model::{Layout, Model, Tensor, Value};
+use weighbridge_core::model::{DType, Layout, Model, Tensor, Value};
 use weighbridge_core::{Error, Result};
 
 use super::aliases::{self, Sharing};
@@ -20,8 +20,11 @@ use super::json::{push_string, push_u64};
 use super::names::NameTable;
 use crate::format::{Note, Plan, PlannedFile, WriteOptions};
 
-/// The data region begins at a multiple of this.
+/// The data region begins at a multiple of this, or of more.
 const ALIGN: u64 = 64;
+
+/// The greatest multiple that may be asked for.
+const MOST_ALIGN: u64 = 1 << 16;
 
 /// See [`super::Safetensors`].
 pub(super) fn plan(model: &Model, options: &WriteOptions) -> Result<Plan> {
@@ -44,9 +47,11 @@ pub(super) fn plan(model: &Model, options: &WriteOptions) -> Result<Plan> {
             });
         }
     }
+    let align = options.align.clamp(ALIGN, MOST_ALIGN).next_power_of_two();
     let shards = split(chosen, options.shard_size, options.shard_tensors)?;
     if let [only] = shards.as_slice() {
-        plan.files.push(file(String::new(), only, &metadata)?);
+        plan.files
+            .push(file(String::new(), only, &metadata, align)?);
         return Ok(plan);
     }
     let stem = match options.stem.as_str() {
@@ -64,7 +69,7 @@ pub(super) fn plan(model: &Model, options: &WriteOptions) -> Result<Plan> {
     let name = |i: usize| format!("{stem}-{:05}-of-{n:05}.safetensors", i + 1);
     for (i, shard) in shards.iter().enumerate() {
         let metadata = if i == 0 { &metadata } else { &format };
-        plan.files.push(file(name(i), shard, metadata)?);
+        plan.files.push(file(name(i), shard, metadata, align)?);
     }
     plan.side_files.push((
         format!("{stem}.safetensors.index.json"),
@@ -123,6 +128,9 @@ fn refusal(t: &Tensor) -> Option<String> {
             "safetensors holds dense tensors only and this one is {layout}: --densify writes its dense values"
         ));
     }
+    if d == DType::Str {
+        return Some("safetensors holds numbers and this is a tensor of texts".into());
+    }
     if !t.has_data() {
         return Some("the tensor has no data".into());
     }
@@ -139,6 +147,8 @@ fn refusal(t: &Tensor) -> Option<String> {
     if !has_dtype(d) {
         return Some(if d.is_complex() {
             format!("safetensors has no {d}: --complex-as-real writes real and imaginary parts")
+        } else if matches!(d, DType::U4 | DType::I4 | DType::U2 | DType::I2) {
+            format!("safetensors has no dtype {d}: --dequantize writes one integer a byte")
         } else {
             format!("safetensors has no dtype {d}")
         });
@@ -227,12 +237,12 @@ fn split<'a>(
     Ok(shards)
 }
 
-/// The largest power of two up to 64 that divides `n`; 64 for 0.
-fn granularity(n: u64) -> u64 {
+/// The largest power of two up to `align` that divides `n`; `align` for 0.
+fn granularity(n: u64, align: u64) -> u64 {
     if n == 0 {
-        ALIGN
+        align
     } else {
-        1 << n.trailing_zeros().min(ALIGN.trailing_zeros())
+        1 << n.trailing_zeros().min(align.trailing_zeros())
     }
 }
 
@@ -241,11 +251,12 @@ fn file(
     name: String,
     tensors: &[Chosen<'_>],
     metadata: &[(&str, Cow<'_, str>)],
+    align: u64,
 ) -> Result<PlannedFile> {
     let mut order: Vec<&Chosen<'_>> = tensors.iter().collect();
     order.sort_by_key(|c| {
         (
-            Reverse(granularity(c.bytes)),
+            Reverse(granularity(c.bytes, align)),
             Reverse(c.tensor.dtype.alignment()),
         )
     });
@@ -285,7 +296,7 @@ fn file(
         at = end;
     }
     out.push(b'}');
-    out.resize(out.len().next_multiple_of(ALIGN as usize), b' ');
+    out.resize(out.len().next_multiple_of(align as usize), b' ');
     let header = out.len() as u64 - 8;
     if header > MAX_HEADER {
         return Err(Error::limit(
