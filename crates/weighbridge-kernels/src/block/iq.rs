@@ -24,12 +24,6 @@ pub(super) fn level(x: f32, inverse: f32, top: u8) -> u8 {
     nearest_int(0.5 * (inverse * x - 1.0)).clamp(0, i32::from(top)) as u8
 }
 
-/// The sum of squares, in order.
-#[inline(always)]
-pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |sum, x| sum + x * x)
-}
-
 /// The sums of squares of up to four blocks, each in its order.
 #[inline(always)]
 pub(super) fn sums_of_squares<const N: usize>(blocks: &[[f32; N]]) -> [f32; 4] {
@@ -297,6 +291,75 @@ pub(super) fn refit<const D: usize, const N: usize>(
     if qq > 0.0 {
         fit.scale = xq / qq;
     }
+}
+
+/// A type of super-blocks of `BYTES` that is quantized by a [`Search`].
+pub(super) trait Block<const BYTES: usize> {
+    /// Quantizes a super-block, of which `squares` is the sum of squares. Mark it
+    /// `#[inline(always)]`.
+    fn block(
+        search: impl Search,
+        x: &[f32; SUPER],
+        squares: f32,
+        weights: Option<&[f32; SUPER]>,
+        out: &mut [u8; BYTES],
+    );
+}
+
+/// Quantizes the super-blocks of a row.
+#[inline(always)]
+pub(super) fn rows<B: Block<BYTES>, const BYTES: usize>(
+    search: impl Search,
+    row: &[f32],
+    weights: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    let weights = weights.map(|w| w.as_chunks::<SUPER>().0);
+    let row = row.as_chunks::<SUPER>().0.chunks(4);
+    let out = out.as_chunks_mut::<BYTES>().0.chunks_mut(4);
+    for (i, (row, out)) in row.zip(out).enumerate() {
+        let squares = sums_of_squares(row);
+        for (k, (x, out)) in row.iter().zip(out).enumerate() {
+            let weights = weights.and_then(|w| w.get(4 * i + k));
+            B::block(search, x, squares[k], weights, out);
+        }
+    }
+}
+
+/// Makes a [`Block`] a `Kernel`.
+macro_rules! kernel {
+    ($name:ident $bytes:literal) => {
+        impl Kernel for $name {
+            fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+                rows::<Self, $bytes>(Twin, row, weights, out);
+            }
+
+            #[inline(always)]
+            fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+                rows::<Self, $bytes>(InLanes(s), row, weights, out);
+            }
+        }
+    };
+}
+pub(super) use kernel;
+
+/// The greatest of scales of sub-blocks, of which none is negative.
+pub(super) fn greatest_scale(scales: &[f32]) -> f32 {
+    scales.iter().fold(0.0, |m, s| if m > *s { m } else { *s })
+}
+
+/// Writes the nibbles of the scales and returns the super-block's, or `None` where all are zero.
+pub(super) fn scale_nibbles(scales: &[f32], out: &mut [u8]) -> Option<f32> {
+    let max = greatest_scale(scales);
+    if max == 0.0 {
+        return None;
+    }
+    let d = max / 31.0;
+    for (out, pair) in out.iter_mut().zip(scales.as_chunks::<2>().0) {
+        let [low, high] = pair.map(|s| scale_level(s, 1.0 / d, 15));
+        *out = low | high << 4;
+    }
+    Some(d)
 }
 
 /// The code of a sub-block's scale: level `l` stands for `2l + 1`.

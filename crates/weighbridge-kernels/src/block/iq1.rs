@@ -8,7 +8,7 @@
 
 use super::grid::{self, Grid, Place};
 use super::half;
-use super::iq::{SUPER, scale_level, sums_of_squares};
+use super::iq::{SUPER, greatest_scale, scale_level, sums_of_squares};
 use super::iq1_lanes::InLanes;
 use super::lanes::{Kernel, Lanes};
 
@@ -281,7 +281,7 @@ fn block_s(
         words[ib] |= u16::from(split.down & 1) << 15;
         scales[ib] = split.scale;
     }
-    let max = scales.iter().fold(0.0, |m, s| if m > *s { m } else { *s });
+    let max = greatest_scale(&scales);
     let d = max / 15.0;
     if max != 0.0 {
         out[..2].copy_from_slice(&half(d * 1.125).to_le_bytes());
@@ -386,7 +386,7 @@ fn block_m(
         downs[ib] = split.down;
         scales[ib] = split.scale;
     }
-    let max = scales.iter().fold(0.0, |m, s| if m > *s { m } else { *s });
+    let max = greatest_scale(&scales);
     if max == 0.0 {
         return;
     }

@@ -7,16 +7,15 @@
 //! and the scale nibbles. Where signs have seven bits, the eighth makes the minus signs even.
 
 use super::grid::{self, Grid};
-use super::half;
-use super::iq::{Fit, SUPER, Search, Sub, Tries, Twin, refit, scale_level, sum_of_squares};
+use super::iq::{
+    Block, Fit, SUPER, Search, Sub, Tries, Twin, greatest_scale, kernel, refit, rows, scale_level,
+    scale_nibbles,
+};
 use super::iq_lanes::InLanes;
 use super::lanes::{Kernel, Lanes};
+use super::{half, weigh};
 
 const TOP: u8 = 2;
-
-fn weigh<const N: usize>(x: &[f32; N], importance: &[f32], sigma2: f32) -> [f32; N] {
-    std::array::from_fn(|i| importance[i] * (sigma2 + x[i] * x[i]).sqrt())
-}
 
 /// The levels of a sub-block as codes.
 fn codes<const D: usize, const N: usize>(grid: &Grid<D>, levels: &[u8; N]) -> [u16; 8] {
@@ -31,69 +30,52 @@ fn codes<const D: usize, const N: usize>(grid: &Grid<D>, levels: &[u8; N]) -> [u
 /// IQ2_XXS.
 pub(super) enum Xxs {}
 
-impl Kernel for Xxs {
-    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_xxs(Twin, row, weights, out);
-    }
+kernel!(Xxs 66);
 
+impl Block<66> for Xxs {
     #[inline(always)]
-    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_xxs(InLanes(s), row, weights, out);
-    }
-}
-
-#[inline(always)]
-fn row_xxs(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-    let weights = weights.unwrap_or_default();
-    let grid = grid::iq2_xxs();
-    let blocks = row
-        .as_chunks::<SUPER>()
-        .0
-        .iter()
-        .zip(weights.as_chunks::<SUPER>().0);
-    for ((x, w), out) in blocks.zip(out.as_chunks_mut::<66>().0) {
-        block_xxs(search, grid, x, w, out);
-    }
-}
-
-#[inline(always)]
-fn block_xxs(
-    search: impl Search,
-    grid: &Grid<8>,
-    x: &[f32; SUPER],
-    w: &[f32; SUPER],
-    out: &mut [u8; 66],
-) {
-    out.fill(0);
-    let sigma2 = sum_of_squares(x) / SUPER as f32;
-    let mut scales = [0.0f32; 8];
-    let mut words = [0u32; 16];
-    let mut subs: [Sub<32>; 8] = std::array::from_fn(|ib| {
-        let (x, w) = (&x.as_chunks::<32>().0[ib], &w[32 * ib..32 * ib + 32]);
-        Sub::new(x, weigh(x, w, sigma2), true)
-    });
-    let firsts = search.positive(i32::from(TOP) + 2, &subs);
-    for (ib, (sub, first)) in subs.iter_mut().zip(firsts).enumerate() {
-        let Some(fit) = fit_xxs(search, grid, sub, first) else {
-            continue;
+    fn block(
+        search: impl Search,
+        x: &[f32; SUPER],
+        squares: f32,
+        weights: Option<&[f32; SUPER]>,
+        out: &mut [u8; 66],
+    ) {
+        out.fill(0);
+        let Some(w) = weights else {
+            return;
         };
-        for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(4) {
-            words[2 * ib] |= u32::from(code) << (8 * k);
-            words[2 * ib + 1] |= u32::from(sub.signs[k]) << (7 * k);
+        let grid = grid::iq2_xxs();
+        let sigma2 = squares / SUPER as f32;
+        let mut scales = [0.0f32; 8];
+        let mut words = [0u32; 16];
+        let mut subs: [Sub<32>; 8] = std::array::from_fn(|ib| {
+            let (x, w) = (&x.as_chunks::<32>().0[ib], &w[32 * ib..32 * ib + 32]);
+            Sub::new(x, weigh(sigma2, x, w), true)
+        });
+        let firsts = search.positive(i32::from(TOP) + 2, &subs);
+        for (ib, (sub, first)) in subs.iter_mut().zip(firsts).enumerate() {
+            let Some(fit) = fit_xxs(search, grid, sub, first) else {
+                continue;
+            };
+            for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(4) {
+                words[2 * ib] |= u32::from(code) << (8 * k);
+                words[2 * ib + 1] |= u32::from(sub.signs[k]) << (7 * k);
+            }
+            scales[ib] = fit.scale;
         }
-        scales[ib] = fit.scale;
-    }
-    let max = scales.iter().fold(0.0, |m, s| if m > *s { m } else { *s });
-    if max == 0.0 {
-        return;
-    }
-    let d = max / 31.0;
-    out[..2].copy_from_slice(&half(d).to_le_bytes());
-    for (ib, scale) in scales.into_iter().enumerate() {
-        words[2 * ib + 1] |= u32::from(scale_level(scale, 1.0 / d, 15)) << 28;
-    }
-    for (out, word) in out[2..].chunks_exact_mut(4).zip(words) {
-        out.copy_from_slice(&word.to_le_bytes());
+        let max = greatest_scale(&scales);
+        if max == 0.0 {
+            return;
+        }
+        let d = max / 31.0;
+        out[..2].copy_from_slice(&half(d).to_le_bytes());
+        for (ib, scale) in scales.into_iter().enumerate() {
+            words[2 * ib + 1] |= u32::from(scale_level(scale, 1.0 / d, 15)) << 28;
+        }
+        for (out, word) in out[2..].chunks_exact_mut(4).zip(words) {
+            out.copy_from_slice(&word.to_le_bytes());
+        }
     }
 }
 
@@ -168,75 +150,44 @@ fn fit_16(
     Some(fit)
 }
 
-/// Writes the nibbles of the scales and returns the super-block's, or `None` where all are zero.
-fn scale_nibbles(scales: &[f32; 16], out: &mut [u8]) -> Option<f32> {
-    let max = scales.iter().fold(0.0, |m, s| if m > *s { m } else { *s });
-    if max == 0.0 {
-        return None;
-    }
-    let d = max / 31.0;
-    for (out, pair) in out.iter_mut().zip(scales.as_chunks::<2>().0) {
-        let [low, high] = pair.map(|s| scale_level(s, 1.0 / d, 15));
-        *out = low | high << 4;
-    }
-    Some(d)
-}
-
 /// IQ2_XS.
 pub(super) enum Xs {}
 
-impl Kernel for Xs {
-    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_xs(Twin, row, weights, out);
-    }
+kernel!(Xs 74);
 
+impl Block<74> for Xs {
     #[inline(always)]
-    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_xs(InLanes(s), row, weights, out);
-    }
-}
-
-#[inline(always)]
-fn row_xs(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-    let weights = weights.unwrap_or_default();
-    let grid = grid::iq2_xs();
-    let blocks = row
-        .as_chunks::<SUPER>()
-        .0
-        .iter()
-        .zip(weights.as_chunks::<SUPER>().0);
-    for ((x, w), out) in blocks.zip(out.as_chunks_mut::<74>().0) {
-        block_xs(search, grid, x, w, out);
-    }
-}
-
-#[inline(always)]
-fn block_xs(
-    search: impl Search,
-    grid: &Grid<8>,
-    x: &[f32; SUPER],
-    w: &[f32; SUPER],
-    out: &mut [u8; 74],
-) {
-    out.fill(0);
-    let sigma2 = sum_of_squares(x) / SUPER as f32;
-    let mut scales = [0.0f32; 16];
-    let mut words = [0u16; 32];
-    let subs = x.as_chunks::<16>().0.iter().zip(w.as_chunks::<16>().0);
-    for (ib, (x, w)) in subs.enumerate() {
-        let mut sub = Sub::new(x, weigh(x, w, sigma2), true);
-        let Some(fit) = fit_16(search, grid, &mut sub, 1e-15, true) else {
-            continue;
+    fn block(
+        search: impl Search,
+        x: &[f32; SUPER],
+        squares: f32,
+        weights: Option<&[f32; SUPER]>,
+        out: &mut [u8; 74],
+    ) {
+        out.fill(0);
+        let Some(w) = weights else {
+            return;
         };
-        for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(2) {
-            words[2 * ib + k] = code | u16::from(sub.signs[k]) << 9;
+        let grid = grid::iq2_xs();
+        let sigma2 = squares / SUPER as f32;
+        let mut scales = [0.0f32; 16];
+        let mut words = [0u16; 32];
+        let subs = x.as_chunks::<16>().0.iter().zip(w.as_chunks::<16>().0);
+        for (ib, (x, w)) in subs.enumerate() {
+            let mut sub = Sub::new(x, weigh(sigma2, x, w), true);
+            let Some(fit) = fit_16(search, grid, &mut sub, 1e-15, true) else {
+                continue;
+            };
+            for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(2) {
+                words[2 * ib + k] = code | u16::from(sub.signs[k]) << 9;
+            }
+            scales[ib] = fit.scale;
         }
-        scales[ib] = fit.scale;
-    }
-    if let Some(d) = scale_nibbles(&scales, &mut out[66..]) {
-        out[..2].copy_from_slice(&half(d).to_le_bytes());
-        for (out, word) in out[2..66].chunks_exact_mut(2).zip(words) {
-            out.copy_from_slice(&word.to_le_bytes());
+        if let Some(d) = scale_nibbles(&scales, &mut out[66..]) {
+            out[..2].copy_from_slice(&half(d).to_le_bytes());
+            for (out, word) in out[2..66].chunks_exact_mut(2).zip(words) {
+                out.copy_from_slice(&word.to_le_bytes());
+            }
         }
     }
 }
@@ -244,60 +195,41 @@ fn block_xs(
 /// IQ2_S.
 pub(super) enum S {}
 
-impl Kernel for S {
-    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_s(Twin, row, weights, out);
-    }
+kernel!(S 82);
 
+impl Block<82> for S {
     #[inline(always)]
-    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_s(InLanes(s), row, weights, out);
-    }
-}
-
-#[inline(always)]
-fn row_s(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-    let grid = grid::iq2_s();
-    let rows = row
-        .as_chunks::<SUPER>()
-        .0
-        .iter()
-        .zip(out.as_chunks_mut::<82>().0);
-    for (i, (x, out)) in rows.enumerate() {
-        let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_s(search, grid, x, w, out);
-    }
-}
-
-#[inline(always)]
-fn block_s(
-    search: impl Search,
-    grid: &Grid<8>,
-    x: &[f32; SUPER],
-    w: Option<&[f32; SUPER]>,
-    out: &mut [u8; 82],
-) {
-    out.fill(0);
-    let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
-    let mut scales = [0.0f32; 16];
-    for (ib, x) in x.as_chunks::<16>().0.iter().enumerate() {
-        let weight = match w {
-            Some(w) => weigh(x, &w[16 * ib..16 * ib + 16], sigma2),
-            None => x.map(|x| 0.25 * sigma2 + x * x),
-        };
-        let mut sub = Sub::new(x, weight, false);
-        let Some(fit) = fit_16(search, grid, &mut sub, 1e-8, false) else {
-            continue;
-        };
-        for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(2) {
-            let i = 2 * ib + k;
-            out[2 + i] = code as u8;
-            out[34 + i] = sub.signs[k];
-            out[66 + i / 4] |= ((code >> 8) << (2 * (i % 4))) as u8;
+    fn block(
+        search: impl Search,
+        x: &[f32; SUPER],
+        squares: f32,
+        weights: Option<&[f32; SUPER]>,
+        out: &mut [u8; 82],
+    ) {
+        out.fill(0);
+        let w = weights;
+        let grid = grid::iq2_s();
+        let sigma2 = 2.0 * squares / SUPER as f32;
+        let mut scales = [0.0f32; 16];
+        for (ib, x) in x.as_chunks::<16>().0.iter().enumerate() {
+            let weight = match w {
+                Some(w) => weigh(sigma2, x, &w[16 * ib..16 * ib + 16]),
+                None => x.map(|x| 0.25 * sigma2 + x * x),
+            };
+            let mut sub = Sub::new(x, weight, false);
+            let Some(fit) = fit_16(search, grid, &mut sub, 1e-8, false) else {
+                continue;
+            };
+            for (k, code) in codes(grid, &fit.levels).into_iter().enumerate().take(2) {
+                let i = 2 * ib + k;
+                out[2 + i] = code as u8;
+                out[34 + i] = sub.signs[k];
+                out[66 + i / 4] |= ((code >> 8) << (2 * (i % 4))) as u8;
+            }
+            scales[ib] = fit.scale;
         }
-        scales[ib] = fit.scale;
-    }
-    if let Some(d) = scale_nibbles(&scales, &mut out[74..]) {
-        out[..2].copy_from_slice(&half(d * 0.9875).to_le_bytes());
+        if let Some(d) = scale_nibbles(&scales, &mut out[74..]) {
+            out[..2].copy_from_slice(&half(d * 0.9875).to_le_bytes());
+        }
     }
 }

@@ -6,7 +6,10 @@
 
 use super::grid::{self, Grid};
 use super::half;
-use super::iq::{Fit, SUPER, Search, Sub, Tries, Twin, refit, scale_level, sum_of_squares};
+use super::iq::{
+    Block, Fit, SUPER, Search, Sub, Tries, Twin, greatest_scale, kernel, refit, rows, scale_level,
+    scale_nibbles,
+};
 use super::iq_lanes::InLanes;
 use super::lanes::{Kernel, Lanes};
 
@@ -15,7 +18,7 @@ const TOP: u8 = 7;
 /// The weights of a sub-block: by importance, or the squares.
 fn weigh(x: &[f32; 32], importance: Option<&[f32]>, sigma2: f32) -> [f32; 32] {
     match importance {
-        Some(w) => std::array::from_fn(|i| w[i] * (sigma2 + x[i] * x[i]).sqrt()),
+        Some(w) => super::weigh(sigma2, x, w),
         None => x.map(|x| x * x),
     }
 }
@@ -48,137 +51,92 @@ fn fit(search: impl Search, grid: &Grid<4>, sub: &mut Sub<32>, reach: i32, all: 
 /// IQ3_XXS.
 pub(super) enum Xxs {}
 
-impl Kernel for Xxs {
-    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_xxs(Twin, row, weights, out);
-    }
+kernel!(Xxs 98);
 
+impl Block<98> for Xxs {
     #[inline(always)]
-    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_xxs(InLanes(s), row, weights, out);
-    }
-}
-
-#[inline(always)]
-fn row_xxs(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-    let grid = grid::iq3_xxs();
-    let rows = row
-        .as_chunks::<SUPER>()
-        .0
-        .iter()
-        .zip(out.as_chunks_mut::<98>().0);
-    for (i, (x, out)) in rows.enumerate() {
-        let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_xxs(search, grid, x, w, out);
-    }
-}
-
-#[inline(always)]
-fn block_xxs(
-    search: impl Search,
-    grid: &Grid<4>,
-    x: &[f32; SUPER],
-    w: Option<&[f32; SUPER]>,
-    out: &mut [u8; 98],
-) {
-    out.fill(0);
-    let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
-    let mut scales = [0.0f32; 8];
-    let mut words = [0u32; 8];
-    let mut codes = [0u8; 64];
-    for (ib, x) in x.as_chunks::<32>().0.iter().enumerate() {
-        let w = w.map(|w| &w[32 * ib..32 * ib + 32]);
-        let mut sub = Sub::new(x, weigh(x, w, sigma2), true);
-        if sub.max < 1e-8 {
-            continue;
+    fn block(
+        search: impl Search,
+        x: &[f32; SUPER],
+        squares: f32,
+        weights: Option<&[f32; SUPER]>,
+        out: &mut [u8; 98],
+    ) {
+        out.fill(0);
+        let w = weights;
+        let grid = grid::iq3_xxs();
+        let sigma2 = 2.0 * squares / SUPER as f32;
+        let mut scales = [0.0f32; 8];
+        let mut words = [0u32; 8];
+        let mut codes = [0u8; 64];
+        for (ib, x) in x.as_chunks::<32>().0.iter().enumerate() {
+            let w = w.map(|w| &w[32 * ib..32 * ib + 32]);
+            let mut sub = Sub::new(x, weigh(x, w, sigma2), true);
+            if sub.max < 1e-8 {
+                continue;
+            }
+            let fit = fit(search, grid, &mut sub, 15, false);
+            let groups = fit.levels.as_chunks::<4>().0;
+            for (code, levels) in codes[8 * ib..].iter_mut().zip(groups) {
+                *code = grid.code(levels) as u8;
+            }
+            words[ib] = (0..4).fold(0, |word, k| word | u32::from(sub.signs[k]) << (7 * k));
+            scales[ib] = fit.scale;
         }
-        let fit = fit(search, grid, &mut sub, 15, false);
-        let groups = fit.levels.as_chunks::<4>().0;
-        for (code, levels) in codes[8 * ib..].iter_mut().zip(groups) {
-            *code = grid.code(levels) as u8;
+        let max = greatest_scale(&scales);
+        if max == 0.0 {
+            return;
         }
-        words[ib] = (0..4).fold(0, |word, k| word | u32::from(sub.signs[k]) << (7 * k));
-        scales[ib] = fit.scale;
-    }
-    let max = scales.iter().fold(0.0, |m, s| if m > *s { m } else { *s });
-    if max == 0.0 {
-        return;
-    }
-    let d = max / 31.0;
-    out[..2].copy_from_slice(&half(d * 1.0125).to_le_bytes());
-    out[2..66].copy_from_slice(&codes);
-    for (ib, out) in out[66..].chunks_exact_mut(4).enumerate() {
-        let scale = scale_level(scales[ib], 1.0 / d, 15);
-        out.copy_from_slice(&(words[ib] | u32::from(scale) << 28).to_le_bytes());
+        let d = max / 31.0;
+        out[..2].copy_from_slice(&half(d * 1.0125).to_le_bytes());
+        out[2..66].copy_from_slice(&codes);
+        for (ib, out) in out[66..].chunks_exact_mut(4).enumerate() {
+            let scale = scale_level(scales[ib], 1.0 / d, 15);
+            out.copy_from_slice(&(words[ib] | u32::from(scale) << 28).to_le_bytes());
+        }
     }
 }
 
 /// IQ3_S.
 pub(super) enum S {}
 
-impl Kernel for S {
-    fn twin(row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_s(Twin, row, weights, out);
-    }
+kernel!(S 110);
 
+impl Block<110> for S {
     #[inline(always)]
-    fn lanes<S: Lanes>(s: S, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-        row_s(InLanes(s), row, weights, out);
-    }
-}
-
-#[inline(always)]
-fn row_s(search: impl Search, row: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-    let grid = grid::iq3_s();
-    let rows = row
-        .as_chunks::<SUPER>()
-        .0
-        .iter()
-        .zip(out.as_chunks_mut::<110>().0);
-    for (i, (x, out)) in rows.enumerate() {
-        let w = weights.and_then(|w| w.as_chunks::<SUPER>().0.get(i));
-        block_s(search, grid, x, w, out);
-    }
-}
-
-#[inline(always)]
-fn block_s(
-    search: impl Search,
-    grid: &Grid<4>,
-    x: &[f32; SUPER],
-    w: Option<&[f32; SUPER]>,
-    out: &mut [u8; 110],
-) {
-    out.fill(0);
-    let sigma2 = 2.0 * sum_of_squares(x) / SUPER as f32;
-    let mut scales = [0.0f32; 8];
-    // The reference skips a sub-block of zeros without stepping over its room, so that the codes and
-    // signs of those behind it move up, unlike their ninth bits and scales. Its bytes are the bar.
-    let mut at = 0;
-    for (ib, x) in x.as_chunks::<32>().0.iter().enumerate() {
-        let w = w.map(|w| &w[32 * ib..32 * ib + 32]);
-        let mut sub = Sub::new(x, weigh(x, w, sigma2), false);
-        if sub.max == 0.0 {
-            continue;
+    fn block(
+        search: impl Search,
+        x: &[f32; SUPER],
+        squares: f32,
+        weights: Option<&[f32; SUPER]>,
+        out: &mut [u8; 110],
+    ) {
+        out.fill(0);
+        let w = weights;
+        let grid = grid::iq3_s();
+        let sigma2 = 2.0 * squares / SUPER as f32;
+        let mut scales = [0.0f32; 8];
+        // The reference skips a sub-block of zeros without stepping over its room, so that the codes and
+        // signs of those behind it move up, unlike their ninth bits and scales. Its bytes are the bar.
+        let mut at = 0;
+        for (ib, x) in x.as_chunks::<32>().0.iter().enumerate() {
+            let w = w.map(|w| &w[32 * ib..32 * ib + 32]);
+            let mut sub = Sub::new(x, weigh(x, w, sigma2), false);
+            if sub.max == 0.0 {
+                continue;
+            }
+            let fit = fit(search, grid, &mut sub, 9, true);
+            for (k, levels) in fit.levels.as_chunks::<4>().0.iter().enumerate() {
+                let code = grid.code(levels);
+                out[2 + 8 * at + k] = code as u8;
+                out[66 + ib] |= ((code >> 8) << k) as u8;
+            }
+            out[74 + 4 * at..78 + 4 * at].copy_from_slice(&sub.signs);
+            at += 1;
+            scales[ib] = fit.scale;
         }
-        let fit = fit(search, grid, &mut sub, 9, true);
-        for (k, levels) in fit.levels.as_chunks::<4>().0.iter().enumerate() {
-            let code = grid.code(levels);
-            out[2 + 8 * at + k] = code as u8;
-            out[66 + ib] |= ((code >> 8) << k) as u8;
+        if let Some(d) = scale_nibbles(&scales, &mut out[106..]) {
+            out[..2].copy_from_slice(&half(d * 1.033).to_le_bytes());
         }
-        out[74 + 4 * at..78 + 4 * at].copy_from_slice(&sub.signs);
-        at += 1;
-        scales[ib] = fit.scale;
-    }
-    let max = scales.iter().fold(0.0, |m, s| if m > *s { m } else { *s });
-    if max == 0.0 {
-        return;
-    }
-    let d = max / 31.0;
-    out[..2].copy_from_slice(&half(d * 1.033).to_le_bytes());
-    for (out, pair) in out[106..].iter_mut().zip(scales.as_chunks::<2>().0) {
-        let [low, high] = pair.map(|s| scale_level(s, 1.0 / d, 15));
-        *out = low | high << 4;
     }
 }

@@ -4,9 +4,9 @@
 //! below one of the second. IQ4_XS is an f16 scale, a word of eight times two upper scale bits, four
 //! bytes of lower scale nibbles, and such 16 bytes for each 32 elements; scales are offset by 32.
 
-use super::iq::{SUPER, nearest_int, sum_of_squares};
+use super::iq::{SUPER, nearest_int};
 use super::lanes::{Kernel, Lanes};
-use super::{half, iq4_lanes};
+use super::{half, iq4_lanes, sum_of_squares};
 
 /// `kvalues_iq4nl` of `ggml-common.h`.
 pub(super) const VALUES: [f32; 16] = [
