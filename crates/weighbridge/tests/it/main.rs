@@ -21,6 +21,7 @@ mod hostile_cases;
 mod models;
 mod pytorch;
 mod quantize;
+mod quantize_experts;
 mod rule_fixtures;
 mod safetensors;
 mod scan;
