@@ -22,6 +22,7 @@ mod models;
 mod onnx_tensors;
 mod pytorch;
 mod quantize;
+mod quantize_experts;
 mod rule_fixtures;
 mod safetensors;
 mod scan;
