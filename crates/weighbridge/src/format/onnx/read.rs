@@ -72,7 +72,7 @@ pub(super) fn open_both(
 }
 
 /// A model on its way from its messages.
-pub(super) struct Lower {
+pub(crate) struct Lower {
     source: Arc<dyn ByteSource>,
     /// The whole file, which tensors are views of.
     storage: Arc<Storage>,
@@ -84,11 +84,8 @@ pub(super) struct Lower {
 }
 
 impl Lower {
-    /// Nothing yet of the model in `source`, with `files` beside it.
-    ///
-    /// # Errors
-    /// None that a file gives.
-    pub(super) fn new(source: Arc<dyn ByteSource>, files: Files) -> Result<Self> {
+    /// Lowers messages of `source`, whose external data lie in `files`.
+    pub(crate) fn new(source: Arc<dyn ByteSource>, files: Files) -> Result<Self> {
         let data = StorageData::Raw {
             source: Arc::clone(&source),
             offset: 0,
@@ -458,11 +455,8 @@ impl Lower {
         Ok(out)
     }
 
-    /// A tensor; its bytes stay where they are.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub(super) fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
+    /// One tensor, without its payload.
+    pub(crate) fn tensor(&mut self, t: &raw::Tensor) -> Result<Tensor> {
         let name = t.name().to_owned();
         self.lower(t).map_err(|e| {
             let e = e.at(t.span.start);

@@ -368,7 +368,7 @@ impl Spliced {
                     progress(b.len() as u64);
                 }
                 Part::Copy(r) => copy(source, r.clone(), out, progress)?,
-                Part::Tensor(t) => tensor(t, &mut chunks, out, progress)?,
+                Part::Tensor(t) => put_tensor(t, &mut chunks, out, progress)?,
             }
         }
         Ok(())
@@ -436,8 +436,11 @@ pub(super) fn copy(
     Ok(())
 }
 
-/// Writes a tensor's row-major little-endian bytes, no more and no fewer than it says.
-pub(super) fn tensor(
+/// Writes the row-major little-endian bytes of `t`, inside the kernel where they lie in a file.
+///
+/// # Errors
+/// What reading and writing gives; `Malformed` when it has not the bytes it said.
+pub(crate) fn put_tensor(
     t: &Tensor,
     chunks: &mut Chunks,
     out: &mut dyn Sink,

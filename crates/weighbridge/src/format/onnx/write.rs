@@ -363,7 +363,7 @@ impl Data {
             // Less than an alignment.
             out.put(&vec![0; usize::try_from(gap).unwrap_or(0)])?;
             tell(gap);
-            splice::tensor(t, &mut chunks, out, tell)?;
+            splice::put_tensor(t, &mut chunks, out, tell)?;
         }
         Ok(())
     }
