@@ -90,6 +90,47 @@ def npy(array):
     return out.getvalue()
 
 
+def onnx():
+    """An ONNX model by hand: an If whose graphs see the weight around them, documentation, an
+    annotation, fields of no specification."""
+
+    def varint(n):
+        out = b""
+        while n >= 128:
+            out += bytes([n & 127 | 128])
+            n >>= 7
+        return out + bytes([n])
+
+    def field(number, value):
+        if isinstance(value, int):
+            return varint(number << 3) + varint(value)
+        value = value.encode() if isinstance(value, str) else value
+        return varint(number << 3 | 2) + varint(len(value)) + value
+
+    def message(*fields):
+        return b"".join(field(number, value) for number, value in fields)
+
+    def value(name):
+        shape = message((1, message((1, 4))))
+        return message((1, name), (2, message((1, message((1, 1), (2, shape))))), (3, "doc"))
+
+    def branch(operator, out):
+        node = message((1, "x"), (1, "w"), (2, out), (4, operator))
+        return message((1, node), (2, operator), (12, value(out)))
+
+    branches = [("then_branch", branch("Mul", "t")), ("else_branch", branch("Add", "e"))]
+    node = message((1, "c"), (2, "y"), (3, "pick"), (4, "If"), (6, "doc"))
+    for name, graph in branches:
+        node += message((5, message((1, name), (6, graph), (20, 5))))
+    weight = message((1, 4), (2, 1), (8, "w"), (9, bytes(range(16))), (99, "?"))
+    typed = message((1, 2), (2, 7), (8, "s"), (7, b"\x01\x02"))
+    annotation = message((1, "w"), (2, message((1, "SCALE_TENSOR"), (2, "s"))))
+    graph = message((1, node), (2, "g"), (5, weight), (5, typed), (11, value("x")),
+                    (11, value("c")), (12, value("y")), (14, annotation), (98, "?"))
+    return message((1, 8), (2, "seed"), (7, graph), (8, message((2, 17))),
+                   (14, message((1, "key"), (2, "value"))), (97, 1))
+
+
 def main():
     tree = {
         "epoch": 3,
@@ -123,6 +164,7 @@ def main():
     for version, order, name in ((1, "<", "v1"), (2, "<", "v2"), (3, "<", "v3"), (3, ">", "v3-big")):
         for target in ("gguf_header", "gguf_edit"):
             put(target, f"{name}.gguf", gguf(version, order))
+    put("onnx_edit", "if.onnx", onnx())
     put("npy", "floats.npy", npy(numpy.zeros((2, 3))))
     put("npy", "fields.npy", npy(numpy.zeros(2, [("a", "i4"), ("b", "f4", (2,)), ("c", "U3")])))
     put("npy", "objects.npy", npy(numpy.array([1, None], dtype=object)))

@@ -52,8 +52,8 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "peers",
-        arguments: "[FILTER]",
-        about: "Round trips with torch and safetensors from PyPI; writes docs/peers.md",
+        arguments: "[onnx] [FILTER]",
+        about: "Round trips with the real libraries from PyPI; writes docs/peers.md and peers-onnx.md",
         run: peers::run,
     },
     Task {

@@ -1,16 +1,22 @@
 //! `cargo xtask peers`: the real torch and safetensors, in an environment of their own, against
-//! our tool.
+//! our tool; and onnx and ONNX Runtime in another.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::{Result, repo};
 
-/// Runs the round trips and writes `docs/peers.md`.
+/// Runs the round trips and writes `docs/peers.md` and `docs/peers-onnx.md`; with `onnx` as the
+/// first argument only those of ONNX models.
 ///
 /// # Errors
 /// When the environment cannot be made or a round trip is not equal.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    if let Some((first, filters)) = arguments.split_first()
+        && first == "onnx"
+    {
+        return onnx_models(filters);
+    }
     let python = python()?;
     let tool = repo::build_tool(true)?;
     let scratch = repo::target().join("peers-scratch");
@@ -32,6 +38,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         c.arg("--corpus").arg(dir);
     }
     repo::run(&mut c)?;
+    if arguments.is_empty() {
+        onnx_models(&[])?;
+    }
     if !arguments.is_empty() {
         return Ok(());
     }
@@ -48,6 +57,28 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     c.args(["test", "--quiet", "--package", "weighbridge-fuzzing"])
         .args(["--test", "oracle"]);
     repo::run(c.env("WEIGHBRIDGE_PEERS_VENV", venv))
+}
+
+/// What we write of ONNX, opened by onnx and ONNX Runtime, and the other way.
+fn onnx_models(filters: &[String]) -> Result<()> {
+    let python = onnx()?;
+    let tool = repo::build_tool(true)?;
+    let mut c = Command::new(python);
+    c.current_dir(repo::root())
+        .arg("peers/onnx_models.py")
+        .arg("--tool")
+        .arg(tool)
+        .arg("--scratch")
+        .arg(repo::target().join("peers-onnx-scratch"));
+    match repo::corpus() {
+        Some(dir) => c.arg("--corpus").arg(dir),
+        None => return Err("the models of ONNX are in the corpus: set WEIGHBRIDGE_CORPUS".into()),
+    };
+    match filters {
+        [] => c.arg("--report").arg("docs/peers-onnx.md"),
+        filters => c.args(filters.iter().flat_map(|f| ["--only", f.as_str()])),
+    };
+    repo::run(&mut c)
 }
 
 /// The environment that is ready for use, without making one.

@@ -13,6 +13,7 @@ mod code;
 mod edit;
 mod exercise;
 mod mutate;
+mod onnx_edit;
 pub mod oracle;
 mod repack;
 mod targets;
@@ -22,6 +23,7 @@ pub use code::{hidden_constant, python_source};
 pub use edit::gguf_edit;
 pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
+pub use onnx_edit::onnx_edit;
 pub use repack::Members;
 pub use targets::{
     TARGETS, Target, codec_stream, detect_open, gguf_header, jinja_template, marshal_code, npy,

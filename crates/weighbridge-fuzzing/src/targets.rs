@@ -88,6 +88,10 @@ pub const TARGETS: &[Target] = &[
         run: crate::edit::gguf_edit,
     },
     Target {
+        name: "onnx_edit",
+        run: crate::onnx_edit::onnx_edit,
+    },
+    Target {
         name: "npy",
         run: npy,
     },

@@ -11,6 +11,9 @@
 #![allow(clippy::print_stderr, missing_docs)]
 #![cfg(unix)]
 
+#[path = "faults/onnx.rs"]
+mod onnx;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};

@@ -272,6 +272,16 @@ fn gguf_files_edited() {
 }
 
 #[test]
+fn onnx_files_edited() {
+    let mut all = seeds_of("onnx_edit");
+    let fixtures = fixtures("graphs").into_iter();
+    all.extend(fixtures.filter(|c| c.name.ends_with(".onnx") && c.bytes.len() < 16 << 10));
+    mutate("onnx edit", &all, weighbridge_fuzzing::onnx_edit);
+    let seeds = seeds_of("onnx_edit");
+    cut("onnx edit cut", &seeds, weighbridge_fuzzing::onnx_edit);
+}
+
+#[test]
 fn numpy_headers_mutated() {
     mutate("npy", &fixtures("numpy"), targets::npy);
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use weighbridge::edit::{Change, EditOptions, Method, Report, edit};
+use weighbridge::format::onnx::write::{External, Weights};
 use weighbridge::{Limits, Result};
 
 use crate::args::{self, Edit};
@@ -13,10 +14,15 @@ use crate::progress::Progress;
 use crate::style::Tone;
 use crate::text::{plural, safe, size};
 
+/// How many files of weights are listed for people.
+const BESIDE: usize = 40;
+
 pub(crate) fn run(args: &Edit, out: &mut Output) -> Result<Exit> {
     let options = EditOptions {
         output: args.output.clone(),
         reserve: args.reserve,
+        weights: weights(args),
+        over_2gib: args.over_2gib,
         dry_run: args.dry_run,
         sync: !args.no_sync,
         open: open_options(&args::Open::default(), None),
@@ -42,6 +48,21 @@ pub(crate) fn run(args: &Edit, out: &mut Output) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+fn weights(args: &Edit) -> Weights {
+    match &args.external {
+        _ if args.inline => Weights::Inline,
+        None => Weights::Keep,
+        Some(file) => {
+            let plain = External::default();
+            Weights::External(External {
+                file: file.clone(),
+                threshold: args.external_threshold.unwrap_or(plain.threshold),
+                ..plain
+            })
+        }
+    }
+}
+
 fn changes(args: &Edit) -> Result<Vec<Change>> {
     let mut all = Vec::new();
     for s in &args.set {
@@ -57,7 +78,9 @@ fn changes(args: &Edit) -> Result<Vec<Change>> {
     all.extend(args.unset.iter().cloned().map(Change::Unset));
     all.extend(pairs(&args.rename_key, Change::RenameKey));
     all.extend(pairs(&args.rename, Change::Rename));
+    all.extend(pairs(&args.rename_node, Change::RenameNode));
     all.extend(args.remove.iter().cloned().map(Change::Remove));
+    all.extend(args.strip_docs.then_some(Change::StripDocs));
     Ok(all)
 }
 
@@ -79,6 +102,9 @@ fn human(args: &Edit, report: &Report, out: &mut Output) -> Result<()> {
         }
         Method::Rewritten => {
             let verb = if would { "would write" } else { "wrote" };
+            for path in report.beside.iter().take(BESIDE) {
+                summary::field(out, verb, safe(&path.to_string_lossy()))?;
+            }
             let text = format!("{} anew in {:.2} s", size(report.bytes), report.seconds);
             summary::field(out, verb, text)
         }

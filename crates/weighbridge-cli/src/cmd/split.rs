@@ -21,6 +21,7 @@ pub(crate) fn run(args: &Split, out: &mut Output) -> Result<Exit> {
     let options = SplitOptions {
         max_size: args.max_size,
         max_tensors: args.max_tensors,
+        threshold: args.external_threshold,
         no_tensor_first_split: args.no_tensor_first_split,
         dry_run: args.dry_run,
         sync: !args.no_sync,
@@ -50,6 +51,7 @@ fn prefix(input: &Path, output: Option<&Path>) -> PathBuf {
 pub(crate) fn run_merge(args: &Merge, out: &mut Output) -> Result<Exit> {
     let options = MergeOptions {
         clean: args.clean,
+        over_2gib: args.over_2gib,
         dry_run: args.dry_run,
         sync: !args.no_sync,
         open: open_options(&args.open, None),

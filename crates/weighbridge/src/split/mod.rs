@@ -1,9 +1,10 @@
 //! One model file as several, and several as one.
 //!
 //! GGUF files come out as `llama-gguf-split` writes them, byte for byte; safetensors get the index
-//! that the Hugging Face libraries write.
+//! that the Hugging Face libraries write; ONNX models have one graph and their weights beside it.
 
 mod gguf;
+mod onnx;
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,11 @@ use crate::output;
 pub struct SplitOptions {
     /// Most bytes of tensors in a file; a tensor that has more gets a file of its own.
     pub max_size: Option<u64>,
-    /// Most tensors in a file: 128 where neither bound is given.
+    /// Most tensors in a file: 128 where neither bound is given. Weights of an ONNX model all go
+    /// into one file then.
     pub max_tensors: Option<u64>,
+    /// Of an ONNX model: tensors of fewer bytes stay in the model file.
+    pub threshold: Option<u64>,
     /// Let the first file of a GGUF model have metadata only.
     pub no_tensor_first_split: bool,
     /// Plan and report, write nothing.
@@ -37,6 +41,7 @@ impl Default for SplitOptions {
         Self {
             max_size: None,
             max_tensors: None,
+            threshold: None,
             no_tensor_first_split: false,
             dry_run: false,
             sync: true,
@@ -51,6 +56,8 @@ pub struct MergeOptions {
     /// Leave out the keys that tell of the split, which `llama-gguf-split` leaves in: the result is
     /// the file that was split.
     pub clean: bool,
+    /// Write an ONNX file of more than 2 GiB, which others cannot read.
+    pub over_2gib: bool,
     /// Plan and report, write nothing.
     pub dry_run: bool,
     /// Wait until the result is on the disk.
@@ -63,6 +70,7 @@ impl Default for MergeOptions {
     fn default() -> Self {
         Self {
             clean: false,
+            over_2gib: false,
             dry_run: false,
             sync: true,
             open: OpenOptions::default(),
@@ -101,6 +109,14 @@ pub fn split(
         return Err(Error::parameter("split.bounds", message));
     }
     let model = options.open.open(input)?;
+    if options.threshold.is_some() && model.format != FormatId::Onnx {
+        let message = "only ONNX models keep small tensors in the model file";
+        return Err(Error::parameter("split.threshold", message));
+    }
+    if options.no_tensor_first_split && model.format != FormatId::Gguf {
+        let message = "only GGUF models have a first file without tensors";
+        return Err(Error::parameter("split.first", message));
+    }
     let by_count = options.max_size.is_none();
     let tensors = by_count.then(|| options.max_tensors.unwrap_or(TENSORS));
     match model.format {
@@ -109,10 +125,6 @@ pub fn split(
             gguf::split(input, prefix, tensors, options, progress)
         }
         FormatId::Safetensors => {
-            if options.no_tensor_first_split {
-                let message = "only GGUF models have a first file without tensors";
-                return Err(Error::parameter("split.first", message));
-            }
             let convert_options = ConvertOptions {
                 target: Some(FormatId::Safetensors),
                 shard_size: options.max_size,
@@ -121,6 +133,10 @@ pub fn split(
             };
             let path = with_extension(prefix, "safetensors");
             rewritten(model, &path, &convert_options, progress)
+        }
+        FormatId::Onnx => {
+            let path = model_file(&model, input);
+            onnx::split(&path, prefix, options, progress)
         }
         other => Err(unsupported("split", other)
             .help("`weighbridge convert --shard-size SIZE` writes several files of other formats")),
@@ -149,6 +165,9 @@ pub fn merge(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
     let model = options.open.open(input)?;
+    if model.format == FormatId::Onnx {
+        return onnx::merge(&model_file(&model, input), output, options, progress);
+    }
     let parts: Vec<PathBuf> = model.parts.iter().map(|p| p.path.clone()).collect();
     let sharded = match parts.first() {
         Some(first) => shards::discover(first, &options.open.limits)?,
@@ -176,6 +195,12 @@ pub fn merge(
             Err(unsupported("merged", other).help("`weighbridge convert IN OUT` writes one file"))
         }
     }
+}
+
+/// The file that has the graph: `input` may be its folder.
+fn model_file(model: &Model, input: &Path) -> PathBuf {
+    let first = model.parts.first();
+    first.map_or_else(|| input.to_owned(), |p| p.path.clone())
 }
 
 fn unsupported(what: &str, format: FormatId) -> Error {

@@ -20,6 +20,7 @@ mod graphs;
 mod hostile_cases;
 mod models;
 mod onnx_tensors;
+mod onnx_write;
 mod pytorch;
 mod quantize;
 mod quantize_experts;

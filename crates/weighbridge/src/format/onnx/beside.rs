@@ -56,7 +56,7 @@ impl Names {
             Error::parameter("onnx.external-name", message).in_file(out.display().to_string())
         })?;
         let own = |name: &str| {
-            let path = folder(out).join(name);
+            let path = out.with_file_name(name);
             let mut parts = original.model.parts.iter();
             parts.any(|p| crate::output::same_file(&p.path, &path))
         };
@@ -101,7 +101,7 @@ fn plain(name: &str) -> Result<()> {
 /// # Errors
 /// `Parameter` (`onnx.external-target`) where a link lies there.
 pub(super) fn free(out: &Path, name: &str) -> Result<PathBuf> {
-    let path = folder(out).join(name);
+    let path = out.with_file_name(name);
     let link = std::fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_symlink());
     match link {
         true => Err(target(&path, "is a link, which may lead out of the folder")),
@@ -139,7 +139,7 @@ impl Copied {
             return Err(Error::unsupported("onnx.external-file", message));
         };
         let steps: Vec<&str> = location.split('/').filter(|s| *s != ".").collect();
-        let mut path = folder(out);
+        let mut path = out.parent().map_or_else(PathBuf::new, Path::to_owned);
         let mut between = Vec::new();
         let Some((name, folders)) = steps.split_last() else {
             return Err(Error::malformed("onnx.external-path", "no name of a file"));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use weighbridge_core::model::Tensor;
+use weighbridge_core::model::{DType, Tensor};
 use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Result};
 
@@ -15,7 +15,7 @@ use super::read::Lower;
 use super::splice::{Edits, Piece};
 use super::types;
 use super::walk::{Item, Role, walk};
-use super::write::{External, Original, Weights};
+use super::write::{External, Original, THRESHOLD, Weights};
 use crate::output::raw_bytes;
 
 /// Where large tensors begin: at a multiple of what Windows maps files by, as
@@ -148,7 +148,8 @@ fn decide<'o>(
         let movable = matches!(role, Role::Initializer | Role::Constant);
         let out = match weights {
             Weights::Keep | Weights::Inline => false,
-            Weights::External(e) if beside => e.gather && new_size(t, None) >= e.threshold,
+            _ if shape_like(t) => false,
+            Weights::External(e) if beside => e.gather && e.takes(new_size(t, None)),
             Weights::External(e) => movable && e.takes(new_size(t, new)),
         };
         let into = beside
@@ -193,6 +194,13 @@ fn new_size(t: &raw::Tensor, new: Option<&Arc<Tensor>>) -> u64 {
     let dims: Option<Vec<u64>> = t.dims.iter().map(|d| u64::try_from(*d).ok()).collect();
     let size = types::dtype(t.data_type).zip(dims);
     size.and_then(|(d, dims)| d.size_of(&dims)).unwrap_or(0)
+}
+
+/// Whether a tensor may be what shapes are inferred from: a few integers. Runtimes read those
+/// before they open other files, and refuse a model where they lie there.
+fn shape_like(t: &raw::Tensor) -> bool {
+    let integers = matches!(types::dtype(t.data_type), Some(DType::I64 | DType::I32));
+    integers && t.dims.len() < 2 && new_size(t, None) < THRESHOLD
 }
 
 /// Refuses a tensor that was given in several parts, which protobuf merges: a change of one part

@@ -1,0 +1,782 @@
+//! ONNX models edited, split and merged: what is asked for changes, every other byte stays, and
+//! nothing is written where a model only wishes it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use weighbridge::diff::{DiffOptions, diff};
+use weighbridge::edit::{Change, EditOptions, Method, Report, edit};
+use weighbridge::format::onnx::encode::Fields;
+use weighbridge::format::onnx::write::{External, Weights};
+use weighbridge::split::{MergeOptions, SplitOptions, merge, split};
+use weighbridge_core::model::{AttributeValue, Graph, Model};
+
+/// The names of a model's values, and what else it can have.
+struct Sample<'s> {
+    x: &'s str,
+    w: &'s str,
+    y: &'s str,
+    node: &'s str,
+    docs: bool,
+    spare: bool,
+}
+
+const PLAIN: Sample<'static> = Sample {
+    x: "x",
+    w: "w",
+    y: "y",
+    node: "pick",
+    docs: true,
+    spare: true,
+};
+
+fn floats(n: u32) -> Vec<u8> {
+    (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect()
+}
+
+fn value(name: &str) -> Fields {
+    let shape = Fields::new().bytes(1, Fields::new().int(1, 4));
+    let tensor = Fields::new().int(1, 1).bytes(2, shape);
+    let kind = Fields::new().bytes(1, tensor);
+    Fields::new().bytes(1, name).bytes(2, kind)
+}
+
+impl Sample<'_> {
+    fn doc(&self, message: Fields, number: u32) -> Fields {
+        match self.docs {
+            true => message.bytes(number, "what it is for"),
+            false => message,
+        }
+    }
+
+    fn branch(&self, operator: &str, out: &str) -> Fields {
+        let node = Fields::new().bytes(1, self.x).bytes(1, self.w);
+        let node = self.doc(node.bytes(2, out).bytes(4, operator), 6);
+        Fields::new()
+            .bytes(1, node)
+            .bytes(2, operator)
+            .bytes(
+                5,
+                Fields::new().int(2, 1).bytes(8, "inner").bytes(9, [0; 4]),
+            )
+            .bytes(12, value(out))
+            .int(77, 5)
+    }
+
+    /// An `If` whose graphs see the values around them, with every kind of weight.
+    fn graph(&self) -> Fields {
+        let attribute =
+            |name: &str, graph: Fields| Fields::new().bytes(1, name).bytes(6, graph).int(20, 5);
+        let pick = Fields::new()
+            .bytes(1, "c")
+            .bytes(2, self.y)
+            .bytes(3, self.node)
+            .bytes(4, "If")
+            .bytes(5, attribute("then_branch", self.branch("Mul", "t")))
+            .bytes(5, attribute("else_branch", self.branch("Add", "e")));
+        let table = Fields::new().int(1, 300).int(2, 1).bytes(9, floats(300));
+        let constant = Fields::new().bytes(1, "value").bytes(5, table).int(20, 4);
+        let constant = Fields::new()
+            .bytes(2, "k")
+            .bytes(4, "Constant")
+            .bytes(5, constant);
+        let weight = Fields::new().ints(1, &[300]).int(2, 1).bytes(8, self.w);
+        let weight = self.doc(weight, 12).bytes(9, floats(300)).int(99, 3);
+        let typed = Fields::new().int(1, 400).int(2, 1).bytes(4, floats(400));
+        let shape = Fields::new().int(1, 2).int(2, 7).bytes(8, "shape");
+        let text = Fields::new().int(1, 1).int(2, 8).bytes(6, "t".repeat(2000));
+        let role = Fields::new().bytes(1, "SCALE_TENSOR").bytes(2, self.w);
+        let quantized = Fields::new().bytes(1, "typed").bytes(2, role);
+        let mut graph = Fields::new()
+            .bytes(1, self.doc(pick, 6))
+            .bytes(1, constant)
+            .bytes(2, "g")
+            .bytes(5, weight)
+            .bytes(5, typed.bytes(8, "typed"))
+            .bytes(5, shape.bytes(9, [1; 16]))
+            .bytes(5, text.bytes(8, "text"));
+        if self.spare {
+            let spare = Fields::new().int(2, 1).bytes(8, "spare").bytes(9, [0; 4]);
+            graph = graph.bytes(5, spare);
+        }
+        self.doc(graph, 10)
+            .bytes(11, self.doc(value(self.x), 3))
+            .bytes(11, value("c"))
+            .bytes(12, value(self.y))
+            .bytes(13, value(self.w))
+            .bytes(14, quantized)
+            .bytes(98, "who knows")
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let model = Fields::new()
+            .int(1, 8)
+            .bytes(2, "sample")
+            .bytes(7, self.graph())
+            .bytes(8, Fields::new().int(2, 17))
+            .entry(14, "author", "one")
+            .bytes(97, "nobody knows")
+            .entry(14, "license", "none");
+        self.doc(model, 6).0
+    }
+}
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    fs::write(&path, PLAIN.bytes()).unwrap();
+    (dir, path)
+}
+
+fn change(path: &Path, changes: &[Change]) -> weighbridge::Result<Report> {
+    let options = EditOptions {
+        sync: false,
+        ..EditOptions::default()
+    };
+    edit(path, changes, &options, &mut |_, _| {})
+}
+
+fn move_to(path: &Path, weights: Weights, output: Option<&Path>) -> weighbridge::Result<Report> {
+    let options = EditOptions {
+        weights,
+        output: output.map(Path::to_owned),
+        sync: false,
+        ..EditOptions::default()
+    };
+    edit(path, &[], &options, &mut |_, _| {})
+}
+
+fn set(s: &str) -> Change {
+    Change::parse_set(s).unwrap()
+}
+
+fn rename(a: &str, b: &str) -> Change {
+    Change::Rename(a.into(), b.into())
+}
+
+fn rule(path: &Path, changes: &[Change]) -> &'static str {
+    let before = fs::read(path).unwrap();
+    let e = change(path, changes).unwrap_err();
+    assert!(fs::read(path).unwrap() == before, "refused, and changed");
+    e.rule()
+}
+
+fn same(a: &Path, b: &Path) {
+    let open = |p: &Path| weighbridge::open(p).unwrap();
+    let options = DiffOptions {
+        metadata: true,
+        ..DiffOptions::default()
+    };
+    let (old, new) = (open(a), open(b));
+    let report = diff(&old, &new, &options).unwrap();
+    assert!(report.identical(), "{a:?} {b:?}: {report:?}");
+    // What nodes hold is not listed among the tensors.
+    let of = |m: &Model| {
+        let mut all = Vec::new();
+        held(m.graph.as_ref().unwrap(), &mut all);
+        all
+    };
+    assert!(of(&old) == of(&new), "{a:?} {b:?}");
+}
+
+/// Operators and the tensors that they hold, those of graphs in them too.
+fn held(graph: &Graph, all: &mut Vec<(String, Vec<u8>)>) {
+    for node in &graph.nodes {
+        all.push((node.operator.clone(), Vec::new()));
+        for a in &node.attributes {
+            match &a.value {
+                AttributeValue::Tensor(t) => {
+                    all.push((a.name.clone(), t.bytes().unwrap().to_vec()));
+                }
+                AttributeValue::Graph(g) => held(g, all),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_are_set_and_removed_and_the_rest_stays() {
+    let (_dir, path) = folder();
+    let report = change(&path, &[set("note=a new one"), set("author=somebody else")]).unwrap();
+    assert_eq!(report.method, Method::Rewritten);
+    let model = Fields(PLAIN.bytes());
+    let one = Fields::new().entry(14, "author", "one").0;
+    let at = model.0.windows(one.len()).position(|w| w == one).unwrap();
+    let license = Fields::new().entry(14, "license", "none").0;
+    let end = model.0.windows(license.len()).position(|w| w == license);
+    let end = end.unwrap() + license.len();
+    let mut wanted = model.0[..at].to_vec();
+    wanted.extend(Fields::new().entry(14, "author", "somebody else").0);
+    wanted.extend(&model.0[at + one.len()..end]);
+    wanted.extend(Fields::new().entry(14, "note", "a new one").0);
+    wanted.extend(&model.0[end..]);
+    assert!(fs::read(&path).unwrap() == wanted);
+    change(&path, &[Change::Unset("note".into()), set("author=one")]).unwrap();
+    assert!(fs::read(&path).unwrap() == model.0);
+}
+
+#[test]
+fn fields_of_the_format_have_keys_too() {
+    let (_dir, path) = folder();
+    let fields = [
+        ("onnx.producer_name", "Sample"),
+        ("onnx.producer_version", "2.0"),
+        ("onnx.domain", "org.example"),
+        ("onnx.model_version", "7"),
+        ("onnx.doc_string", "All of it"),
+        ("onnx.graph.name", "net"),
+        ("onnx.graph.doc_string", "The net"),
+        ("onnx.graph.metadata.seen", "yes"),
+        ("onnx.infer", "a key like any other"),
+    ];
+    let changes: Vec<_> = fields
+        .iter()
+        .map(|(k, v)| set(&format!("{k}={v}")))
+        .collect();
+    change(&path, &changes).unwrap();
+    let model = weighbridge::open(&path).unwrap();
+    for (key, value) in fields {
+        let shown = match key.strip_prefix("onnx.graph.metadata.") {
+            Some(_) => "onnx.graph.metadata",
+            None => key,
+        };
+        let found = model.metadata.iter().find(|(k, _)| k == shown);
+        let found = format!("{:?}", found.unwrap_or_else(|| panic!("{key}")).1);
+        assert!(found.contains(value), "{key}: {found}");
+    }
+    let back = fields.iter().map(|(k, _)| Change::Unset((*k).into()));
+    let back: Vec<_> = back
+        .filter(|c| *c != Change::Unset("onnx.graph.name".into()))
+        .collect();
+    change(&path, &back).unwrap();
+    let again = [set("onnx.graph.name=g"), set("onnx.producer_name=sample")];
+    change(&path, &again).unwrap();
+    let open = weighbridge::open(&path).unwrap();
+    assert!(!open.metadata.iter().any(|(k, _)| k == "onnx.doc_string"));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let (_dir, path) = folder();
+    for (changes, wanted) in [
+        (vec![set("onnx.ir_version=9")], "edit.reserved-key"),
+        (vec![set("onnx.opset_import=9")], "edit.reserved-key"),
+        (
+            vec![set("onnx.opset_import.ai.onnx=9")],
+            "edit.reserved-key",
+        ),
+        (vec![set("onnx.graph.name=")], "edit.reserved-key"),
+        (vec![set("onnx.model_version=seven")], "edit.value"),
+        (vec![set("author:u32=7")], "edit.type"),
+        (vec![Change::Unset("nothing".into())], "edit.no-such-key"),
+        (
+            vec![Change::RenameKey("author".into(), "license".into())],
+            "edit.key-taken",
+        ),
+        (vec![rename("nothing", "b")], "edit.no-such-value"),
+        (vec![rename("pick", "b")], "edit.no-such-value"),
+        (vec![rename("x", "w")], "edit.name-taken"),
+        (vec![rename("x", "t")], "edit.name-taken"),
+        (vec![rename("x", "inner")], "edit.name-taken"),
+        (vec![rename("x", "a"), rename("w", "a")], "edit.name-taken"),
+        (vec![rename("x", "a"), rename("x", "b")], "edit.conflict"),
+        (vec![rename("x", "")], "edit.name"),
+        (vec![Change::Remove("w".into())], "edit.in-use"),
+        (vec![Change::Remove("x".into())], "edit.in-use"),
+        (vec![Change::Remove("y".into())], "edit.not-removable"),
+        (vec![Change::Remove("inner".into())], "edit.ambiguous"),
+        (
+            vec![Change::RenameNode("nothing".into(), "b".into())],
+            "edit.no-such-node",
+        ),
+    ] {
+        assert_eq!(rule(&path, &changes), wanted, "{changes:?}");
+    }
+    let e = change(&path, &[Change::Remove("w".into())]).unwrap_err();
+    for user in ["Mul", "Add", "the quantization of typed"] {
+        assert!(e.message().contains(user), "{e}");
+    }
+}
+
+#[test]
+fn a_name_changes_everywhere_it_is_used() {
+    let (_dir, path) = folder();
+    let changes = [
+        rename("x", "image"),
+        rename("w", "weights.of.it"),
+        rename("y", "w"),
+        Change::RenameNode("pick".into(), "branch".into()),
+        Change::Remove("spare".into()),
+    ];
+    change(&path, &changes).unwrap();
+    let wanted = Sample {
+        x: "image",
+        w: "weights.of.it",
+        y: "w",
+        node: "branch",
+        spare: false,
+        ..PLAIN
+    };
+    assert!(fs::read(&path).unwrap() == wanted.bytes());
+    // Two that trade names.
+    change(&path, &[rename("w", "image"), rename("image", "w")]).unwrap();
+    let wanted = Sample {
+        x: "w",
+        y: "image",
+        ..wanted
+    };
+    assert!(fs::read(&path).unwrap() == wanted.bytes());
+}
+
+#[test]
+fn a_graph_that_makes_the_name_itself_keeps_it() {
+    let (_dir, path) = folder();
+    // Both graphs have a weight `inner`: it is renamed in both, and nothing else is.
+    let report = change(&path, &[rename("inner", "small")]).unwrap();
+    assert_eq!(report.changed.len(), 1);
+    let text = String::from_utf8_lossy(&PLAIN.bytes()).replace("inner", "small");
+    assert_eq!(String::from_utf8_lossy(&fs::read(&path).unwrap()), text);
+}
+
+#[test]
+fn documentation_is_taken_out() {
+    let (_dir, path) = folder();
+    change(&path, &[Change::StripDocs]).unwrap();
+    let bare = Sample {
+        docs: false,
+        ..PLAIN
+    };
+    assert!(fs::read(&path).unwrap() == bare.bytes());
+    let report = change(&path, &[Change::StripDocs]).unwrap();
+    assert_eq!(report.method, Method::Unchanged);
+    fs::write(&path, PLAIN.bytes()).unwrap();
+    let kept = [Change::StripDocs, set("onnx.doc_string=kept")];
+    change(&path, &kept).unwrap();
+    assert_eq!(fs::read(&path).unwrap().len(), bare.bytes().len() + 6);
+}
+
+#[test]
+fn what_keeps_its_length_is_written_in_place() {
+    let (_dir, path) = folder();
+    let report = change(&path, &[set("author=two")]).unwrap();
+    assert_eq!((report.method, report.written), (Method::InPlace, 3));
+    let now = fs::read(&path).unwrap();
+    assert_eq!(now.len(), PLAIN.bytes().len());
+    let differ = now.iter().zip(PLAIN.bytes()).filter(|(a, b)| **a != *b);
+    assert_eq!(differ.count(), 3);
+    let report = change(&path, &[set("author=two")]).unwrap();
+    assert_eq!((report.method, report.written), (Method::Unchanged, 0));
+    // Two sectors apart: one write would not do.
+    let both = [set("onnx.producer_name=SAMPLE"), set("author=one")];
+    assert_eq!(change(&path, &both).unwrap().method, Method::Rewritten);
+}
+
+#[test]
+fn weights_move_out_and_in() {
+    let (dir, path) = folder();
+    let whole = dir.path().join("whole.onnx");
+    fs::copy(&path, &whole).unwrap();
+    let report = move_to(&path, Weights::External(External::default()), None).unwrap();
+    let data = dir.path().join("m.onnx.data");
+    assert_eq!(report.beside, std::slice::from_ref(&data));
+    same(&whole, &path);
+    // Two weights and what a Constant gives; texts and shapes stay.
+    let bytes = fs::read(&data).unwrap();
+    assert_eq!(bytes.len(), 1216 + 1600 + 1200);
+    assert!(bytes[..1200] == floats(300) && bytes[1216..2816] == floats(400));
+    let model = fs::read(&path).unwrap();
+    assert!(model.windows(200).any(|w| w == [b't'; 200]));
+    assert!(!model.windows(400).any(|w| w == &floats(300)[800..]));
+    // Metadata alone leaves the data as it is.
+    let before = fs::metadata(&data).unwrap().modified().unwrap();
+    let report = change(&path, &[set("note=longer")]).unwrap();
+    assert_eq!(report.beside, [PathBuf::new(); 0]);
+    assert_eq!(fs::metadata(&data).unwrap().modified().unwrap(), before);
+    change(&path, &[Change::Unset("note".into())]).unwrap();
+    let report = move_to(&path, Weights::Inline, None).unwrap();
+    let rules: Vec<_> = report.warnings.iter().map(|w| w.rule).collect();
+    assert!(rules.contains(&"edit.unused-file"), "{rules:?}");
+    fs::remove_file(&data).unwrap();
+    same(&whole, &path);
+}
+
+#[test]
+fn more_weights_move_out_beside_those_that_are() {
+    let (dir, path) = folder();
+    let whole = dir.path().join("whole.onnx");
+    fs::copy(&path, &whole).unwrap();
+    let external = |threshold| {
+        Weights::External(External {
+            threshold,
+            ..External::default()
+        })
+    };
+    move_to(&path, external(1500), None).unwrap();
+    let first = fs::read(dir.path().join("m.onnx.data")).unwrap();
+    assert_eq!(first.len(), 1600);
+    let report = move_to(&path, external(0), None).unwrap();
+    let second = dir.path().join("m.onnx.1.data");
+    assert_eq!(report.beside, [second]);
+    assert!(fs::read(dir.path().join("m.onnx.data")).unwrap() == first);
+    same(&whole, &path);
+    // In another folder all of it becomes one file.
+    let there = dir.path().join("there");
+    fs::create_dir(&there).unwrap();
+    let out = there.join("m.onnx");
+    let report = move_to(&path, external(0), Some(&out)).unwrap();
+    assert_eq!(report.beside, [there.join("m.onnx.data")]);
+    same(&whole, &out);
+}
+
+#[test]
+fn a_split_model_merges_to_what_it_was() {
+    let (dir, path) = folder();
+    let options = SplitOptions {
+        max_tensors: Some(1),
+        sync: false,
+        ..SplitOptions::default()
+    };
+    let report = split(&path, &dir.path().join("parts"), &options, &mut |_, _| {}).unwrap();
+    let name = |n| dir.path().join(format!("parts.onnx-{n:05}-of-00003.data"));
+    let parts = dir.path().join("parts.onnx");
+    assert_eq!(report.output, [parts.clone(), name(1), name(2), name(3)]);
+    let sizes = [1, 2, 3].map(|n| fs::metadata(name(n)).unwrap().len());
+    assert_eq!(sizes, [1200, 1600, 1200]);
+    same(&path, &parts);
+    let one = dir.path().join("one.onnx");
+    let options = MergeOptions {
+        sync: false,
+        ..MergeOptions::default()
+    };
+    merge(&parts, &one, &options, &mut |_, _| {}).unwrap();
+    for n in 1..=3 {
+        fs::remove_file(name(n)).unwrap();
+    }
+    same(&path, &one);
+    let e = merge(&one, &parts, &options, &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "merge.not-split");
+    let e = merge(&parts, &one, &options, &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "onnx.external-missing");
+}
+
+#[test]
+fn tensors_that_share_data_share_it_again_and_large_ones_are_aligned() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    let tensor = |name: &str, offset: i64, n: i64| {
+        Fields::new()
+            .int(1, n)
+            .int(2, 2)
+            .bytes(8, name)
+            .entry(13, "location", "./old.bin")
+            .entry(13, "offset", &offset.to_string())
+            .int(14, 1)
+    };
+    let large = 1 << 20;
+    let graph = Fields::new()
+        .bytes(2, "g")
+        .bytes(5, tensor("a", 5, 2000))
+        .bytes(5, tensor("b", 5, 2000))
+        .bytes(5, tensor("large", 1, large));
+    fs::write(&path, Fields::new().int(1, 8).bytes(7, graph).0).unwrap();
+    let old: Vec<u8> = (0..=large).map(|i| (i % 251) as u8).collect();
+    fs::write(dir.path().join("old.bin"), &old).unwrap();
+    let options = SplitOptions {
+        sync: false,
+        ..SplitOptions::default()
+    };
+    split(&path, &dir.path().join("new"), &options, &mut |_, _| {}).unwrap();
+    let new = fs::read(dir.path().join("new.onnx.data")).unwrap();
+    assert_eq!(new.len(), (64 << 10) + (1 << 20));
+    assert!(new[..2000] == old[5..2005] && new[2000..64 << 10].iter().all(|b| *b == 0));
+    assert!(new[64 << 10..] == old[1..]);
+    same(&path, &dir.path().join("new.onnx"));
+}
+
+#[test]
+fn no_file_of_the_model_is_written_over() {
+    let (dir, path) = folder();
+    let out = dir.path().join("out.onnx");
+    let named = |file: &str| {
+        Weights::External(External {
+            file: Some(file.into()),
+            ..External::default()
+        })
+    };
+    move_to(&path, named("w.bin"), Some(&out)).unwrap();
+    let weights = dir.path().join("w.bin");
+    let held = |p: &Path| fs::read(p).unwrap();
+    let (model, data) = (held(&out), held(&weights));
+    let refused = |e: weighbridge::Error, rule: &str| {
+        assert_eq!(e.rule(), rule, "{e}");
+        assert!(held(&out) == model && held(&weights) == data, "{rule}");
+    };
+    let gathered = |file: &str, output: &Path| {
+        let weights = Weights::External(External {
+            file: Some(file.into()),
+            gather: true,
+            ..External::default()
+        });
+        move_to(&out, weights, Some(output)).unwrap_err()
+    };
+    refused(
+        gathered("w.bin", &dir.path().join("n.onnx")),
+        "onnx.overwrites-part",
+    );
+    refused(
+        gathered("out.onnx", &dir.path().join("n.onnx")),
+        "onnx.overwrites-part",
+    );
+    refused(
+        gathered("N.onnx", &dir.path().join("n.onnx")),
+        "onnx.overwrites-part",
+    );
+    let e = move_to(&out, Weights::Inline, Some(&weights)).unwrap_err();
+    refused(e, "onnx.overwrites-part");
+    let options = MergeOptions::default();
+    let e = merge(&out, &weights, &options, &mut |_, _| {}).unwrap_err();
+    refused(e, "split.overwrites-input");
+    let e = merge(&out, &out, &options, &mut |_, _| {}).unwrap_err();
+    refused(e, "split.overwrites-input");
+    let options = SplitOptions::default();
+    let e = split(&out, &out, &options, &mut |_, _| {}).unwrap_err();
+    refused(e, "split.overwrites-input");
+    for name in [
+        "../w.bin",
+        "/tmp/w.bin",
+        "a/b.bin",
+        "",
+        ".",
+        "..",
+        "a\\b",
+        "nul",
+    ] {
+        let e = move_to(&path, named(name), None).unwrap_err();
+        assert_eq!(e.rule(), "onnx.external-name", "{name}");
+    }
+}
+
+/// A model whose one weight of 2000 bytes lies at `location`.
+fn beside(dir: &Path, location: &str) -> PathBuf {
+    let tensor = Fields::new()
+        .int(1, 2000)
+        .int(2, 2)
+        .bytes(8, "w")
+        .entry(13, "location", location)
+        .int(14, 1);
+    let graph = Fields::new().bytes(2, "g").bytes(5, tensor);
+    let path = dir.join("m.onnx");
+    fs::write(&path, Fields::new().int(1, 8).bytes(7, graph).0).unwrap();
+    path
+}
+
+#[test]
+fn a_copy_in_another_folder_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    fs::create_dir_all(from.join("sub/deep")).unwrap();
+    let path = beside(&from, "sub/deep/w.bin");
+    fs::write(from.join("sub/deep/w.bin"), [7; 2000]).unwrap();
+    let to = dir.path().join("to");
+    fs::create_dir(&to).unwrap();
+    let out = to.join("n.onnx");
+    let copy = || move_to(&path, Weights::Keep, Some(&out));
+    let report = copy().unwrap();
+    assert_eq!(report.beside, [to.join("sub/deep/w.bin")]);
+    same(&path, &out);
+    // Again, with all of it there already.
+    copy().unwrap();
+    same(&path, &out);
+    // Another content under that name is not for a model to replace.
+    for other in [[8; 2000].as_slice(), &[7; 1999]] {
+        fs::write(to.join("sub/deep/w.bin"), other).unwrap();
+        assert_eq!(copy().unwrap_err().rule(), "onnx.external-target");
+        assert_eq!(fs::read(to.join("sub/deep/w.bin")).unwrap(), other);
+    }
+    // Data that is not there cannot go along, but does not hinder an edit in place.
+    fs::remove_file(from.join("sub/deep/w.bin")).unwrap();
+    fs::remove_file(to.join("sub/deep/w.bin")).unwrap();
+    assert_eq!(copy().unwrap_err().rule(), "onnx.external-missing");
+    change(&path, &[set("note=here")]).unwrap();
+}
+
+/// CVE-2025-51480 and its kin: whatever a model calls its data, and whatever lies in the way.
+#[test]
+fn data_is_never_written_outside_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("a/from"), dir.path().join("a/to"));
+    fs::create_dir_all(&from).unwrap();
+    fs::create_dir_all(&to).unwrap();
+    let victim = dir.path().join("a/victim.bin");
+    let out = to.join("n.onnx");
+    let absolute = victim.to_str().unwrap().to_owned();
+    for location in [
+        "../victim.bin",
+        absolute.as_str(),
+        "x/../../victim.bin",
+        "..\\victim.bin",
+    ] {
+        fs::write(&victim, [7; 2000]).unwrap();
+        let path = beside(&from, location);
+        for weights in [Weights::Keep, Weights::External(External::default())] {
+            assert!(move_to(&path, weights, Some(&out)).is_err(), "{location}");
+        }
+        let split = split(
+            &path,
+            &to.join("n"),
+            &SplitOptions::default(),
+            &mut |_, _| {},
+        );
+        assert!(split.is_err(), "{location}");
+        assert_eq!(fs::read(&victim).unwrap(), [7; 2000]);
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 0, "{location}");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        fs::write(&victim, b"precious").unwrap();
+        let path = beside(&from, "sub/w.bin");
+        fs::create_dir(from.join("sub")).unwrap();
+        fs::write(from.join("sub/w.bin"), [7; 2000]).unwrap();
+        let refused = |weights| {
+            let e = move_to(&path, weights, Some(&out)).unwrap_err();
+            assert_eq!(e.rule(), "onnx.external-target", "{e}");
+            assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        };
+        // The folder on the way is a link out.
+        symlink("..", to.join("sub")).unwrap();
+        refused(Weights::Keep);
+        fs::remove_file(to.join("sub")).unwrap();
+        // The file itself is one.
+        fs::create_dir(to.join("sub")).unwrap();
+        symlink("../../victim.bin", to.join("sub/w.bin")).unwrap();
+        refused(Weights::Keep);
+        // So is the file that all weights would go into.
+        symlink("../victim.bin", to.join("n.onnx.data")).unwrap();
+        refused(Weights::External(External::default()));
+    }
+}
+
+/// A model of one file with a tensor of 2 GiB and more, which takes no room on the disk.
+fn huge(path: &Path) -> bool {
+    let len = 2_300_000_000u64;
+    let head = |inner: u64, number: u32| {
+        let mut out = Vec::new();
+        weighbridge::format::onnx::encode::head(&mut out, number, inner);
+        out
+    };
+    let mut tensor = Fields::new().int(1, len as i64).int(2, 2).bytes(8, "w").0;
+    tensor.extend(head(len, 9));
+    let tensor_len = tensor.len() as u64 + len;
+    let mut graph = Fields::new().bytes(2, "g").0;
+    graph.extend(head(tensor_len, 5));
+    let graph_len = graph.len() as u64 + tensor_len;
+    let mut file = Fields::new().int(1, 8).0;
+    file.extend(head(graph_len, 7));
+    file.extend(graph);
+    file.extend(tensor);
+    fs::write(path, &file).unwrap();
+    let open = fs::OpenOptions::new().write(true).open(path).unwrap();
+    open.set_len(file.len() as u64 + len).is_ok()
+}
+
+#[test]
+fn no_file_gets_longer_than_others_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.onnx");
+    if !huge(&path) {
+        println!("skipped: no sparse files here");
+        return;
+    }
+    let planned = |path: &Path, weights, over_2gib| {
+        let options = EditOptions {
+            weights,
+            over_2gib,
+            dry_run: true,
+            ..EditOptions::default()
+        };
+        edit(path, &[set("note=x")], &options, &mut |_, _| {})
+    };
+    let report = planned(&path, Weights::Keep, false).unwrap();
+    assert_eq!(report.beside, [dir.path().join("m.onnx.data")]);
+    let why = report.changed.iter().map(|n| n.why.as_str());
+    assert!(
+        why.last().unwrap().contains("2 GiB"),
+        "{:?}",
+        report.changed
+    );
+    let report = planned(&path, Weights::Keep, true).unwrap();
+    assert_eq!(report.beside, [PathBuf::new(); 0]);
+    // The same weights beside the model.
+    let beside = dir.path().join("beside");
+    fs::create_dir(&beside).unwrap();
+    let tensor = Fields::new().int(1, 2_300_000_000).int(2, 2).bytes(8, "w");
+    let tensor = tensor.entry(13, "location", "w.bin").int(14, 1);
+    let graph = Fields::new().bytes(2, "g").bytes(5, tensor);
+    let model = beside.join("m.onnx");
+    fs::write(&model, Fields::new().int(1, 8).bytes(7, graph).0).unwrap();
+    fs::rename(&path, beside.join("w.bin")).unwrap();
+    let e = planned(&model, Weights::Inline, false).unwrap_err();
+    assert_eq!(e.rule(), "onnx.over-2gib");
+    let report = planned(&model, Weights::Inline, true).unwrap();
+    assert!(report.bytes > 2_300_000_000);
+    let options = MergeOptions {
+        dry_run: true,
+        ..MergeOptions::default()
+    };
+    let out = dir.path().join("one.onnx");
+    let e = merge(&model, &out, &options, &mut |_, _| {}).unwrap_err();
+    assert_eq!(e.rule(), "onnx.over-2gib");
+}
+
+/// Every model of the corpus: a key set and removed leaves the same bytes, and weights that went
+/// out and came back are the same weights.
+#[test]
+fn models_of_the_corpus_come_back() {
+    let Some(corpus) = std::env::var_os("WEIGHBRIDGE_CORPUS") else {
+        println!("skipped: WEIGHBRIDGE_CORPUS is not set");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (dir.path().join("m.onnx"), dir.path().join("out"));
+    let (parts, one) = (dir.path().join("out.onnx"), dir.path().join("one.onnx"));
+    let (mut count, mut moved) = (0, 0);
+    for folder in ["onnx/conformance", "onnx/clean_control", "onnx/backdoor"] {
+        let files = fs::read_dir(Path::new(&corpus).join(folder)).unwrap();
+        let files = files.map(|f| f.unwrap().path());
+        for path in files.filter(|p| p.extension().is_some_and(|e| e == "onnx")) {
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&model, &bytes).unwrap();
+            change(&model, &[set("weighbridge.test=1")]).unwrap();
+            assert!(fs::read(&model).unwrap() != bytes, "{path:?}");
+            change(&model, &[Change::Unset("weighbridge.test".into())]).unwrap();
+            assert!(fs::read(&model).unwrap() == bytes, "{path:?}");
+            let options = SplitOptions {
+                threshold: Some(0),
+                sync: false,
+                ..SplitOptions::default()
+            };
+            let report = split(&model, &out, &options, &mut |_, _| {}).unwrap();
+            same(&model, &parts);
+            count += 1;
+            if report.output.len() == 1 {
+                continue;
+            }
+            moved += 1;
+            let options = MergeOptions {
+                sync: false,
+                ..MergeOptions::default()
+            };
+            merge(&parts, &one, &options, &mut |_, _| {}).unwrap();
+            for file in &report.output {
+                fs::remove_file(file).unwrap();
+            }
+            same(&model, &one);
+        }
+    }
+    assert!(
+        (count, moved) > (500, 100),
+        "{count} models, {moved} with weights"
+    );
+}
