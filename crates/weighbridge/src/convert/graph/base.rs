@@ -12,10 +12,10 @@ use weighbridge_core::{Error, Limits, Result};
 use crate::OpenOptions;
 use crate::format::onnx::encode::Fields;
 use crate::format::onnx::external::Files;
+use crate::format::onnx::homes::{Home, Met, walk};
 use crate::format::onnx::raw;
 use crate::format::onnx::read::Lower;
 use crate::format::onnx::splice::{Edits, Piece, Spliced, splice};
-use crate::format::onnx::walk::{Home, Met, walk};
 use crate::format::onnx::{Onnx, parse};
 use crate::format::{FormatReader as _, format_of};
 

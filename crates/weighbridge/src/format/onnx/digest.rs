@@ -6,9 +6,9 @@ use sha2::{Digest, Sha256};
 use weighbridge_core::Result;
 use weighbridge_core::source::ByteSource;
 
+use super::homes::{Met, walk};
 use super::raw::Model;
 use super::splice::{Edits, splice};
-use super::walk::{Met, walk};
 use crate::output::Sink;
 
 /// Bytes read at a time.

@@ -9,12 +9,12 @@ mod data;
 pub mod digest;
 pub mod encode;
 pub mod external;
+pub mod homes;
 pub mod parse;
 pub mod raw;
 pub mod read;
 pub mod sniff;
 pub mod splice;
 pub mod types;
-pub mod walk;
 
 pub use read::Onnx;
