@@ -10,8 +10,8 @@ use crate::output::{Output, SCHEMA_VERSION};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What this build reads and writes, as the JSON documents spell it.
-const READS: [&str; 2] = ["safetensors", "pytorch"];
-const WRITES: [&str; 2] = ["safetensors", "pytorch"];
+const READS: [&str; 4] = ["safetensors", "pytorch", "gguf", "onnx"];
+const WRITES: [&str; 4] = ["safetensors", "pytorch", "gguf", "onnx"];
 
 pub(crate) fn print(verbose: bool, out: &mut Output) -> Result<Exit> {
     let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);

@@ -26,7 +26,6 @@ pub(crate) fn run(args: &Edit, out: &mut Output) -> Result<Exit> {
         dry_run: args.dry_run,
         sync: !args.no_sync,
         open: open_options(&args::Open::default(), None),
-        ..EditOptions::default()
     };
     let changes = changes(args)?;
     let mut progress: Option<Progress> = None;

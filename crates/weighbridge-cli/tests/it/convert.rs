@@ -211,3 +211,81 @@ fn gguf_is_a_target_and_a_format_to_check() {
     assert_eq!(r.code, 0, "{}", r.stderr);
     assert!(std::path::Path::new(&f.at("out/model.gguf")).exists());
 }
+
+/// An ONNX model of two F32 tensors, made of the fields of `onnx.proto3`.
+fn onnx(a: &[f32], b: &[f32]) -> Vec<u8> {
+    fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
+        let len = u8::try_from(value.len()).unwrap();
+        let head: &[u8] = if len < 128 { &[len] } else { &[len, 1] };
+        [&[number << 3 | 2], head, value].concat()
+    }
+    let tensor = |name: &str, x: &[f32]| {
+        let (dims, kind) = (vec![0x08, x.len() as u8], vec![0x10, 1]);
+        let values = bytes(9, &crate::common::f32s(x));
+        bytes(5, &[dims, kind, bytes(8, name.as_bytes()), values].concat())
+    };
+    let graph = [tensor("a", a), tensor("b", b)].concat();
+    [vec![0x08, 8], bytes(7, &graph)].concat()
+}
+
+#[test]
+fn weights_go_into_a_graph() {
+    let f = Folder::new();
+    let base = f.write("base.onnx", &onnx(&[0.0; 2], &[0.0; 3]));
+    let tuned = f.write("tuned.onnx", &onnx(&[1.0, 2.0], &[3.0, 4.0, 5.0]));
+    let (w, out) = (f.at("w.safetensors"), f.at("out.onnx"));
+    let (code, d) = run_json("convert", &["convert", &tuned, &w, "--rename", "a=x=y"]);
+    assert_eq!((code, &d["lost"][0]["what"]), (0, &json!("graph")), "{d}");
+    let names = f.write("names.txt", b"# what the graph calls them\nx=y\ta\n\n");
+    let into = ["convert", &w, &out, "--graph", &base];
+    let (code, d) = run_json("convert", &into);
+    assert_eq!(
+        (code, &d["error"]["rule"]),
+        (2, &json!("convert.partial")),
+        "{d}"
+    );
+    let (code, d) = run_json("convert", &[&into[..], &["--map", &names]].concat());
+    assert_eq!((code, &d["tensors"]), (0, &json!(2)), "{d}");
+    assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&tuned).unwrap());
+    let r = run(&[&into[..], &["--partial", "--dry-run"]].concat());
+    assert_eq!(r.code, 0, "{}", r.stderr);
+    for text in [
+        "x=y: the graph has no tensor",
+        "a: the graph keeps",
+        "would write",
+    ] {
+        assert!(r.stdout.contains(text), "{text} in {}", r.stdout);
+    }
+    assert_eq!(
+        run(&["convert", &w, &out, "--map", "a=b"]).code,
+        2,
+        "no --graph"
+    );
+    let bad = f.write("bad.txt", b"one\n");
+    let r = run(&[&into[..], &["--map", &bad]].concat());
+    assert!(r.stderr.contains("line 1") && r.code == 2, "{}", r.stderr);
+    assert_eq!(run(&["convert", &w, &f.at("n.onnx")]).code, 2, "no graph");
+}
+
+#[test]
+fn a_graph_and_its_weights_are_written_together() {
+    let f = Folder::new();
+    let m = f.write("m.onnx", &onnx(&[1.0, 2.0], &[3.0, 4.0, 5.0]));
+    let (out, st) = (f.at("out.onnx"), f.at("out.safetensors"));
+    let share = ["convert", &m, &out, "--shared-weights", &st];
+    let (code, d) = run_json("convert", &share);
+    assert_eq!((code, &d["output"]), (0, &json!([st, out])), "{d}");
+    assert_eq!(run(&["diff", &m, &out]).code, 0);
+    assert_eq!(run(&["diff", &m, &st]).code, 0);
+    assert_eq!(run(&["check", &out, &st]).code, 0);
+    std::fs::remove_file(&out).unwrap();
+    let (code, d) = run_json(
+        "convert",
+        &["convert", &st, &out, "--graph", &m, "--shared-weights", &st],
+    );
+    assert_eq!((code, &d["output"]), (0, &json!([out])), "{d}");
+    assert_eq!(run(&["diff", &m, &out]).code, 0);
+    let r = run(&["convert", &out, &f.at("copy/"), "--to", "onnx"]);
+    assert_eq!(r.code, 0, "{}", r.stderr);
+    assert_eq!(run(&["diff", &m, &f.at("copy")]).code, 0);
+}

@@ -155,7 +155,7 @@ pub(crate) fn settle(
     }
 }
 
-/// Lists the state that a graph has no place for. Its own metadata stays.
+/// Lists the state that a graph has no place for.
 fn beside_graph(model: &mut Model, weights_only: bool, lost: &mut Vec<Note>) {
     let why = "an ONNX graph holds weights and no training state";
     if let Some(s) = model.structure.take()
@@ -163,13 +163,6 @@ fn beside_graph(model: &mut Model, weights_only: bool, lost: &mut Vec<Note>) {
         && !structure::is_flat(&s, model)
     {
         list_state(&s, "", why, lost);
-    }
-    let said = |k: &str| k == "format" || k.starts_with("onnx.") || k.starts_with("weighbridge.");
-    for (key, _) in model.metadata.iter().filter(|(k, _)| !said(k)) {
-        if !weights_only && model.format != FormatId::Onnx {
-            let why = "the graph keeps its own metadata";
-            lost.push(Note::new(format!("metadata {key}"), why));
-        }
     }
 }
 

@@ -43,13 +43,14 @@ pub(super) fn prepare(
     if !options.partial {
         pairs.complete(&slots, &job.model)?;
     }
-    tell(&base, &slots, &pairs, &mut job)?;
+    tell(&base, &slots, &pairs, &mut job, options.weights_only)?;
     let mut put = Put {
         base: &base,
         slots: &slots,
         fates: HashMap::new(),
         edits: Edits::new(),
         tensors: HashMap::new(),
+        most: MOST_MESSAGE,
     };
     for &(s, w) in &pairs.pairs {
         if let (Some(slot), Some(t)) = (slots.get(s), job.model.tensors.get(w)) {
@@ -95,7 +96,13 @@ pub(super) fn prepare(
 const CONSTANTS: &str = "some exporters keep weights in Constant nodes: --constants";
 
 /// Lists what is left on either side, and what may be a mistake.
-fn tell(base: &Base, slots: &[Slot<'_>], pairs: &Pairs, job: &mut Job) -> Result<()> {
+fn tell(
+    base: &Base,
+    slots: &[Slot<'_>],
+    pairs: &Pairs,
+    job: &mut Job,
+    weights_only: bool,
+) -> Result<()> {
     for s in pairs.uncovered.iter().filter_map(|&i| slots.get(i)) {
         let why = "the graph keeps its own: IN has no such tensor";
         job.changed.push(Note::new(s.name(), why));
@@ -108,6 +115,7 @@ fn tell(base: &Base, slots: &[Slot<'_>], pairs: &Pairs, job: &mut Job) -> Result
         let why = "the graph has no tensor of this name";
         job.lost.push(Note::new(t.name.as_str(), why));
     }
+    metadata(base, job, weights_only);
     let matrices = pairs.kept.iter().filter_map(|&i| slots.get(i));
     let matrices = matrices.filter(|s| s.replaceable() && s.tensor.shape.len() > 1);
     let kept: Vec<&str> = matrices.map(Slot::name).collect();
@@ -134,6 +142,27 @@ fn tell(base: &Base, slots: &[Slot<'_>], pairs: &Pairs, job: &mut Job) -> Result
     Ok(())
 }
 
+/// Lists the metadata of the weights that the graph, which keeps its own, does not have.
+fn metadata(base: &Base, job: &mut Job, weights_only: bool) {
+    let says = |m: &Model, k: &str| -> Option<String> {
+        let (_, v) = m.metadata.iter().find(|(key, _)| key == k)?;
+        v.as_str().map(str::to_owned)
+    };
+    for (key, value) in &job.model.metadata {
+        let own = ["onnx.", "weighbridge."];
+        let told = key == "format" || own.iter().any(|p| key.starts_with(p));
+        let there = || {
+            value
+                .as_str()
+                .is_some_and(|v| says(&base.model, key).as_deref() == Some(v))
+        };
+        if !(weights_only || told || there()) {
+            let why = "the graph keeps its own metadata";
+            job.lost.push(Note::new(format!("metadata {key}"), why));
+        }
+    }
+}
+
 /// A graph that takes tensors in.
 struct Put<'b> {
     base: &'b Base,
@@ -142,6 +171,8 @@ struct Put<'b> {
     edits: Edits,
     /// The new tensors, by slot.
     tensors: HashMap<usize, Arc<Tensor>>,
+    /// Longest file of a graph that takes its weights in.
+    most: u64,
 }
 
 impl Put<'_> {
@@ -175,7 +206,7 @@ impl Put<'_> {
         let inline = self
             .base
             .spliced(&self.fates, std::mem::take(&mut self.edits))?;
-        if inline.len() <= MOST_MESSAGE {
+        if inline.len() <= self.most {
             return Ok(inline);
         }
         let mut name = out.file_name().unwrap_or_default().to_os_string();
@@ -217,5 +248,79 @@ impl Put<'_> {
             content: Content::Data(data),
         });
         Ok(spliced)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::onnx::encode::Fields;
+    use crate::output::{Output, OutputSet};
+
+    fn model(parts: &[(&str, usize, u8)]) -> Vec<u8> {
+        let mut graph = Fields::new().bytes(2, "g");
+        for (name, n, byte) in parts {
+            let t = Fields::new().each_int(1, &[*n as i64]).int(2, 3);
+            graph = graph.bytes(5, t.bytes(8, name).bytes(9, vec![*byte; *n]));
+        }
+        Fields::new().int(1, 8).bytes(7, graph).0
+    }
+
+    #[test]
+    fn what_nobody_could_read_in_one_file_goes_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = [
+            ("a", 5000, 1),
+            ("b", 10, 2),
+            ("c", 70_000, 3),
+            ("d", 1030, 4),
+        ];
+        let (path, out) = (dir.path().join("base.onnx"), dir.path().join("out.onnx"));
+        std::fs::write(&path, model(&parts)).unwrap();
+        let base = Base::open(&path, false, &weighbridge_core::Limits::default()).unwrap();
+        let other = dir.path().join("other.onnx");
+        std::fs::write(&other, model(&[("c", 70_000, 9), ("b", 10, 8)])).unwrap();
+        let other = crate::open(&other).unwrap();
+        let slots = base.slots(false).unwrap();
+        let new = |i: usize| Arc::new(other.tensors[i].clone());
+        let put = |most| {
+            let mut put = Put {
+                base: &base,
+                slots: &slots,
+                fates: HashMap::new(),
+                edits: Edits::new(),
+                tensors: HashMap::from([(2, new(0)), (1, new(1))]),
+                most,
+            };
+            for (slot, t) in [(2, new(0)), (1, new(1))] {
+                slots[slot].put(t, &mut put.fates, &mut put.edits).unwrap();
+            }
+            let mut files = Vec::new();
+            let spliced = put.store(&out, &mut files).unwrap();
+            files.push(Target {
+                path: out.clone(),
+                bytes: spliced.len(),
+                content: Content::Splice(Arc::clone(&base.source), spliced),
+            });
+            let mut set = OutputSet::new();
+            for f in &files {
+                let mut out = Output::create(&f.path, false).unwrap();
+                f.fill(&mut out, &mut |_| {}).unwrap();
+                set.push(out).unwrap();
+            }
+            set.commit().unwrap();
+            crate::open(&out).unwrap()
+        };
+        let wanted = [(5000, 1), (10, 8), (70_000, 9), (1030, 4)];
+        for (most, files) in [(1 << 20, 1), (5000, 2)] {
+            let m = put(most);
+            assert_eq!(m.parts.len(), files);
+            for (t, (n, byte)) in m.tensors.iter().zip(wanted) {
+                assert!(t.read_vec().unwrap() == vec![byte; n], "{}", t.name);
+            }
+        }
+        let data = std::fs::metadata(dir.path().join("out.onnx.data")).unwrap();
+        // Whole pages for the long ones, lines for the short one.
+        assert_eq!(data.len(), (8192u64 + 70_000).next_multiple_of(64) + 1030);
     }
 }
