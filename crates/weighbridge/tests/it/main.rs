@@ -19,6 +19,8 @@ mod gguf_hostile;
 mod graphs;
 mod hostile_cases;
 mod models;
+mod onnx_check;
+mod onnx_external;
 mod pytorch;
 mod quantize;
 mod rule_fixtures;
