@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weighbridge::OpenOptions;
 use weighbridge::format::safetensors::{Safetensors, header};
-use weighbridge::format::{FormatReader, detect, gguf, pytorch, reader};
+use weighbridge::format::{FormatReader, detect, gguf, onnx::Onnx, pytorch, reader};
 use weighbridge::scan::{ScanOptions, scan};
 use weighbridge::structure::{Form, from_json, from_str, to_json};
 use weighbridge_core::model::FormatId;
@@ -90,6 +90,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "onnx_edit",
         run: crate::onnx_edit::onnx_edit,
+    },
+    Target {
+        name: "onnx_read",
+        run: onnx_read,
     },
     Target {
         name: "npy",
@@ -457,6 +461,39 @@ pub fn structure_json(data: &[u8]) {
         written,
         "a tree changed on the way"
     );
+}
+
+/// An ONNX model: opened with its constants, read and verified. What breaks no rule opens, what the
+/// reference checker refuses breaks one, and every violation lies in the file.
+pub fn onnx_read(data: &[u8]) {
+    let options = |lenient| OpenOptions {
+        lenient,
+        constants: true,
+        format: Some(FormatId::Onnx),
+        ..OpenOptions::default()
+    };
+    let opened = Onnx.open(source(data), &options(false));
+    if let Ok(m) = &opened {
+        exercise::model(m);
+    }
+    let verify = |lenient| match Onnx.verify(source(data), &options(lenient)) {
+        Ok(found) => found,
+        Err(e) => panic!("what is wrong with a file is in its answer: {e}"),
+    };
+    let (strict, lenient) = (verify(false), verify(true));
+    if let (Err(e), true) = (&opened, strict.is_empty()) {
+        panic!("a model that breaks no rule does not open: {e}");
+    }
+    if strict.is_empty() && !lenient.is_empty() {
+        panic!("accepted strictly and refused leniently: {lenient:?}");
+    }
+    for v in strict.iter().chain(&lenient) {
+        let end = v.offset.map(|o| o.saturating_add(v.length.unwrap_or(0)));
+        assert!(
+            end.is_some_and(|e| e <= data.len() as u64),
+            "a violation outside of the file: {v:?}"
+        );
+    }
 }
 
 /// A GGUF file: its header, every value of it, its layout.

@@ -282,6 +282,14 @@ fn onnx_files_edited() {
 }
 
 #[test]
+fn onnx_models_cut_and_mutated() {
+    let mut all = seeds_of("onnx_read");
+    cut("onnx cut", &all, targets::onnx_read);
+    all.extend(fixtures("onnx"));
+    mutate("onnx", &all, targets::onnx_read);
+}
+
+#[test]
 fn numpy_headers_mutated() {
     mutate("npy", &fixtures("numpy"), targets::npy);
 }

@@ -291,7 +291,18 @@ impl<'s> Reader<'s> {
             )
             .at(span.start));
         }
+        // What follows a tag has mostly been read with it.
+        if let Some(there) = self.held(span) {
+            return Ok(there.to_vec());
+        }
         self.source.read_vec(span.start..span.end)
+    }
+
+    /// The bytes of `span`, if all of them have been read ahead.
+    fn held(&self, span: Span) -> Option<&[u8]> {
+        let from = usize::try_from(span.start.checked_sub(self.window_at)?).ok()?;
+        let len = usize::try_from(span.len()).ok()?;
+        self.window.get(from..from.checked_add(len)?)
     }
 
     /// Gives the 32-bit numbers of a repeated fixed field to `f`, whether it is packed or not. Bytes

@@ -212,6 +212,17 @@ fn files(dir: &Path) -> Vec<Case> {
     all
 }
 
+/// ONNX models: those of the rules' fixtures, and the corpus' small ones.
+fn onnx() -> Vec<Case> {
+    let mut out = graphs();
+    if let Some(corpus) = corpus() {
+        out.extend(files(&corpus.join("onnx/conformance")));
+        out.extend(files(&corpus.join("onnx/backdoor")));
+    }
+    out.retain(|c| c.name.ends_with(".onnx") && c.bytes.len() < 16 << 10);
+    out
+}
+
 /// Graphs: the fixtures of their rules, and the corpus' models.
 fn graphs() -> Vec<Case> {
     let rules = root().join("crates/weighbridge/tests/fixtures/scan");
@@ -235,7 +246,7 @@ fn graphs() -> Vec<Case> {
 }
 
 /// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle`, `structure`,
-/// `graphs` or `template`.
+/// `graphs`, `onnx` or `template`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let (mut torch, mut st) = (seeds(), seeds());
     torch.push(example());
@@ -249,6 +260,9 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     }
     if kind == "graphs" {
         return graphs();
+    }
+    if kind == "onnx" {
+        return onnx();
     }
     let is_text = |c: &Case| {
         [".json", ".tsv", ".md", ".toml", ".jinja"]

@@ -100,16 +100,20 @@ pub fn spelling(location: &str) -> Result<()> {
     if location.starts_with('/') {
         return bad("is an absolute path");
     }
-    if location.contains("://") || location.starts_with("file:") {
+    let scheme = location.split_once(':').map_or("", |(s, _)| s);
+    if location.contains("://") || scheme.eq_ignore_ascii_case("file") {
         return bad("is a URL");
     }
     if matches!(location.as_bytes(), [d, b':', ..] if d.is_ascii_alphabetic()) {
         return bad("begins with a drive");
     }
+    if location.ends_with("/.") || location == "." {
+        return bad("names a folder");
+    }
     for step in location.split('/') {
-        // Windows drops dots and blanks at the end of a step.
+        // Windows drops dots and blanks at the end of a step; of nothing else no step is made.
         let kept = step.trim_end_matches([' ', '.']);
-        match (kept, step) {
+        match (step.trim_matches([' ', '.']), step) {
             // `./weights` is what some exporters write.
             ("", ".") => {}
             ("", s) if s.starts_with("..") => return bad("leads out of the model's folder"),
@@ -125,10 +129,11 @@ pub fn spelling(location: &str) -> Result<()> {
 fn is_device(step: &str) -> bool {
     let stem = step.split('.').next().unwrap_or(step).trim_end();
     let upper = stem.to_ascii_uppercase();
+    let is_digit = |c: char| c.is_ascii_digit() || matches!(c, '¹' | '²' | '³');
     let numbered = |p: &str| {
         upper
             .strip_prefix(p)
-            .is_some_and(|n| n.len() == 1 && n.bytes().all(|b| b.is_ascii_digit()))
+            .is_some_and(|n| n.chars().count() == 1 && n.contains(is_digit))
     };
     matches!(
         upper.as_str(),
