@@ -776,3 +776,23 @@ fn models_of_the_corpus_come_back() {
         "{count} models, {moved} with weights"
     );
 }
+
+/// What onnx itself writes with and without external data (`tests/data/make_onnx_external.py`):
+/// ours are the same files, byte for byte.
+#[test]
+fn both_forms_are_those_of_the_reference() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/onnx_external");
+    let read = |p: &Path| fs::read(p).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("external.onnx");
+    let external = Weights::External(External::default());
+    move_to(&golden.join("inline.onnx"), external, Some(&out)).unwrap();
+    for name in ["external.onnx", "external.onnx.data"] {
+        assert!(
+            read(&dir.path().join(name)) == read(&golden.join(name)),
+            "{name}"
+        );
+    }
+    move_to(&out, Weights::Inline, None).unwrap();
+    assert!(read(&out) == read(&golden.join("inline.onnx")));
+}
