@@ -225,6 +225,116 @@ fn a_split_model_is_merged_to_what_it_was() {
     assert!(!Path::new(&f.at("x.gguf")).exists());
 }
 
+/// An ONNX model: `y = x + w`, with 2 kB of weights.
+fn onnx() -> Vec<u8> {
+    use weighbridge::format::onnx::encode::Fields;
+    let value = |name: &str| {
+        let kind = Fields::new().bytes(1, Fields::new().int(1, 1));
+        Fields::new().bytes(1, name).bytes(2, kind)
+    };
+    let node = Fields::new().bytes(1, "x").bytes(1, "w").bytes(2, "y");
+    let node = node.bytes(3, "add").bytes(4, "Add").bytes(6, "adds");
+    let weight = Fields::new().int(1, 512).int(2, 1).bytes(8, "w");
+    let graph = Fields::new()
+        .bytes(1, node)
+        .bytes(2, "g")
+        .bytes(5, weight.bytes(9, [1; 2048]))
+        .bytes(5, Fields::new().int(2, 1).bytes(8, "odd").bytes(9, [0; 4]))
+        .bytes(11, value("x"))
+        .bytes(12, value("y"));
+    let opset = Fields::new().int(2, 17);
+    Fields::new().int(1, 8).bytes(7, graph).bytes(8, opset).0
+}
+
+#[test]
+fn every_flag_for_graphs_does_what_it_says() {
+    let f = Folder::new();
+    let m = f.write("m.onnx", &onnx());
+    let text = f.write("t.txt", b"by a file\n");
+    let out = f.at("o.onnx");
+    let args = [
+        "edit",
+        "--set",
+        "author=me",
+        "--set",
+        "onnx.producer_name=test",
+        "--set-file",
+        &format!("note={text}"),
+        "--rename",
+        "x=image",
+        "--rename-node",
+        "add=plus",
+        "--remove",
+        "odd",
+        "--strip-docs",
+        "--external",
+        &m,
+        "--output",
+        &out,
+    ];
+    let (code, d) = run_json("edit", &args);
+    assert_eq!(code, 0, "{d}");
+    let data = f.at("o.onnx.data");
+    assert_eq!(d["output"], json!([out, data]));
+    assert_eq!(d["method"], "rewritten");
+    assert_eq!(metadata(&out, "author"), "me");
+    assert_eq!(metadata(&out, "onnx.producer_name"), "test");
+    assert_eq!(metadata(&out, "note"), "by a file\n");
+    assert_eq!(std::fs::read(&data).unwrap(), [1; 2048]);
+    assert_eq!(std::fs::read(&m).unwrap(), onnx(), "the original stays");
+    let (code, d) = run_json("edit", &["edit", &out, "--inline"]);
+    assert_eq!((code, &d["output"]), (0, &json!([out])), "{d}");
+    let (_, d) = run_json("edit", &["edit", &out, "--set", "author=us", "--dry-run"]);
+    assert_eq!(
+        (&d["method"], &d["written"]),
+        (&json!("in-place"), &json!(2))
+    );
+    let small = [
+        "edit",
+        &m,
+        "--external=w.bin",
+        "--external-threshold",
+        "2049",
+    ];
+    let (code, d) = run_json("edit", &small);
+    assert_eq!((code, &d["method"]), (0, &json!("unchanged")), "{d}");
+    // What one format has and the other has not.
+    let g = f.write("m.gguf", &gguf(1));
+    for (args, rule) in [
+        (vec!["edit", &m, "--reserve", "1kB"], "edit.reserve"),
+        (vec!["edit", &g, "--external"], "edit.no-graph"),
+        (vec!["edit", &g, "--inline"], "edit.no-graph"),
+        (vec!["edit", &g, "--strip-docs"], "edit.no-graph"),
+        (vec!["edit", &g, "--rename-node", "a=b"], "edit.no-graph"),
+        (
+            vec!["split", &g, "--external-threshold", "1kB"],
+            "split.threshold",
+        ),
+        (vec!["split", &m, "--no-tensor-first-split"], "split.first"),
+        (vec!["split", &m], "split.overwrites-input"),
+    ] {
+        let (code, d) = run_json("edit", &args);
+        assert_eq!((code, &d["error"]["rule"]), (2, &json!(rule)), "{d}");
+    }
+}
+
+#[test]
+fn a_graph_is_split_from_its_weights_and_merged() {
+    let f = Folder::new();
+    let m = f.write("m.onnx", &onnx());
+    let (stem, parts, data) = (f.at("p"), f.at("p.onnx"), f.at("p.onnx.data"));
+    let (code, d) = run_json("split", &["split", &m, &stem]);
+    assert_eq!((code, &d["output"]), (0, &json!([parts, data])), "{d}");
+    assert_eq!(run(&["diff", "--metadata", &m, &parts]).code, 0);
+    let one = f.at("one.onnx");
+    let (code, d) = run_json("split", &["merge", &parts, &one]);
+    assert_eq!((code, &d["output"]), (0, &json!([one])), "{d}");
+    assert_eq!(run(&["diff", "--metadata", &m, &one]).code, 0);
+    let (code, d) = run_json("split", &["merge", &parts, &data]);
+    assert_eq!(code, 2, "{d}");
+    assert_eq!(d["error"]["rule"], "split.overwrites-input");
+}
+
 #[test]
 fn safetensors_are_split_and_merged() {
     let f = Folder::new();

@@ -41,11 +41,19 @@ fn killed_while_weights_move_leaves_a_whole_model() {
     write_onnx(&path);
     let old = fs::read(&path).expect("reads");
     let (_, data) = said_and_held(&path);
-    let started = Instant::now();
-    succeed(edit(&path, &["--external"]));
-    let took = started.elapsed();
+    // What waits for a disk takes now this long and now that: kills would miss.
+    let words = ["--external", "--no-sync"];
+    let mut took = Duration::MAX;
+    for _ in 0..3 {
+        fs::write(&path, &old).expect("writes");
+        let started = Instant::now();
+        succeed(edit(&path, &words));
+        took = took.min(started.elapsed());
+    }
     let right = fs::read(&path).expect("reads");
     assert!(right.len() < 8192 && said_and_held(&path).1 == data);
+    let beside = dir.path().join("m.onnx.data");
+    let weights = fs::read(&beside).expect("reads");
     let mut rng = Rng::new(13);
     let mut died = 0;
     for n in 0..KILLS {
@@ -53,7 +61,7 @@ fn killed_while_weights_move_leaves_a_whole_model() {
         for name in listing(dir.path()).into_keys().filter(|n| n != "m.onnx") {
             fs::remove_file(dir.path().join(name)).expect("removes");
         }
-        let mut child = edit(&path, &["--external"]);
+        let mut child = edit(&path, &words);
         let most = took.as_micros() as usize;
         std::thread::sleep(Duration::from_micros(rng.below(most) as u64));
         child.kill().expect("kills");
@@ -64,10 +72,12 @@ fn killed_while_weights_move_leaves_a_whole_model() {
             now == old || now == right,
             "kill {n}: neither the old nor the new"
         );
-        assert!(
-            said_and_held(&path).1 == data,
-            "kill {n}: the weights are others"
-        );
+        if now == right {
+            assert!(
+                fs::read(&beside).is_ok_and(|b| b == weights),
+                "kill {n}: the model is there and its weights are not"
+            );
+        }
     }
     assert!(died >= KILLS / 4, "hardly any kill came in time: {died}");
 }
