@@ -1,6 +1,7 @@
 //! `weighbridge inspect`.
 
 mod document;
+mod graph;
 mod human;
 mod values;
 

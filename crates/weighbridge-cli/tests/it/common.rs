@@ -144,3 +144,11 @@ pub fn small() -> Vec<u8> {
         &[("format", "pt"), ("note", "x")],
     )
 }
+
+/// A model of the ONNX tests of the library (`tests/data/onnx/make_broken.py` there).
+pub fn onnx(name: &str) -> Vec<u8> {
+    let table = include_str!("../../../weighbridge/tests/data/onnx/broken.tsv");
+    let line = table.lines().find(|l| l.split('\t').next() == Some(name));
+    let model = line.unwrap().rsplit('\t').next().unwrap();
+    hex::decode(model).unwrap()
+}

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{Folder, T, corpus, f32s, run, run_json, safetensors, small};
+use crate::common::{Folder, T, corpus, f32s, onnx, run, run_json, safetensors, small};
 
 #[test]
 fn the_document_has_the_fields_of_the_contract() {
@@ -171,4 +171,96 @@ fn every_model_of_the_corpus_gives_a_valid_document() {
         seen += u32::from(!failed);
     }
     assert!(seen > 60, "{seen}");
+}
+
+#[test]
+fn a_graph_is_told_with_all_that_is_in_it() {
+    let f = Folder::new();
+    let m = f.write("m.onnx", &onnx("rich"));
+    let (code, d) = run_json("inspect", &["inspect", &m]);
+    assert_eq!(
+        (code, &d["format"], &d["version"]),
+        (0, &json!("onnx"), &json!("10"))
+    );
+    let sum = |tensors: u64, values: u64, bytes: u64| json!({"tensors": tensors, "values": values, "bytes": bytes});
+    let under = |path: &str, values: u64, bytes: u64| json!({"path": path, "tensors": 1, "values": values, "bytes": bytes});
+    let mut in_loop = under("loop", 1, 4);
+    in_loop["subgraph"] = "repeat.body".into();
+    assert_eq!(
+        d["graph"],
+        json!({
+            "name": "rich",
+            "nodes": 6,
+            "inputs": [{"name": "x", "dtype": "F32", "shape": ["batch", null, 2]}],
+            "outputs": [{"name": "y", "dtype": "F32", "shape": ["batch", null, 3]}],
+            "operators": {
+                "Constant": 3, "Identity": 1, "Loop": 1, "MatMul": 2, "Mul": 1,
+                "com.example.Scale2": 1,
+            },
+            "opsets": {"ai.onnx": 21, "com.example": 3},
+            "subgraphs": [{"path": "repeat.body", "nodes": 3, "inputs": 3, "outputs": 2}],
+            "initializers": sum(2, 10, 40),
+            "constants": sum(3, 9, 44),
+            "parameters": [
+                under("decoder/head", 6, 24),
+                under("encoder/out", 6, 24),
+                under("encoder.layer", 4, 16),
+                under("", 2, 16),
+                in_loop,
+            ],
+        })
+    );
+    let text = run(&["inspect", &m]).stdout;
+    for line in [
+        "graph      rich: 6 nodes; in 1 graph within it 3 nodes",
+        "opsets     ai.onnx 21, com.example 3",
+        "input      x: F32 [batch, ?, 2]",
+        "operators  Constant × 3, MatMul × 2,",
+        "subgraph   repeat.body, 3 nodes",
+        "constants  3 tensors, 9 values, 44 bytes in Constant nodes",
+        "subtree    decoder/head: 1 tensor, 6 values, 24 bytes",
+        "subtree    repeat.body → loop: 1 tensor, 1 value, 4 bytes",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    let m = f.write("f.onnx", &onnx("function"));
+    let (_, d) = run_json("inspect", &["inspect", &m]);
+    assert_eq!(
+        d["graph"]["functions"],
+        json!([{"domain": "loc", "name": "Twice", "nodes": 1, "inputs": ["p"], "outputs": ["q"]}])
+    );
+    assert_eq!(d["graph"]["operators"]["loc.Twice"], 1);
+}
+
+#[test]
+fn constants_are_tensors_on_request() {
+    let f = Folder::new();
+    let m = f.write("m.onnx", &onnx("rich"));
+    let names = |d: &serde_json::Value| -> Vec<String> {
+        let all = d["tensors"].as_array().unwrap();
+        all.iter()
+            .map(|t| t["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let (_, d) = run_json("inspect", &["inspect", &m]);
+    let weights = ["encoder.layer.0.weight", "onnx::MatMul_7"];
+    assert_eq!(names(&d), weights);
+    let (_, d) = run_json("inspect", &["inspect", "--constants", "--stats", &m]);
+    assert_eq!(names(&d), [&weights[..], &["big", "axes", "half"]].concat());
+    let of = |i: usize| (&d["tensors"][i]["shape"], &d["tensors"][i]["stats"]["max"]);
+    assert_eq!(of(2), (&json!([2, 3]), &json!(6.0)));
+    assert_eq!(of(3), (&json!([2]), &json!(1)));
+    assert_eq!(of(4), (&json!([]), &json!(0.5)));
+    assert_eq!(d["tensors"][4]["label"], "repeat.body.half");
+    // And they count when two models are compared.
+    let mut other = onnx("rich");
+    let at = other
+        .windows(4)
+        .position(|w| w == 0.5f32.to_le_bytes())
+        .unwrap();
+    other[at + 2] ^= 1;
+    let o = f.write("o.onnx", &other);
+    assert_eq!(run(&["diff", &m, &o]).code, 0);
+    let (code, d) = run_json("diff", &["diff", "--constants", &m, &o]);
+    assert_eq!((code, &d["different"][0]["name"]), (1, &json!("half")));
 }

@@ -4,9 +4,9 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde_json::{Map, Value as Json, json};
+use weighbridge::Tensor;
 use weighbridge::structure::{Form, to_json};
-use weighbridge::{DType, Tensor};
-use weighbridge_core::model::{Dim, Graph, GraphValue, Layout, Quantization, ValueType};
+use weighbridge_core::model::{Layout, Quantization};
 
 use super::Inspected;
 use crate::output::SCHEMA_VERSION;
@@ -88,7 +88,7 @@ impl Serialize for Document<'_> {
             m.serialize_entry("shared", &Shared(self))?;
         }
         if let Some(g) = &model.graph {
-            m.serialize_entry("graph", &graph(g))?;
+            m.serialize_entry("graph", &super::graph::document(g))?;
         }
         let warnings: Vec<Json> = model.warnings.iter().map(warning).collect();
         m.serialize_entry("warnings", &warnings)?;
@@ -231,85 +231,4 @@ fn quantization(q: &Quantization) -> Json {
 
 fn described(t: &Tensor) -> Json {
     json!({"dtype": t.dtype.as_str(), "shape": t.shape.as_slice()})
-}
-
-/// Inputs and outputs with what is known of their types.
-fn values(all: &[GraphValue]) -> Vec<Json> {
-    all.iter()
-        .map(|v| {
-            let mut m = Map::new();
-            m.insert("name".into(), v.name.as_str().into());
-            value_type(&v.kind, &mut m);
-            Json::Object(m)
-        })
-        .collect()
-}
-
-/// Adds `dtype`, `shape` and whatever else there is to say of a type.
-fn value_type(kind: &ValueType, m: &mut Map<String, Json>) {
-    let nested = |kind: &ValueType| {
-        let mut m = Map::new();
-        value_type(kind, &mut m);
-        Json::Object(m)
-    };
-    let dims = |shape: &Option<Vec<Dim>>| match shape {
-        None => Json::Null,
-        Some(all) => all.iter().map(dim).collect(),
-    };
-    let dtype = |d: &Option<DType>| d.map_or(Json::Null, |d| d.as_str().into());
-    match kind {
-        ValueType::Unknown => {}
-        ValueType::Tensor { dtype: d, shape } => {
-            m.insert("dtype".into(), dtype(d));
-            m.insert("shape".into(), dims(shape));
-        }
-        ValueType::SparseTensor { dtype: d, shape } => {
-            m.insert("kind".into(), "sparse".into());
-            m.insert("dtype".into(), dtype(d));
-            m.insert("shape".into(), dims(shape));
-        }
-        ValueType::Sequence(of) => {
-            m.insert("kind".into(), "sequence".into());
-            m.insert("of".into(), nested(of));
-        }
-        ValueType::Optional(of) => {
-            m.insert("kind".into(), "optional".into());
-            m.insert("of".into(), nested(of));
-        }
-        ValueType::Map { key, value } => {
-            m.insert("kind".into(), "map".into());
-            m.insert("key".into(), dtype(key));
-            m.insert("of".into(), nested(value));
-        }
-        ValueType::Opaque { domain, name } => {
-            m.insert("kind".into(), "opaque".into());
-            m.insert("type".into(), format!("{domain}.{name}").into());
-        }
-    }
-}
-
-/// An extent, the name of one, or `null`.
-fn dim(d: &Dim) -> Json {
-    match d {
-        Dim::Known(n) => (*n).into(),
-        Dim::Symbol(s) => s.as_str().into(),
-        Dim::Unknown => Json::Null,
-    }
-}
-
-fn graph(g: &Graph) -> Json {
-    let mut operators: Map<String, Json> = Map::new();
-    for n in &g.nodes {
-        let seen = operators
-            .get(&n.operator)
-            .and_then(Json::as_u64)
-            .unwrap_or(0);
-        operators.insert(n.operator.clone(), (seen + 1).into());
-    }
-    json!({
-        "nodes": g.nodes.len(),
-        "inputs": values(&g.inputs),
-        "outputs": values(&g.outputs),
-        "operators": operators,
-    })
 }

@@ -54,10 +54,22 @@ fn head(x: &Inspected<'_>, out: &mut Output) -> Result<()> {
             size(model.file_bytes())
         ),
     )?;
+    for p in model
+        .parts
+        .iter()
+        .skip(1)
+        .filter(|_| model.container == Some("external"))
+    {
+        let path = brief(&p.path.to_string_lossy(), WIDE);
+        summary::field(out, "external", format_args!("{path}, {}", size(p.bytes)))?;
+    }
     summary::tensors(model, "tensors", out)?;
     summary::aliases(model, "aliases", out)?;
     summary::metadata(model, "metadata", out)?;
     summary::structure(model, "structure", out)?;
+    if let Some(g) = &model.graph {
+        super::graph::print(g, out)?;
+    }
     for (what, why) in &model.omitted {
         summary::field(
             out,

@@ -24,6 +24,9 @@ use crate::format::FormatReader;
 /// Longest documentation that is read with the model, in bytes.
 const MOST_DOC: u64 = 1 << 20;
 
+/// Bytes that the labels of any file's tensors may take, and eight for each of its own.
+const SPARE_LABELS: u64 = 8 << 20;
+
 /// ONNX files. See the [module](super).
 #[derive(Debug, Clone, Copy)]
 pub struct Onnx;
@@ -76,6 +79,8 @@ pub(crate) struct Lower {
     files: Files,
     /// Whether what `Constant` nodes make is listed.
     constants: bool,
+    /// How many bytes the labels of tensors may still take.
+    labels_left: u64,
     warnings: Vec<Warning>,
     /// Every tensor with a name of its own, in the order of the file.
     tensors: Vec<Tensor>,
@@ -94,8 +99,10 @@ impl Lower {
             crc32: None,
         };
         let storage = Storage::new("model", source.len(), false, data)?.into_region();
+        let labels_left = source.len().saturating_mul(8).saturating_add(SPARE_LABELS);
         Ok(Self {
             source,
+            labels_left,
             storage: Arc::new(storage),
             files,
             constants,
@@ -254,7 +261,12 @@ impl Lower {
 
     /// Lists a tensor of the model under a name that no other has.
     fn list(&mut self, mut tensor: Tensor, place: &str) {
-        if !place.is_empty() {
+        // Many tensors deep inside would make much of a small file.
+        let long = place.len().saturating_add(tensor.name.len()) as u64;
+        if !place.is_empty()
+            && let Some(left) = self.labels_left.checked_sub(long)
+        {
+            self.labels_left = left;
             let label = format!("{place}.{}", tensor.name);
             tensor.extra_mut().label = Some(label);
         }

@@ -16,7 +16,7 @@ mod tensor;
 mod training;
 mod values;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use weighbridge_core::source::ByteSource;
@@ -76,10 +76,10 @@ enum Step<'m> {
 impl Step<'_> {
     fn shown(self) -> String {
         match self {
-            Self::Plain(s) => s.to_owned(),
-            Self::Node(n) => n.title(),
-            Self::Tensor(t) => format!("tensor {}", t.name()),
-            Self::Function(f) => format!("function {}", f.name.text),
+            Self::Plain(s) => cut(s),
+            Self::Node(n) => cut(&n.title()),
+            Self::Tensor(t) => format!("tensor {}", cut(t.name())),
+            Self::Function(f) => format!("function {}", cut(&f.name.text)),
         }
     }
 }
@@ -102,8 +102,8 @@ struct Checker<'m> {
     /// What has been looked up.
     operators: HashMap<(&'m str, &'m str, i64), Rc<Found>>,
     functions: HashMap<FunctionId<'m>, &'m Function>,
-    /// The function whose body this is.
-    function: Option<&'m Function>,
+    /// The attributes of the function whose body this is.
+    attributes: Option<HashSet<&'m str>>,
     /// Whether this is the model's own graph, or the body of a function: no graph in a graph.
     outermost: bool,
     scope: Scope<'m>,
@@ -124,7 +124,7 @@ impl<'m> Checker<'m> {
             opsets: HashMap::new(),
             operators: HashMap::new(),
             functions: HashMap::new(),
-            function: None,
+            attributes: None,
             outermost: true,
             scope: Scope::default(),
             made: Vec::new(),
@@ -272,7 +272,7 @@ impl<'m> Checker<'m> {
         if all.len() < 2 || (self.lenient && !of_model) {
             return;
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for e in all {
             if !seen.insert(e.key.text.as_str()) {
                 let message = format!("the metadata key {} stands twice", quoted(&e.key.text));
@@ -290,14 +290,18 @@ fn shown(domain: &str) -> String {
     }
 }
 
-/// A name in a message, cut short.
+/// A name in a message.
 fn quoted(name: &str) -> String {
+    format!("{:?}", cut(name))
+}
+
+/// A name of a bearable length.
+fn cut(name: &str) -> String {
     const MOST: usize = 200;
-    let mut out: String = name.chars().take(MOST).collect();
-    if out.len() < name.len() {
-        out.push('…');
+    match name.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", name.get(..end).unwrap_or_default()),
+        None => name.to_owned(),
     }
-    format!("{out:?}")
 }
 
 /// Where a graph lies.

@@ -620,6 +620,45 @@ def training_sets_no_initializer(m):
     t.update_binding.add(key="a", value="v")
 
 
+def rich():
+    """Symbolic dimensions, names with steps, constants in nodes and in a loop's body."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["half"], name="/loop/Half", value_float=0.5),
+            helper.make_node("Mul", ["state", "half"], ["next"]),
+            helper.make_node("Identity", ["again"], ["on"]),
+        ],
+        "body",
+        [value("i", I64, ()), value("again", TensorProto.BOOL, ()), value("state", F, None)],
+        [value("on", TensorProto.BOOL, ()), value("next", F, None)],
+    )
+    big = tensor("", F, (2, 3), (1, 2, 3, 4, 5, 6))
+    nodes = [
+        helper.make_node("Constant", [], ["big"], name="/decoder/head/Constant", value=big),
+        helper.make_node("Constant", [], ["axes"], value_ints=[0, 1]),
+        helper.make_node("MatMul", ["x", "encoder.layer.0.weight"], ["a"], name="/encoder/MatMul"),
+        helper.make_node("MatMul", ["a", "onnx::MatMul_7"], ["b"], name="/encoder/out/MatMul"),
+        helper.make_node("Scale2", ["b", "big", "axes"], ["c"], domain="com.example"),
+        helper.make_node("Loop", ["", "", "c"], ["y"], name="repeat", body=body),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "rich",
+        [value("x", F, ("batch", None, 2))],
+        [value("y", F, ("batch", None, 3))],
+        [
+            tensor("encoder.layer.0.weight", F, (2, 2), (1, 2, 3, 4)),
+            tensor("onnx::MatMul_7", F, (2, 3), (1, 2, 3, 4, 5, 6)),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.example", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+case("-", rich)(lambda m: None)
+CASES[-1] = ("rich", *CASES[-1][1:])
+
+
 def verdict(data, full):
     try:
         with contextlib.redirect_stdout(io.StringIO()):

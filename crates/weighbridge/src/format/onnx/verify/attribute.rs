@@ -120,23 +120,21 @@ impl<'m> Checker<'m> {
         if r.text.is_empty() {
             return;
         }
-        let Some(f) = self.function else {
-            let message = format!(
-                "the attribute {} stands for one of a function's caller, outside of a function",
-                quoted(&a.name.text)
-            );
-            self.strict("onnx.attribute-reference", r.span, message);
-            return;
+        let known = self
+            .attributes
+            .as_ref()
+            .map(|a| a.contains(r.text.as_str()));
+        let why = match known {
+            Some(true) => return,
+            Some(false) => "which the function does not have",
+            None => "outside of a function",
         };
-        let plain = f.attributes.iter().any(|t| t.text == r.text);
-        if !plain && !f.defaults.iter().any(|d| d.name.text == r.text) {
-            let message = format!(
-                "the function {} has no attribute {}",
-                quoted(&f.name.text),
-                quoted(&r.text)
-            );
-            self.strict("onnx.attribute-reference", r.span, message);
-        }
+        let message = format!(
+            "the attribute {} stands for the caller's {}, {why}",
+            quoted(&a.name.text),
+            quoted(&r.text)
+        );
+        self.strict("onnx.attribute-reference", r.span, message);
     }
 
     /// Tensors and graphs in an attribute.

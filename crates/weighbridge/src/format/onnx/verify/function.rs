@@ -67,11 +67,13 @@ impl<'m> Checker<'m> {
         let own = self.opsets_of(&f.opsets);
         let opsets = std::mem::replace(&mut self.opsets, own);
         let scope = std::mem::take(&mut self.scope);
-        self.function = Some(f);
+        let defaults = f.defaults.iter().map(|a| a.name.text.as_str());
+        let named = f.attributes.iter().map(|a| a.text.as_str());
+        self.attributes = Some(named.chain(defaults).collect());
         self.signature(f);
         self.compatible(f, model);
         let done = self.function_body(f);
-        self.function = None;
+        self.attributes = None;
         self.scope = scope;
         self.opsets = opsets;
         done
