@@ -136,16 +136,26 @@ impl Node {
 
     /// What to call it in a message: its name, else its operator and what it makes.
     pub fn title(&self) -> String {
+        let operator = short(&self.operator.text);
         match (self.name(), self.outputs.first()) {
-            ("", Some(o)) => format!("{} → {}", self.operator.text, o.text),
-            ("", None) => self.operator.text.clone(),
-            (name, _) => format!("{} {name}", self.operator.text),
+            ("", Some(o)) => format!("{operator} → {}", short(&o.text)),
+            ("", None) => operator.to_owned(),
+            (name, _) => format!("{operator} {}", short(name)),
         }
     }
 
     /// The attribute called `name`; the last of several.
     pub fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attributes.iter().rfind(|a| a.name.text == name)
+    }
+}
+
+/// As much of a name as a message bears.
+pub fn short(name: &str) -> &str {
+    const MOST: usize = 200;
+    match name.char_indices().nth(MOST) {
+        Some((end, _)) => name.get(..end).unwrap_or_default(),
+        None => name,
     }
 }
 

@@ -485,7 +485,7 @@ impl Lower {
             let e = e.at(t.span.start);
             match name.is_empty() {
                 true => e,
-                false => e.within(format!("tensor {name}")),
+                false => e.within(format!("tensor {}", raw::short(&name))),
             }
         })
     }
@@ -582,14 +582,13 @@ impl Lower {
             let message = format!("the dimensions need {needed} bytes, external data says {said}");
             return Err(Error::malformed("onnx.external-length", message));
         }
+        let told = self.files.has_opened(&place.location);
         let storage = match self.files.open(&place.location) {
             Ok(s) => s,
             Err(why) if why.error().rule() == "onnx.external-missing" => {
-                let e = why.error();
-                let rule = e.rule();
-                let known = |w: &Warning| w.rule == rule && w.message == e.message();
-                if !self.warnings.iter().any(known) {
-                    self.warnings.push(Warning::new(rule, e.message()));
+                if !told {
+                    let e = why.error();
+                    self.warnings.push(Warning::new(e.rule(), e.message()));
                 }
                 return Ok(TensorSource::Computed(Arc::new(Unreadable {
                     why,

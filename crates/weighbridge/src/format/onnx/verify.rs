@@ -25,7 +25,7 @@ use weighbridge_core::{Error, ErrorKind, Result};
 
 use super::external::Files;
 use super::operators::{self, Found};
-use super::raw::{Entry, Function, Model, Opset, Tensor};
+use super::raw::{Entry, Function, Model, Opset, Tensor, short};
 use super::{parse, raw};
 use crate::OpenOptions;
 use crate::check::Violation;
@@ -76,10 +76,10 @@ enum Step<'m> {
 impl Step<'_> {
     fn shown(self) -> String {
         match self {
-            Self::Plain(s) => cut(s),
-            Self::Node(n) => cut(&n.title()),
-            Self::Tensor(t) => format!("tensor {}", cut(t.name())),
-            Self::Function(f) => format!("function {}", cut(&f.name.text)),
+            Self::Plain(s) => short(s).to_owned(),
+            Self::Node(n) => n.title(),
+            Self::Tensor(t) => format!("tensor {}", short(t.name())),
+            Self::Function(f) => format!("function {}", short(&f.name.text)),
         }
     }
 }
@@ -292,16 +292,7 @@ fn shown(domain: &str) -> String {
 
 /// A name in a message.
 fn quoted(name: &str) -> String {
-    format!("{:?}", cut(name))
-}
-
-/// A name of a bearable length.
-fn cut(name: &str) -> String {
-    const MOST: usize = 200;
-    match name.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", name.get(..end).unwrap_or_default()),
-        None => name.to_owned(),
-    }
+    format!("{:?}", short(name))
 }
 
 /// Where a graph lies.
