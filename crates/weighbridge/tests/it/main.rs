@@ -19,7 +19,7 @@ mod gguf_hostile;
 mod graphs;
 mod hostile_cases;
 mod models;
-mod onnx_external;
+mod onnx_weights;
 mod onnx_write;
 mod pytorch;
 mod quantize;
