@@ -23,6 +23,7 @@ mod onnx_check;
 mod onnx_convert;
 mod onnx_external;
 mod onnx_tensors;
+mod onnx_weights;
 mod onnx_write;
 mod pytorch;
 mod quantize;

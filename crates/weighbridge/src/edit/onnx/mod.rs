@@ -8,8 +8,6 @@
 mod keys;
 mod names;
 mod rename;
-#[cfg(test)]
-mod tests;
 
 use std::path::Path;
 
