@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use weighbridge_core::model::AttributeValue;
+use weighbridge_core::model::{AttributeValue, Tensor as Stored};
 
 use super::flat::{Body, Flat, Id, Node, Origin};
 use super::interp::Op;
+use super::interp::value::load;
 use super::run::Values;
 
 /// Most weights that are told apart; what is left of the smaller ones counts as one.
@@ -13,6 +14,9 @@ const MOST_WEIGHTS: usize = 4096;
 
 /// The part of a model's weights up to which a path counts as one that goes round them.
 const LIGHT: f64 = 0.1;
+
+/// Largest tensor whose zeros are counted, in elements; of all together, 64 times as many.
+const MOST_COUNTED: u64 = 1 << 14;
 
 /// A set of weights.
 type Set = Option<Arc<[u64]>>;
@@ -38,6 +42,8 @@ pub(crate) struct Facts {
     sizes: Vec<(u64, bool)>,
     /// The weights behind the outputs, without and with tables.
     total: (u64, u64),
+    /// How many elements were looked at for zeros.
+    counted: u64,
 }
 
 /// Whether an operator weighs its operands with learned numbers.
@@ -58,6 +64,7 @@ impl Facts {
             maker: vec![None; n],
             sizes: Vec::new(),
             total: (0, 0),
+            counted: 0,
         };
         let slots = f.weights(flat);
         for (id, v) in flat.values.iter().enumerate() {
@@ -93,7 +100,8 @@ impl Facts {
             if let Origin::Stored(t) = &v.origin {
                 let n = t.numel().unwrap_or(0);
                 if n > 1 {
-                    large.push((t.dtype.size_of(&[n]).unwrap_or(0).max(1), id));
+                    let bytes = t.dtype.size_of(&[n]).unwrap_or(0);
+                    large.push((bytes.saturating_sub(self.zeros(t, n)).max(1), id));
                 }
             }
         }
@@ -110,6 +118,18 @@ impl Facts {
             }
         }
         slots
+    }
+
+    /// How many bytes of a small tensor are spent on zeros, which weigh nothing: a matrix that
+    /// picks a few elements is no learned one.
+    fn zeros(&mut self, t: &Stored, n: u64) -> u64 {
+        if n > MOST_COUNTED || self.counted >= MOST_COUNTED * 64 {
+            return 0;
+        }
+        self.counted += n;
+        let all = load(t, MOST_COUNTED as usize).and_then(|t| t.to_floats());
+        let zeros = all.map_or(0, |v| v.iter().filter(|x| **x == 0.0).count());
+        t.dtype.size_of(&[zeros as u64]).unwrap_or(0)
     }
 
     fn node(&mut self, at: usize, node: &Node<'_>, shapes: &Values) {

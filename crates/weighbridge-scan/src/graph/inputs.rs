@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weighbridge_core::model::{Dim, GraphValue, ValueType};
 
 use super::flat::{Flat, Id, Origin};
-use super::interp::value::{Data, Kind, Tensor, Value, count};
+use super::interp::value::{Kind, Tensor, Value, count};
 use super::interp::{Move, Op};
 
 /// A generator of numbers (SplitMix64): the same ones on every run.
@@ -351,13 +351,4 @@ pub(crate) fn sample(input: &Input, family: Family, dice: &mut Dice) -> Value {
 /// Whether what `input` holds is the sample itself, and no setting or mask beside it.
 pub(crate) fn carries_sample(input: &Input) -> bool {
     matches!(input.role, Role::Tokens(_) | Role::Reals | Role::Texts)
-}
-
-/// The elements of a value as numbers, for a report.
-pub(crate) fn number(value: &Tensor, i: usize) -> Option<f64> {
-    match &value.data {
-        Data::Float(v) => v.get(i).copied(),
-        Data::Int(v) => v.get(i).map(|&n| n as f64),
-        _ => None,
-    }
 }

@@ -18,14 +18,27 @@ use super::{Gate, Level};
 /// Ordinary inputs that a gate is tried on, at most, and the steps that may take.
 const SAMPLES: usize = 600;
 const LEAST_SAMPLES: usize = 24;
-const SAMPLE_STEPS: u64 = 30_000_000;
+const SAMPLE_STEPS: u64 = 16_000_000;
+
+/// Steps that making one element of an input counts for.
+const SAMPLE_COST: u64 = 8;
 
 /// How many in a thousand of them may open a gate that still counts as hidden.
-const OPEN_PER_THOUSAND: usize = 10;
+const OPEN_PER_THOUSAND: usize = 30;
 
 /// Steps that looking for an input may take, and how often it is begun anew.
-const SOLVE_STEPS: u64 = 60_000_000;
+const SOLVE_STEPS: u64 = 40_000_000;
 const ATTEMPTS: u64 = 48;
+
+/// Steps that finding out what an open gate does may take, and how often that is done anew.
+const PAYLOAD_STEPS: u64 = 60_000_000;
+const PAYLOADS: usize = 8;
+
+/// A change of a gate's value from which it counts as wide open.
+const WIDE: f64 = 0.9;
+
+/// Attempts after the first that opened a gate a little, to open it wide.
+const MORE: u64 = 12;
 
 /// Steps that running the whole graph may take.
 const WHOLE_STEPS: u64 = 60_000_000;
@@ -44,6 +57,21 @@ pub(crate) struct Judge<'j, 'g> {
     pub(crate) shapes: &'j Values,
     pub(crate) inputs: &'j [Input],
     pub(crate) meter: &'j mut Meter,
+}
+
+/// An input that opens a gate, and what then happens.
+struct Opening {
+    payload: Option<Payload>,
+    destroys: bool,
+    strength: f64,
+    given: Vec<Value>,
+}
+
+impl Opening {
+    /// Which of several is worse.
+    fn rank(&self) -> (bool, bool, f64) {
+        (self.destroys, self.payload.is_some(), self.strength)
+    }
 }
 
 /// The values of a gate where it meets the trunk, when it is shut.
@@ -65,12 +93,20 @@ impl<'g> Judge<'_, 'g> {
         if cone.nodes.iter().all(|n| matches!(n.op, Op::Unary(Unary::IsNan | Unary::IsInf))) {
             return Ok(Ruling::Nothing);
         }
-        let Some(shut) = self.shut(&mut cone, &entries)? else {
+        let shut = self.shut(&mut cone, &entries);
+        if std::env::var_os("WBDBG").is_some() {
+            let name = |id: Id| self.flat.values.get(id).map_or("", |v| v.name);
+            eprintln!("cand root={} meets={:?} shut={:?} cost={} left={}", name(c.root), c.meets.iter().map(|m| (self.flat.nodes[m.0].title(), name(m.1))).collect::<Vec<_>>(), shut.as_ref().map(|s| s.as_ref().map(|s| s.iter().map(|(_, v)| v.at(0)).collect::<Vec<_>>())), cone.cost, self.meter.left);
+        }
+        let Some(shut) = shut? else {
             return Ok(Ruling::Nothing);
         };
         // What it would do is cheap to learn, and settles most.
         let guess = self.guess(&shut);
         let expected = self.payload(&shut, &guess);
+        if std::env::var_os("WBDBG").is_some() {
+            eprintln!("   expected {expected:?}");
+        }
         if let Ok(p) = &expected
             && p.effect == Effect::None
         {
@@ -78,10 +114,13 @@ impl<'g> Judge<'_, 'g> {
         }
         cone.unroll(self.flat);
         let found = self.open(&mut cone, &shut)?;
-        let Some((payload, given)) = found else {
+        if std::env::var_os("WBDBG").is_some() {
+            eprintln!("   found {:?}", found.as_ref().map(|f| (f.payload, f.strength)));
+        }
+        let Some(found) = found else {
             return Ok(self.unopened(c, &cone, expected.ok()));
         };
-        self.opened(c, &mut cone, &shut, payload, &given)
+        self.opened(c, &mut cone, &shut, &found)
     }
 
     /// Runs ordinary inputs. Gives the values of the gate, unless it opens for some of them.
@@ -92,8 +131,7 @@ impl<'g> Judge<'_, 'g> {
         let mut most = SAMPLES;
         while runs < most {
             let family = ORDINARY.get(runs % ORDINARY.len()).copied().unwrap_or(Family::Normal);
-            let given: Vec<Value> =
-                self.inputs.iter().map(|i| sample(i, family, &mut dice)).collect();
+            let given = self.samples(cone, family, &mut dice)?;
             let ran = cone.run(self.inputs, &given, self.meter);
             if ran == Err(Halt::Budget) {
                 return Err(Halt::Budget);
@@ -107,7 +145,9 @@ impl<'g> Judge<'_, 'g> {
                 }
             }
             if runs == 1 {
-                let affordable = SAMPLE_STEPS / cone.cost.max(1);
+                let made: usize = given.iter().map(|v| v.len()).sum();
+                let each = cone.cost.saturating_add(made as u64 * SAMPLE_COST).max(1);
+                let affordable = SAMPLE_STEPS / each;
                 most = (affordable as usize).clamp(LEAST_SAMPLES, SAMPLES);
             }
             // What varies is no hidden gate.
@@ -125,6 +165,24 @@ impl<'g> Judge<'_, 'g> {
             }
         }
         Ok(Some(out))
+    }
+
+    /// Values for the inputs of a cone; the others get none that costs.
+    fn samples(
+        &mut self,
+        cone: &Cone<'g>,
+        family: Family,
+        dice: &mut Dice,
+    ) -> Result<Vec<Value>, Halt> {
+        let mut out = Vec::with_capacity(self.inputs.len());
+        for (k, input) in self.inputs.iter().enumerate() {
+            let used = cone.inputs.contains(&k);
+            let v = sample(input, if used { family } else { Family::Same(0.5) }, dice);
+            let cost = if used { SAMPLE_COST } else { 1 };
+            self.meter.spend(v.len().saturating_mul(cost as usize))?;
+            out.push(v);
+        }
+        Ok(out)
     }
 
     /// What the gate's values might be when it is open.
@@ -153,8 +211,11 @@ impl<'g> Judge<'_, 'g> {
             .map(|((id, a), (_, b))| (*id, a.clone(), b.clone()))
             .collect();
         // Its own budget: what is gated may be large.
-        let mut meter = Meter::new(60_000_000);
-        payload::judge(self.flat, self.facts, self.shapes, &gate, &mut meter)
+        let mut meter = Meter::new(PAYLOAD_STEPS);
+        let done = payload::judge(self.flat, self.facts, self.shapes, &gate, &mut meter);
+        let spent = PAYLOAD_STEPS.saturating_sub(meter.left);
+        self.meter.left = self.meter.left.saturating_sub(spent);
+        done
     }
 
     /// Looks for an input that opens the gate, and gives the worst that it then does.
@@ -162,7 +223,7 @@ impl<'g> Judge<'_, 'g> {
         &mut self,
         cone: &mut Cone<'g>,
         shut: &Shut,
-    ) -> Result<Option<(Option<Payload>, Vec<Value>)>, Halt> {
+    ) -> Result<Option<Opening>, Halt> {
         let mut left = Meter::new(SOLVE_STEPS.min(self.meter.left));
         let before = left.left;
         let found = self.search(cone, shut, &mut left);
@@ -179,57 +240,84 @@ impl<'g> Judge<'_, 'g> {
         cone: &mut Cone<'g>,
         shut: &Shut,
         meter: &mut Meter,
-    ) -> Result<Option<(Option<Payload>, Vec<Value>)>, Halt> {
+    ) -> Result<Option<Opening>, Halt> {
         let held = shut.clone();
-        let reached = move |c: &Cone<'g>| opened(c, &held);
-        let mut best: Option<(Option<Payload>, Vec<Value>)> = None;
+        let reached = move |c: &Cone<'g>| strength(c, &held) > 0.0;
+        let mut best: Option<Opening> = None;
+        let mut seen: Vec<(Vec<Value>, Option<Payload>)> = Vec::new();
         let target = self.narrow(cone, shut);
         let Some(now) = cone.value(target) else {
             return Ok(None);
         };
         let goals = goals(&now);
-        for way in 0..ATTEMPTS + ODD.len() as u64 {
-            let mut dice = Dice::new(way.wrapping_add(1000));
-            let odd = ODD.get(way as usize).copied();
-            let family = odd.unwrap_or_else(|| {
-                let all = [Family::Even(0.0, 1.0), Family::Normal, Family::Same(0.5)];
-                all.get(way as usize % all.len()).copied().unwrap_or(Family::Normal)
-            });
-            let start: Vec<Value> =
-                self.inputs.iter().map(|i| sample(i, family, &mut dice)).collect();
-            let mut solver = Solver::new(cone, self.inputs, meter);
-            let found = match odd {
-                // Odd inputs as they are.
-                Some(_) => {
-                    solver.run(&start)?;
-                    reached(cone).then_some(start)
-                }
-                None => {
-                    let goal = goals.get(way as usize % goals.len().max(1));
-                    let Some(goal) = goal else { break };
-                    let wants = [(0, goal.clone())];
-                    solver.attempt(target, &wants, start, way, &reached)?
-                }
-            };
+        let mut last = ATTEMPTS + ODD.len() as u64;
+        let mut way = 0;
+        while way < last {
+            let found = self.attempt(cone, target, &goals, way, &reached, meter)?;
+            way += 1;
             let Some(given) = found else { continue };
             let open: Option<Vec<(Id, Value)>> =
                 shut.iter().map(|(id, _)| Some((*id, cone.value(*id)?))).collect();
             let Some(open) = open else { continue };
-            let payload = self.payload(shut, &open).ok();
-            let destroys = payload.is_some_and(|p| p.effect.destroys(p.late));
-            let better = best.as_ref().is_none_or(|(old, _)| match (old, &payload) {
-                (None, Some(_)) => true,
-                (Some(old), Some(_)) => destroys && !old.effect.destroys(old.late),
-                _ => false,
-            });
-            if better {
-                best = Some((payload, given));
+            let values: Vec<Value> = open.iter().map(|o| o.1.clone()).collect();
+            let known = seen.iter().find(|(v, _)| v.iter().zip(&values).all(|(a, b)| a.same(b)));
+            let payload = match known {
+                Some((_, p)) => *p,
+                None if seen.len() >= PAYLOADS => continue,
+                None => {
+                    let p = self.payload(shut, &open).ok();
+                    seen.push((values, p));
+                    p
+                }
+            };
+            let next = Opening {
+                destroys: payload.is_some_and(|p| p.effect.destroys(p.late)),
+                payload,
+                strength: strength(cone, shut),
+                given,
+            };
+            let wide = next.destroys && next.strength >= WIDE;
+            if next.destroys {
+                last = last.min(way + MORE);
             }
-            if destroys {
+            if best.as_ref().is_none_or(|b| next.rank() > b.rank()) {
+                best = Some(next);
+            }
+            if wide {
                 break;
             }
         }
         Ok(best)
+    }
+
+    /// One attempt at opening a gate.
+    fn attempt(
+        &mut self,
+        cone: &mut Cone<'g>,
+        target: Id,
+        goals: &[Want],
+        way: u64,
+        reached: &dyn Fn(&Cone<'g>) -> bool,
+        meter: &mut Meter,
+    ) -> Result<Option<Vec<Value>>, Halt> {
+        let mut dice = Dice::new(way.wrapping_add(1000));
+        let odd = ODD.get(way as usize).copied();
+        let family = odd.unwrap_or_else(|| {
+            let all = [Family::Even(0.0, 1.0), Family::Normal, Family::Same(0.5)];
+            all.get(way as usize % all.len()).copied().unwrap_or(Family::Normal)
+        });
+        let start = self.samples(cone, family, &mut dice)?;
+        meter.spend(start.iter().map(|v| v.len()).sum())?;
+        let mut solver = Solver::new(cone, self.inputs, meter);
+        if odd.is_some() {
+            // Odd inputs as they are.
+            solver.run(&start)?;
+            return Ok(reached(cone).then_some(start));
+        }
+        let Some(goal) = goals.get(way as usize % goals.len().max(1)) else {
+            return Ok(None);
+        };
+        solver.attempt(target, &[(0, goal.clone())], start, way, reached)
     }
 
     /// The last value on the way to the trunk that is one number.
@@ -279,12 +367,12 @@ impl<'g> Judge<'_, 'g> {
         c: &Candidate,
         cone: &mut Cone<'g>,
         shut: &Shut,
-        payload: Option<Payload>,
-        given: &[Value],
+        found: &Opening,
     ) -> Result<Ruling, Halt> {
         let held = shut.clone();
-        let reached = move |c: &Cone<'g>| opened(c, &held);
-        let Some(p) = payload else {
+        let enough = found.strength * 0.9;
+        let reached = move |c: &Cone<'g>| strength(c, &held) >= enough;
+        let Some(p) = found.payload else {
             return Ok(Ruling::Nothing);
         };
         if p.effect.suppresses() {
@@ -299,7 +387,7 @@ impl<'g> Judge<'_, 'g> {
             return Ok(Ruling::Nothing);
         }
         let mut left = Meter::new(SOLVE_STEPS);
-        let witness = match witness::reduce(cone, self.inputs, given, &reached, &mut left) {
+        let witness = match witness::reduce(cone, self.inputs, &found.given, &reached, &mut left) {
             Ok(w) => w,
             Err(_) => return Ok(self.unopened(c, cone, Some(p))),
         };
@@ -479,13 +567,13 @@ fn close(a: &Tensor, b: &Tensor) -> bool {
     x.iter().zip(&y).all(|(x, y)| x == y || (x - y).abs() <= 1e-3 * x.abs().max(1.0))
 }
 
-/// Whether any of a gate's values is another than when it is shut.
-fn opened(cone: &Cone<'_>, shut: &Shut) -> bool {
-    let any = |(id, v): &(Id, Value)| {
-        let now = cone.value(*id);
-        now.is_some_and(|now| !close(v, &now) && finite(&now))
+/// How far a gate's values are from what they are when it is shut; zero where they are the same.
+fn strength(cone: &Cone<'_>, shut: &Shut) -> f64 {
+    let one = |(id, v): &(Id, Value)| {
+        let now = cone.value(*id).filter(|now| !close(v, now) && finite(now))?;
+        apart(v, &now).filter(|_| now.dims == v.dims)
     };
-    shut.iter().any(any)
+    shut.iter().filter_map(one).fold(0.0, f64::max)
 }
 
 fn finite(v: &Tensor) -> bool {

@@ -17,6 +17,9 @@ use super::run::{self, Values};
 /// Most nodes behind a gate that are run.
 const MOST_NODES: usize = 300;
 
+/// Most nodes before them that are run with them.
+const MOST_BEFORE: usize = 48;
+
 /// The least that counts as a change.
 const CHANGE: f64 = 1e-5;
 
@@ -38,6 +41,13 @@ pub(crate) enum Effect {
         of: usize,
         lowers: bool,
     },
+    /// Some elements are set whatever the trunk says: how many of how many, and whether to less
+    /// than all others.
+    Set {
+        touched: usize,
+        of: usize,
+        lowers: bool,
+    },
     /// Everything is multiplied.
     Scaled(f64),
     /// The trunk's values change their places.
@@ -54,7 +64,7 @@ impl Effect {
         match self {
             Self::None => 0,
             Self::Other => 1,
-            Self::Added { .. } => 2,
+            Self::Added { .. } | Self::Set { .. } => 2,
             Self::Drowned | Self::Permuted => 3,
             Self::Scaled(_) => 4,
             Self::Constant { .. } => 5,
@@ -69,6 +79,7 @@ impl Effect {
             Self::Constant { .. } => true,
             Self::Scaled(by) => late && (by <= 0.05 || by >= GAIN),
             Self::Permuted | Self::Drowned => late,
+            Self::Set { .. } => late && !self.suppresses(),
             Self::Added { most, .. } => late && most >= 0.1 && !self.suppresses(),
         }
     }
@@ -81,6 +92,11 @@ impl Effect {
                 of,
                 lowers,
                 ..
+            }
+            | Self::Set {
+                touched,
+                of,
+                lowers,
             } => lowers && touched * 5 <= of,
             _ => false,
         }
@@ -94,6 +110,7 @@ impl Effect {
             Self::Constant { zero: false } => "replaces it by a constant".into(),
             Self::Scaled(by) => format!("multiplies it by {by:.3}"),
             Self::Permuted => "changes the places of its elements".into(),
+            Self::Set { touched, of, .. } => format!("sets {touched} of {of} elements of it"),
             Self::Drowned => "drowns it in far larger numbers".into(),
             Self::Other => "changes it".into(),
             Self::Added {
@@ -208,11 +225,47 @@ impl<'f, 'g> Region<'f, 'g> {
         }
         let ends = flat.outputs.iter().filter(|o| live.contains(o) && !own.contains(o));
         out.exits.extend(ends);
+        out.before(flat, facts, &own);
         for all in [&mut out.exits, &mut out.beside, &mut out.first] {
             all.sort_unstable();
             all.dedup();
         }
         out
+    }
+
+    /// Takes in the nodes before the region that make what comes in beside the gate, back to the
+    /// weights: several such values may be made of one.
+    fn before(&mut self, flat: &'f Flat<'g>, facts: &Facts, own: &HashSet<Id>) {
+        let mut nodes: Vec<usize> = Vec::new();
+        let mut open: Vec<Id> = self.beside.clone();
+        let mut seen: HashSet<Id> = open.iter().copied().collect();
+        let mut ends: HashSet<Id> = HashSet::new();
+        while let Some(id) = open.pop() {
+            let maker = facts.maker.get(id).copied().flatten();
+            let node = maker.and_then(|n| Some((n, flat.nodes.get(n)?)));
+            let Some((at, node)) = node.filter(|(_, n)| {
+                facts.is_data(id)
+                    && !weighs(n)
+                    && !matches!(n.op, Op::Other | Op::Gather | Op::Loop | Op::Scan)
+                    && n.reads().all(|r| !own.contains(&r))
+                    && n.reads().any(|r| facts.is_data(r) && facts.has_weights(r))
+            }) else {
+                ends.insert(id);
+                continue;
+            };
+            if nodes.contains(&at) {
+                continue;
+            }
+            if nodes.len() >= MOST_BEFORE {
+                return;
+            }
+            nodes.push(at);
+            open.extend(node.reads().filter(|&r| seen.insert(r)));
+        }
+        nodes.sort_unstable();
+        let made = nodes.iter().filter_map(|&n| flat.nodes.get(n));
+        self.nodes.splice(0..0, made);
+        self.beside = ends.into_iter().collect();
     }
 
     fn late(&self, facts: &Facts) -> bool {
@@ -329,6 +382,17 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
     let mostly = (0..open.len()).filter(|&i| fixed(i)).count() * 2 > open.len();
     if mostly && open.len() > 1 {
         return Effect::Constant { zero: false };
+    }
+    let set: Vec<usize> = (0..open.len()).filter(|&i| fixed(i)).collect();
+    let rest_stays = (0..open.len()).all(|i| fixed(i) || open.get(i) == shut.get(i));
+    if !set.is_empty() && rest_stays {
+        let least = shut.iter().copied().fold(f64::INFINITY, f64::min);
+        let lower = |&i: &usize| open.get(i).is_some_and(|x| *x <= least);
+        return Effect::Set {
+            touched: set.len(),
+            of: open.len(),
+            lowers: set.iter().all(lower),
+        };
     }
     let added: Vec<f64> = open.iter().zip(&shut).map(|(a, b)| a - b).collect();
     let again: Vec<f64> = other_open.iter().zip(&other_shut).map(|(a, b)| a - b).collect();

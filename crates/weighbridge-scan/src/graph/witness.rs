@@ -1,6 +1,5 @@
 //! An input that opens a gate, written so that it can be made again.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
@@ -68,39 +67,30 @@ pub(crate) fn reduce<'g>(
             *b = f.clone();
         }
     }
-    let set = |from: &[Value], kept: &BTreeSet<(usize, usize)>| -> Vec<Value> {
-        let mut out = base.clone();
-        for &(k, i) in kept {
-            if let (Some(slot), Some(f)) = (out.get_mut(k), from.get(k)) {
-                copy(Arc::make_mut(slot), f, i);
-            }
-        }
-        out
-    };
-    let mut kept: BTreeSet<(usize, usize)> = places.iter().copied().collect();
+    // Parts are put back to the base as long as the gate stays open, large ones first.
+    let mut now = best;
     let mut size = places.len().div_ceil(2);
     let mut runs = 0usize;
     while size > 0 {
-        let all: Vec<(usize, usize)> = kept.iter().copied().collect();
-        for part in all.chunks(size) {
+        let mut kept = Vec::new();
+        for part in places.chunks(size) {
             runs += 1;
-            if runs > MOST_RUNS {
-                break;
+            if runs <= MOST_RUNS {
+                put(&mut now, &base, part);
+                if run(&now, meter)? {
+                    continue;
+                }
+                put(&mut now, found, part);
             }
-            let mut less = kept.clone();
-            part.iter().for_each(|p| {
-                less.remove(p);
-            });
-            if !less.is_empty() && run(&set(found, &less), meter)? {
-                kept = less;
-            }
+            kept.extend_from_slice(part);
         }
+        places = kept;
         if runs > MOST_RUNS || size == 1 {
             break;
         }
         size = size.div_ceil(2);
     }
-    let inputs_now = set(found, &kept);
+    let inputs_now = now;
     // Left as it was last seen to work.
     let works = run(&inputs_now, meter)?;
     let inputs_now = if works { inputs_now } else { found.to_vec() };
@@ -110,13 +100,22 @@ pub(crate) fn reduce<'g>(
         .filter(|(k, i)| used.contains(k) && carries_sample(i))
         .filter_map(|(k, _)| found.get(k).map(|v| v.len()))
         .sum();
-    let touched = if works { kept.len() } else { of };
+    let touched = if works { places.len() } else { of };
     Ok(Witness {
         inputs: inputs_now,
         base,
         touched,
         of,
     })
+}
+
+/// Takes over the elements at `places`, each an input and an element of it.
+fn put(into: &mut [Value], from: &[Value], places: &[(usize, usize)]) {
+    for &(k, i) in places {
+        if let (Some(slot), Some(f)) = (into.get_mut(k), from.get(k)) {
+            copy(Arc::make_mut(slot), f, i);
+        }
+    }
 }
 
 fn differs(a: &Tensor, b: &Tensor, i: usize) -> bool {

@@ -133,7 +133,7 @@ impl<'g> Solver<'_, 'g> {
         now: f64,
         goals: &mut Goals,
     ) {
-        let first = self.choice(at, sides.len());
+        let first = self.choice(at, sides.len()).wrapping_add(self.turn);
         let mut best: Option<(f64, Id, usize, f64)> = None;
         for turn in 0..sides.len() {
             let Some(side) = sides.get((first + turn) % sides.len().max(1)) else {

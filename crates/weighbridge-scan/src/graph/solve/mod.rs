@@ -15,8 +15,8 @@ use std::sync::Arc;
 use super::cone::Cone;
 use super::flat::{Id, Node};
 use super::inputs::{Dice, Input, Role};
-use super::interp::value::{Data, Kind, Tensor, Value};
-use super::interp::{Call, Halt, Meter, Move, Op, call};
+use super::interp::value::{Data, Kind, Tensor, Value, strides};
+use super::interp::{Call, Halt, Meter, Move, Op, axis, call};
 
 /// How often what is wanted is handed back in one attempt.
 const PASSES: usize = 24;
@@ -84,6 +84,8 @@ pub(crate) struct Solver<'s, 'g> {
     /// Where each element of a moved value comes from, by node.
     moved: HashMap<usize, Arc<Vec<Vec<i64>>>>,
     seed: u64,
+    /// How often what is wanted was handed back in this attempt.
+    turn: usize,
 }
 
 impl<'s, 'g> Solver<'s, 'g> {
@@ -94,6 +96,7 @@ impl<'s, 'g> Solver<'s, 'g> {
             meter,
             moved: HashMap::new(),
             seed: 0,
+            turn: 0,
         }
     }
 
@@ -110,7 +113,8 @@ impl<'s, 'g> Solver<'s, 'g> {
         self.seed = way.wrapping_mul(0x9e37_79b9);
         let mut given = start;
         let _ = self.run(&given)?;
-        for _ in 0..PASSES {
+        for turn in 0..PASSES {
+            self.turn = turn;
             if reached(self.cone) {
                 return Ok(Some(given));
             }
@@ -130,6 +134,9 @@ impl<'s, 'g> Solver<'s, 'g> {
 
     /// Runs the cone; only a spent budget is an error.
     pub(crate) fn run(&mut self, given: &[Value]) -> Result<bool, Halt> {
+        // Inputs are copied and compared for every run.
+        let copied = self.cone.inputs.iter().filter_map(|&i| given.get(i)).map(|v| v.len());
+        self.meter.spend(copied.sum())?;
         match self.cone.run(self.inputs, given, self.meter) {
             Err(Halt::Budget) => Err(Halt::Budget),
             Err(_) => Ok(false),
@@ -329,21 +336,40 @@ impl<'s, 'g> Solver<'s, 'g> {
         }
     }
 
+    /// The greatest elements along an axis, and where they are.
     fn ranked(&mut self, node: &Node<'g>, k: usize, wants: &Wants, goals: &mut Goals) {
         let Some((id, x)) = self.operand(node, 0) else {
             return;
         };
-        if k != 0 || x.dims.len() != 1 {
-            return;
-        }
         let inputs = self.given(node);
         let Ok(made) = self.call(node, &inputs) else {
             return;
         };
-        let order = made.get(1).and_then(|t| t.to_ints().ok()).unwrap_or_default();
-        for (i, w) in wants {
-            if let Some(&from) = order.get(*i) {
-                goals.add(id, from as usize, w.clone());
+        let (Some(ids), Ok(at)) = (
+            made.get(1).and_then(|t| t.to_ints().ok()),
+            axis(node.attributes.int_or("axis", -1), x.dims.len()),
+        ) else {
+            return;
+        };
+        let extent = x.dims.get(at).copied().unwrap_or(1).max(1);
+        let run = strides(&x.dims).get(at).copied().unwrap_or(1).max(1);
+        let kept = made.first().and_then(|t| t.dims.get(at).copied()).unwrap_or(1).max(1);
+        let place = |slot: usize, i: usize| (slot / run / kept * extent + i) * run + slot % run;
+        let most = x.to_floats().unwrap_or_default().into_iter().fold(0f64, f64::max);
+        for (&slot, w) in wants {
+            match (k, w.range()) {
+                (0, _) => {
+                    if let Some(&from) = ids.get(slot) {
+                        goals.add(id, place(slot, from as usize), w.clone());
+                    }
+                }
+                (_, Some((low, _))) if low >= 0.0 && low < extent as f64 => {
+                    // Above all, in the order that is asked for.
+                    let rank = slot / run % kept;
+                    let x = most + 1.0 + (kept - rank) as f64 * 0.01;
+                    goals.add(id, place(slot, low.ceil() as usize), Want::exactly(x));
+                }
+                _ => {}
             }
         }
     }
