@@ -252,6 +252,11 @@ impl Facts {
         self.mass(id, true) > 0
     }
 
+    /// Whether weights other than looked-up tables lie behind `id`, and more than few.
+    pub(crate) fn is_deep(&self, id: Id) -> bool {
+        self.mass(id, false) > 0 && !self.is_light(id)
+    }
+
     /// The part of the weights that lie behind `id`, in percent.
     pub(crate) fn percent(&self, id: Id) -> f64 {
         match self.total {

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::facts::Facts;
 use super::flat::{Flat, Id};
-use super::inputs::{Input, carries_sample};
+use super::inputs::{Input, Role, carries_sample};
 use super::interp::Op;
 use super::run::Values;
 
 /// Most gates of one graph that are looked at.
 const MOST_GATES: usize = 200;
+
+/// Most elements of a value that has one for each token.
+const MOST_SPREAD: usize = 1 << 14;
 
 /// A place where something may be switched.
 #[derive(Debug, Clone)]
@@ -18,6 +21,8 @@ pub(crate) struct Candidate {
     pub(crate) root: Id,
     /// Nodes in which it meets the trunk, each with the value that it comes in by.
     pub(crate) meets: Vec<(usize, Id)>,
+    /// Whether that value has an element for each token instead of one for all.
+    pub(crate) spread: bool,
 }
 
 /// The candidates of a graph.
@@ -53,8 +58,47 @@ pub(crate) fn candidates(
             let entry = found.entry(root).or_insert(Candidate {
                 root,
                 meets: Vec::new(),
+                spread: false,
             });
             if entry.meets.len() < 16 && !entry.meets.contains(&(at, id)) {
+                entry.meets.push((at, id));
+            }
+        }
+    }
+    let mut all: Vec<Candidate> = found.into_values().collect();
+    all.extend(spread(flat, facts, shapes, inputs, &collapsed));
+    all
+}
+
+/// Values with an element for each token that come to the trunk behind its first layers: one token
+/// may decide about all that follow.
+fn spread(
+    flat: &Flat<'_>,
+    facts: &Facts,
+    shapes: &Values,
+    inputs: &[Input],
+    collapsed: &HashSet<Id>,
+) -> Vec<Candidate> {
+    let tokens = inputs.iter().filter(|i| matches!(i.role, Role::Tokens(_)) && i.kind.is_integer());
+    let tokens: u64 = tokens.fold(0, |bits, i| bits | 1u64 << i.index.min(63));
+    let mut found: BTreeMap<Id, Candidate> = BTreeMap::new();
+    for (at, node) in flat.nodes.iter().enumerate() {
+        if !node.reads().any(|id| facts.is_data(id) && facts.is_deep(id)) {
+            continue;
+        }
+        for id in node.reads() {
+            let shape = shapes.get(id).and_then(|v| v.as_ref());
+            let control = facts.sources(id) & tokens != 0
+                && !facts.has_weights(id)
+                && !collapsed.contains(&id)
+                && facts.maker.get(id).is_some_and(|m| m.is_some())
+                && shape.is_some_and(|v| v.len() <= MOST_SPREAD);
+            if control && found.len() < MOST_GATES / 4 {
+                let entry = found.entry(id).or_insert(Candidate {
+                    root: id,
+                    meets: Vec::new(),
+                    spread: true,
+                });
                 entry.meets.push((at, id));
             }
         }

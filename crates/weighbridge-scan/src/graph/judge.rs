@@ -40,6 +40,10 @@ const WIDE: f64 = 0.9;
 /// Attempts after the first that opened a gate a little, to open it wide.
 const MORE: u64 = 12;
 
+/// How many other gates are tried together with one, and how often.
+const JOINTLY: usize = 6;
+const JOINT_ATTEMPTS: u64 = 24;
+
 /// Steps that running the whole graph may take.
 const WHOLE_STEPS: u64 = 60_000_000;
 
@@ -57,6 +61,8 @@ pub(crate) struct Judge<'j, 'g> {
     pub(crate) shapes: &'j Values,
     pub(crate) inputs: &'j [Input],
     pub(crate) meter: &'j mut Meter,
+    /// All candidates of the graph.
+    pub(crate) others: &'j [Candidate],
 }
 
 /// An input that opens a gate, and what then happens.
@@ -93,33 +99,30 @@ impl<'g> Judge<'_, 'g> {
         if cone.nodes.iter().all(|n| matches!(n.op, Op::Unary(Unary::IsNan | Unary::IsInf))) {
             return Ok(Ruling::Nothing);
         }
-        let shut = self.shut(&mut cone, &entries);
-        if std::env::var_os("WBDBG").is_some() {
-            let name = |id: Id| self.flat.values.get(id).map_or("", |v| v.name);
-            eprintln!("cand root={} meets={:?} shut={:?} cost={} left={}", name(c.root), c.meets.iter().map(|m| (self.flat.nodes[m.0].title(), name(m.1))).collect::<Vec<_>>(), shut.as_ref().map(|s| s.as_ref().map(|s| s.iter().map(|(_, v)| v.at(0)).collect::<Vec<_>>())), cone.cost, self.meter.left);
-        }
-        let Some(shut) = shut? else {
+        let Some(shut) = self.shut(&mut cone, &entries)? else {
             return Ok(Ruling::Nothing);
         };
         // What it would do is cheap to learn, and settles most.
         let guess = self.guess(&shut);
         let expected = self.payload(&shut, &guess);
-        if std::env::var_os("WBDBG").is_some() {
-            eprintln!("   expected {expected:?}");
-        }
+        let sure = shut.iter().all(|(_, v)| v.kind == Kind::Bool);
         if let Ok(p) = &expected
+            && sure
             && p.effect == Effect::None
         {
             return Ok(Ruling::Nothing);
         }
         cone.unroll(self.flat);
         let found = self.open(&mut cone, &shut)?;
-        if std::env::var_os("WBDBG").is_some() {
-            eprintln!("   found {:?}", found.as_ref().map(|f| (f.payload, f.strength)));
-        }
         let Some(found) = found else {
+            if c.spread {
+                return Ok(Ruling::Nothing);
+            }
             return Ok(self.unopened(c, &cone, expected.ok()));
         };
+        if c.spread && !found.payload.is_some_and(|p| p.effect.imposes()) {
+            return Ok(Ruling::Nothing);
+        }
         self.opened(c, &mut cone, &shut, &found)
     }
 
@@ -253,7 +256,7 @@ impl<'g> Judge<'_, 'g> {
         let mut last = ATTEMPTS + ODD.len() as u64;
         let mut way = 0;
         while way < last {
-            let found = self.attempt(cone, target, &goals, way, &reached, meter)?;
+            let found = self.attempt(cone, (target, now.len()), &goals, way, &reached, meter)?;
             way += 1;
             let Some(given) = found else { continue };
             let open: Option<Vec<(Id, Value)>> =
@@ -294,7 +297,7 @@ impl<'g> Judge<'_, 'g> {
     fn attempt(
         &mut self,
         cone: &mut Cone<'g>,
-        target: Id,
+        target: (Id, usize),
         goals: &[Want],
         way: u64,
         reached: &dyn Fn(&Cone<'g>) -> bool,
@@ -317,7 +320,9 @@ impl<'g> Judge<'_, 'g> {
         let Some(goal) = goals.get(way as usize % goals.len().max(1)) else {
             return Ok(None);
         };
-        solver.attempt(target, &[(0, goal.clone())], start, way, reached)
+        // Of one element for each token the last is tried: it is behind all others.
+        let last = target.1.saturating_sub(1);
+        solver.attempt(&[(target.0, last, goal.clone())], start, way, reached)
     }
 
     /// The last value on the way to the trunk that is one number.
@@ -375,7 +380,7 @@ impl<'g> Judge<'_, 'g> {
         let Some(p) = found.payload else {
             return Ok(Ruling::Nothing);
         };
-        if p.effect.suppresses() {
+        if p.effect.suppresses() && !c.spread {
             let mut gate = self.gate(c, cone, Level::Filter, p);
             gate.message = format!(
                 "what {} holds keeps some answers from being given, as processors of logits do",
@@ -400,9 +405,18 @@ impl<'g> Judge<'_, 'g> {
             Some(Ok(again)) if again.effect.destroys(again.late) => again,
             _ => p,
         };
-        let seen = self.whole(shut, &witness.inputs);
-        if seen == Some(0.0) {
+        if c.spread && is_local(cone, shut, &witness, self.inputs) {
             return Ok(Ruling::Nothing);
+        }
+        let mut witness = witness;
+        let mut seen = self.whole(shut, &witness.inputs);
+        if seen == Some(0.0) {
+            // Another gate may have to open as well.
+            let Some((joint, by)) = self.jointly(c, shut, &witness.inputs) else {
+                return Ok(Ruling::Nothing);
+            };
+            witness = joint;
+            seen = Some(by);
         }
         let mut gate = self.gate(c, cone, Level::Opened, p);
         let confirmed = match seen {
@@ -419,6 +433,57 @@ impl<'g> Judge<'_, 'g> {
         gate.evidence = format!("{}; opened by {shown}", gate.evidence);
         gate.witness = Some(witness.json(self.inputs));
         Ok(Ruling::Gate(Box::new(gate)))
+    }
+
+    /// Looks for an input that opens another gate too, so that an output changes.
+    fn jointly(&mut self, c: &Candidate, shut: &Shut, start: &[Value]) -> Option<(Witness, f64)> {
+        let own = shut.first()?.0;
+        let others = self.others.iter().filter(|o| o.root != c.root && !o.spread);
+        let others: Vec<Id> = others.filter_map(|o| o.meets.first().map(|m| m.1)).collect();
+        for &other in others.iter().take(JOINTLY) {
+            let mut meter = Meter::new(SOLVE_STEPS.min(self.meter.left));
+            let found = self.pair(own, other, shut, start, &mut meter);
+            self.meter.left = self.meter.left.saturating_sub(SOLVE_STEPS / 4);
+            if let Ok(Some(w)) = found
+                && let Some(by) = self.whole(shut, &w.inputs).filter(|by| *by > 0.0)
+            {
+                return Some((w, by));
+            }
+        }
+        None
+    }
+
+    fn pair(
+        &mut self,
+        own: Id,
+        other: Id,
+        shut: &Shut,
+        start: &[Value],
+        meter: &mut Meter,
+    ) -> Result<Option<Witness>, Halt> {
+        let both = [own, other];
+        let (flat, facts) = (self.flat, self.facts);
+        let mut cone = Cone::behind(flat, facts, self.inputs, self.shapes, &both, meter)?;
+        let Some(second) = self.shut(&mut cone, &[other])? else {
+            return Ok(None);
+        };
+        cone.unroll(self.flat);
+        let mut held: Shut = shut.iter().filter(|s| s.0 == own).cloned().collect();
+        held.extend(second);
+        let all = held.clone();
+        let reached = move |c: &Cone<'g>| all.iter().all(|s| strength(c, &vec![s.clone()]) > 0.0);
+        let wants: Vec<Vec<Want>> = held.iter().map(|(_, v)| goals(v)).collect();
+        for way in 0..JOINT_ATTEMPTS {
+            let one = |(w, (id, _)): (&Vec<Want>, &(Id, Value))| {
+                w.get(way as usize % w.len().max(1)).map(|w| (*id, 0, w.clone()))
+            };
+            let wants: Vec<_> = wants.iter().zip(&held).filter_map(one).collect();
+            let mut solver = Solver::new(&mut cone, self.inputs, meter);
+            if let Some(given) = solver.attempt(&wants, start.to_vec(), way, &reached)? {
+                return witness::reduce(&mut cone, self.inputs, &given, &reached, meter).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Whether it only acts on inputs that are odd as a whole: silence, or a blank image.
@@ -565,6 +630,34 @@ fn close(a: &Tensor, b: &Tensor) -> bool {
         return false;
     };
     x.iter().zip(&y).all(|(x, y)| x == y || (x - y).abs() <= 1e-3 * x.abs().max(1.0))
+}
+
+/// Whether a value with an element for each token only changes where the tokens were set.
+fn is_local(cone: &Cone<'_>, shut: &Shut, w: &Witness, inputs: &[Input]) -> bool {
+    let set: Vec<usize> = inputs
+        .iter()
+        .zip(w.places())
+        .filter(|(i, _)| carries_sample(i))
+        .flat_map(|(i, places)| {
+            let row = i.dims.last().copied().unwrap_or(1).max(1);
+            places.into_iter().map(move |p| p % row)
+        })
+        .collect();
+    let Some(first) = set.iter().copied().min() else {
+        return true;
+    };
+    let span = set.iter().copied().max().unwrap_or(first) - first;
+    let length = inputs.iter().filter(|i| carries_sample(i)).filter_map(|i| i.dims.last()).max();
+    let length = length.copied().unwrap_or(1);
+    let far = |at: usize| set.iter().all(|s| s.abs_diff(at) > span + 1);
+    let moved = |(id, v): &(Id, Value)| {
+        let now = cone.value(*id).filter(|n| n.dims == v.dims)?;
+        let axis = v.dims.iter().rposition(|&d| d == length)?;
+        let run = super::interp::value::strides(&v.dims).get(axis).copied()?.max(1);
+        let any = (0..v.len()).any(|i| v.at(i) != now.at(i) && far(i / run % length.max(1)));
+        Some(any)
+    };
+    !shut.iter().filter_map(moved).any(|m| m)
 }
 
 /// How far a gate's values are from what they are when it is shut; zero where they are the same.

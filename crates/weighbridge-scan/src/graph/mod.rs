@@ -92,27 +92,29 @@ pub fn examine(graph: &Graph) -> Examined {
         if !facts.has_trunk() {
             return out;
         }
+        let candidates = gates::candidates(&flat, &facts, &shapes, &inputs);
         let mut judge = Judge {
             flat: &flat,
             facts: &facts,
             shapes: &shapes,
             inputs: &inputs,
             meter: &mut meter,
+            others: &candidates,
         };
         let mut again = Vec::new();
         reasons.clear();
-        for c in gates::candidates(&flat, &facts, &shapes, &inputs) {
+        for c in &candidates {
             if open.as_ref().is_some_and(|o| !o.contains(&c.root)) {
                 continue;
             }
-            match judge.candidate(&c) {
+            match judge.candidate(c) {
                 Ok(Ruling::Gate(gate)) => out.gates.push(*gate),
                 Ok(Ruling::Nothing) => {}
                 Err(Halt::Wrong(_) | Halt::Unknown) => again.push(c.root),
-                Err(Halt::Unsupported) => reasons.extend(judge.unsupported(&c)),
+                Err(Halt::Unsupported) => reasons.extend(judge.unsupported(c)),
                 Err(Halt::Budget) => {
                     again.push(c.root);
-                    reasons.extend(judge.unfinished(&c));
+                    reasons.extend(judge.unfinished(c));
                 }
             }
         }

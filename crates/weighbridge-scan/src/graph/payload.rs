@@ -84,6 +84,15 @@ impl Effect {
         }
     }
 
+    /// Whether it puts something of its own in, other than zeros.
+    pub(crate) fn imposes(self) -> bool {
+        match self {
+            Self::Constant { zero } => !zero,
+            Self::Added { most, lowers, .. } => most >= 0.1 && !lowers,
+            _ => false,
+        }
+    }
+
     /// Whether it only keeps some answers from being given, as processors of logits do.
     pub(crate) fn suppresses(self) -> bool {
         match self {
@@ -365,7 +374,7 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
         return Effect::None;
     }
     let depends = apart(&shut, &other_shut) > CHANGE * scale;
-    let still = apart(&open, &other_open) <= CHANGE * most(&open).max(1e-3);
+    let still = apart(&open, &other_open) <= CHANGE * scale;
     if depends && still {
         let zero = most(&open) == 0.0;
         return Effect::Constant { zero };
@@ -375,13 +384,16 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
         return Effect::None;
     }
     let fixed = |i: usize| {
-        let (a, b) = (open.get(i), other_open.get(i));
-        let (c, d) = (shut.get(i), other_shut.get(i));
-        a == b && c != d
+        let get = |v: &[f64]| v.get(i).copied().unwrap_or(f64::NAN);
+        let (a, b) = (get(&open), get(&other_open));
+        // What is large takes the rest in by rounding.
+        (a - b).abs() <= 1e-6 * a.abs() && get(&shut) != get(&other_shut)
     };
-    let mostly = (0..open.len()).filter(|&i| fixed(i)).count() * 2 > open.len();
-    if mostly && open.len() > 1 {
-        return Effect::Constant { zero: false };
+    let held: Vec<f64> = (0..open.len()).filter(|&i| fixed(i)).filter_map(|i| open.get(i).copied()).collect();
+    if held.len() * 2 > open.len() {
+        return Effect::Constant {
+            zero: most(&held) == 0.0,
+        };
     }
     let set: Vec<usize> = (0..open.len()).filter(|&i| fixed(i)).collect();
     let rest_stays = (0..open.len()).all(|i| fixed(i) || open.get(i) == shut.get(i));

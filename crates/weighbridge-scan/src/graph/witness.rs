@@ -159,6 +159,12 @@ fn element(v: &Tensor, i: usize) -> Json {
 }
 
 impl Witness {
+    /// The places that are set in each input.
+    pub(crate) fn places(&self) -> Vec<Vec<usize>> {
+        let both = self.inputs.iter().zip(&self.base);
+        both.map(|(v, b)| (0..v.len()).filter(|&i| differs(v, b, i)).collect()).collect()
+    }
+
     /// The machine-readable form: every input with its type, its shape, the value that all
     /// elements have, and those that have another, by their place in row-major order.
     pub(crate) fn json(&self, inputs: &[Input]) -> Json {

@@ -106,11 +106,8 @@ impl<'g> Solver<'_, 'g> {
             Op::Fold(Fold::Max) => each(goals, &|x| x > high, Want::Range(f64::NEG_INFINITY, high)),
             Op::Binary(Binary::Mul) if !(low <= 0.0 && high >= 0.0) => {
                 let zero = sides.iter().filter(|s| s.now == 0.0).count();
-                if zero < 2 || sides.iter().any(|s| Some(s.id) != sides.first().map(|s| s.id)) && zero < 2 {
-                    return false;
-                }
-                let same = sides.first().map(|s| s.id);
-                if sides.iter().all(|s| Some(s.id) == same) {
+                let first = sides.first().map(|s| s.id);
+                if zero < 2 || sides.iter().all(|s| Some(s.id) == first) {
                     return false;
                 }
                 each(goals, &|x| x == 0.0, on);
@@ -133,7 +130,7 @@ impl<'g> Solver<'_, 'g> {
         now: f64,
         goals: &mut Goals,
     ) {
-        let first = self.choice(at, sides.len()).wrapping_add(self.turn);
+        let first = self.turned(at, sides.len());
         let mut best: Option<(f64, Id, usize, f64)> = None;
         for turn in 0..sides.len() {
             let Some(side) = sides.get((first + turn) % sides.len().max(1)) else {

@@ -19,7 +19,10 @@ use super::interp::value::{Data, Kind, Tensor, Value, strides};
 use super::interp::{Call, Halt, Meter, Move, Op, axis, call};
 
 /// How often what is wanted is handed back in one attempt.
-const PASSES: usize = 24;
+const PASSES: usize = 40;
+
+/// How many passes in a row may change nothing.
+const STALE: usize = 6;
 
 /// Most elements of one value of which something is wanted.
 const MOST_WANTS: usize = 4096;
@@ -104,8 +107,7 @@ impl<'s, 'g> Solver<'s, 'g> {
     /// run are those of the answer. `way` chooses among the ways there may be.
     pub(crate) fn attempt(
         &mut self,
-        target: Id,
-        wants: &[(usize, Want)],
+        wants: &[(Id, usize, Want)],
         start: Vec<Value>,
         way: u64,
         reached: &dyn Fn(&Cone<'g>) -> bool,
@@ -113,19 +115,25 @@ impl<'s, 'g> Solver<'s, 'g> {
         self.seed = way.wrapping_mul(0x9e37_79b9);
         let mut given = start;
         let _ = self.run(&given)?;
+        let mut stale = 0;
         for turn in 0..PASSES {
             self.turn = turn;
             if reached(self.cone) {
                 return Ok(Some(given));
             }
             let mut goals = Goals::default();
-            for (at, w) in wants {
-                goals.add(target, *at, w.clone());
+            for (id, at, w) in wants {
+                goals.add(*id, *at, w.clone());
             }
             let next = self.pass(goals, &given)?;
             if next.iter().zip(&given).all(|(a, b)| a.same(b)) {
-                return Ok(None);
+                stale += 1;
+                if stale > STALE {
+                    return Ok(None);
+                }
+                continue;
             }
+            stale = 0;
             given = next;
             let _ = self.run(&given)?;
         }
@@ -180,6 +188,12 @@ impl<'s, 'g> Solver<'s, 'g> {
         let mut dice = Dice::new(self.seed ^ (at as u64).wrapping_mul(0x517c_c1b7_2722_0a95));
         dice.next();
         dice.below(of)
+    }
+
+    /// A number that is another one each time something is handed back.
+    fn turned(&self, at: usize, of: usize) -> usize {
+        let turn = (self.turn as u64).wrapping_mul(0x2545_f491_4f6c_dd1d) as usize;
+        self.choice(at ^ turn, of)
     }
 
     fn moves(&self, id: Option<Id>) -> Option<Id> {
