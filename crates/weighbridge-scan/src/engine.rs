@@ -35,6 +35,7 @@ static CHECKS: &[&dyn Check] = &[
     &checks::policy::Denied,
     &checks::templates::Templates,
     &checks::onnx_operators::OnnxOperators,
+    &checks::onnx_gates::OnnxGates,
     &checks::references::References,
     &checks::tensorflow_operators::TensorFlowOperators,
     &checks::torchscript::TorchScript,
@@ -128,6 +129,7 @@ impl Engine {
                 subject.failed(&e);
             }
         }
+        subject.gaps.append(&mut found.take_gaps());
         let worst_dropped = found.worst_dropped();
         let (mut findings, dropped) = found.into_sorted();
         if !findings.is_empty() {

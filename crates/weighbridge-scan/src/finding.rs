@@ -89,6 +89,10 @@ pub struct Finding {
     /// The global it is about, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub global: Option<Global>,
+    /// An input that shows it, for programs: the inputs of the model, each with its type, its
+    /// shape, the value that elements have, and those that have another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witness: Option<serde_json::Value>,
     /// What a policy has changed, where it has changed its severity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overridden: Option<Overridden>,
@@ -271,6 +275,7 @@ pub struct Findings<'a> {
     policy: Option<&'a Policy>,
     found: Vec<(Finding, u64)>,
     seen: HashMap<(String, String, String, String), usize>,
+    gaps: Vec<Gap>,
     dropped: u64,
     worst_dropped: Option<Severity>,
 }
@@ -300,6 +305,7 @@ impl<'a> Findings<'a> {
             policy,
             found: Vec::new(),
             seen: HashMap::new(),
+            gaps: Vec::new(),
             dropped: 0,
             worst_dropped: None,
         }
@@ -417,11 +423,35 @@ impl<'a> Findings<'a> {
                 ),
                 origin: Origin::File,
                 global,
+                witness: None,
                 overridden: None,
             },
             1,
         ));
         Ok(())
+    }
+
+    /// Adds an input that shows it to the finding that was recorded last, if that is of `rule`.
+    pub(crate) fn witness(&mut self, rule: &str, witness: serde_json::Value) {
+        if let Some((f, _)) = self.found.last_mut().filter(|(f, _)| f.rule == rule) {
+            f.witness.get_or_insert(witness);
+        }
+    }
+
+    /// Records that a check could not look at something at `place`.
+    pub(crate) fn gap(&mut self, place: &str, reason: impl Into<String>) {
+        if self.gaps.len() < MOST_FINDINGS {
+            self.gaps.push(Gap {
+                place: place.to_owned(),
+                offset: None,
+                reason: reason.into(),
+            });
+        }
+    }
+
+    /// What checks could not look at.
+    pub(crate) fn take_gaps(&mut self) -> Vec<Gap> {
+        std::mem::take(&mut self.gaps)
     }
 
     /// The worst severity of what there was no room for.

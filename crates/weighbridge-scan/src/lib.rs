@@ -15,6 +15,7 @@ mod date;
 pub mod encoded;
 mod engine;
 mod finding;
+pub mod graph;
 pub mod globals;
 mod hidden;
 pub mod inner;
@@ -41,6 +42,6 @@ pub use globals::{Catalogue, Loads, Standing};
 pub use policy::Policy;
 pub use rule::{RuleMeta, Rules};
 pub use subject::{
-    ComputedCall, Config, Difference, Fault, Function, GlobalUse, GraphKind, Link, Operator,
+    ComputedCall, Config, Difference, Fault, Function, GlobalUse, GraphKind, GraphModel, Link, Operator,
     PickleTrace, Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
 };

@@ -251,6 +251,17 @@ pub struct Script {
     pub text: String,
 }
 
+/// A model that carries its graph.
+#[derive(Debug, Clone)]
+pub struct GraphModel {
+    /// The place inside the file; empty for the file itself.
+    pub place: String,
+    /// Where its first byte lies in the file; `None` when it is stored compressed.
+    pub base: Option<u64>,
+    /// The model.
+    pub model: Model,
+}
+
 /// A broken rule of the file's own format, or a limit that was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -277,6 +288,8 @@ pub struct Subject<'a> {
     pub source: &'a dyn ByteSource,
     /// The model, when it opened.
     pub model: Option<&'a Model>,
+    /// Models with a graph, the file's own and those inside it.
+    pub graphs: Vec<GraphModel>,
     /// Every pickle found in it.
     pub pickles: Vec<PickleTrace>,
     /// The code of a TorchScript archive.
@@ -324,6 +337,7 @@ impl<'a> Subject<'a> {
             container: None,
             source,
             model: None,
+            graphs: Vec::new(),
             pickles: Vec::new(),
             scripts: Vec::new(),
             templates: Vec::new(),

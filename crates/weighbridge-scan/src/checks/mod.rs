@@ -12,6 +12,7 @@ pub mod hidden_pickle;
 mod keras_code;
 pub mod keras_config;
 pub mod markup;
+pub mod onnx_gates;
 pub mod onnx_operators;
 pub mod pickle_globals;
 pub mod policy;

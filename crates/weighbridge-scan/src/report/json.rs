@@ -124,6 +124,7 @@ mod tests {
             reference: "r".into(),
             origin: Origin::File,
             global: None,
+            witness: None,
             overridden: None,
         };
         let by = By::Policy {

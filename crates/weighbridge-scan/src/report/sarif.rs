@@ -408,6 +408,7 @@ mod tests {
             reference: String::new(),
             origin,
             global: None,
+            witness: None,
             overridden: None,
         }
     }

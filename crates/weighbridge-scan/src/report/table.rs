@@ -202,6 +202,7 @@ mod tests {
             reference: String::new(),
             origin: Origin::File,
             global: None,
+            witness: None,
             overridden: None,
         }
     }

@@ -19,6 +19,7 @@ mod natives;
 mod npy;
 mod onnx;
 mod onnx_tensor;
+mod onnx_text;
 mod pickles;
 mod promise;
 mod proto_text;

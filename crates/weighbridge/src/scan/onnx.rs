@@ -4,15 +4,18 @@
 //! Field numbers: `onnx/onnx.proto3` of ONNX 1.23.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use weighbridge_core::wire::protobuf::{Field, Message, Reader, Span};
 use weighbridge_core::{Error, ErrorKind, Result};
 use weighbridge_scan::jinja::looks_like_template;
-use weighbridge_scan::{Function, GraphKind, Operator, Template, Text, TextOrigin};
+use weighbridge_scan::{Function, GraphKind, GraphModel, Operator, Template, Text, TextOrigin};
 
 use super::examine::{Examiner, Item};
-use super::onnx_tensor;
-use crate::format::onnx::sniff;
+use super::{onnx_tensor, onnx_text};
+use crate::format::FormatReader as _;
+use crate::format::onnx::parse::parse;
+use crate::format::onnx::{Onnx, sniff};
 
 /// Deepest nesting of sub-graphs; protobuf's own readers stop at a third of it.
 const MOST_DEEP: u32 = 100;
@@ -48,11 +51,36 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     match walk.model() {
         Err(e) if e.kind() == ErrorKind::Io => return Err(e),
         Err(e) => cx.failed(&item.place, e),
-        Ok(()) => {}
+        Ok(()) => graph(cx, item),
     }
-    let reason = "whether the graph hides a backdoor is not judged by this version";
-    cx.gap(&item.place, None, reason);
     Ok(true)
+}
+
+/// Hands the graph on to be looked through for gates. Weights that lie beside the model are read
+/// as the reader of the format reads them: from its own folder, and only what is asked for.
+fn graph(cx: &mut Examiner<'_, '_>, item: &Item) {
+    match Onnx.open(Arc::clone(&item.source), &cx.options()) {
+        Ok(mut model) => {
+            if let Some(graph) = model.graph.as_mut().filter(|g| onnx_text::has_texts(g)) {
+                let texts = parse(item.source.as_ref(), cx.limits)
+                    .and_then(|p| onnx_text::fill(item.source.as_ref(), &p.model, graph));
+                if let Err(e) = texts {
+                    cx.failed(&item.place, e);
+                }
+            }
+            cx.subject.graphs.push(GraphModel {
+                place: item.place.text(),
+                base: item.place.base,
+                model,
+            });
+        }
+        // What is wrong with a reference is a finding of its own.
+        Err(e) if e.rule().starts_with("onnx.external") => {
+            let reason = "the graph was not looked through for gates: its weights are not at hand";
+            cx.gap(&item.place, None, reason);
+        }
+        Err(e) => cx.failed(&item.place, e),
+    }
 }
 
 /// One model on its way into the subject.

@@ -1,0 +1,682 @@
+//! Tries one gate: does it stay shut on ordinary inputs, what does it do, and what opens it?
+
+use std::sync::Arc;
+
+use super::cone::Cone;
+use super::facts::Facts;
+use super::flat::{Flat, Id};
+use super::gates::Candidate;
+use super::inputs::{Dice, Family, Input, ODD, ORDINARY, carries_sample, sample};
+use super::interp::value::{Kind, Tensor, Value};
+use super::interp::{Binary, Halt, Meter, Op, Unary};
+use super::payload::{self, Effect, Payload};
+use super::run::Values;
+use super::solve::{Solver, Want};
+use super::witness::{self, Witness};
+use super::{Gate, Level};
+
+/// Ordinary inputs that a gate is tried on, at most, and the steps that may take.
+const SAMPLES: usize = 600;
+const LEAST_SAMPLES: usize = 24;
+const SAMPLE_STEPS: u64 = 16_000_000;
+
+/// Steps that making one element of an input counts for.
+const SAMPLE_COST: u64 = 8;
+
+/// How many in a thousand of them may open a gate that still counts as hidden.
+const OPEN_PER_THOUSAND: usize = 30;
+
+/// Steps that looking for an input may take, and how often it is begun anew.
+const SOLVE_STEPS: u64 = 40_000_000;
+const ATTEMPTS: u64 = 48;
+
+/// Steps that finding out what an open gate does may take, and how often that is done anew.
+const PAYLOAD_STEPS: u64 = 60_000_000;
+const PAYLOADS: usize = 8;
+
+/// A change of a gate's value from which it counts as wide open.
+const WIDE: f64 = 0.9;
+
+/// Attempts after the first that opened a gate a little, to open it wide.
+const MORE: u64 = 12;
+
+/// How many other gates are tried together with one, and how often.
+const JOINTLY: usize = 6;
+const JOINT_ATTEMPTS: u64 = 24;
+
+/// Steps that running the whole graph may take.
+const WHOLE_STEPS: u64 = 60_000_000;
+
+/// What was made of a candidate.
+#[derive(Debug)]
+pub(crate) enum Ruling {
+    Gate(Box<Gate>),
+    Nothing,
+}
+
+/// What is needed to judge the candidates of one graph.
+pub(crate) struct Judge<'j, 'g> {
+    pub(crate) flat: &'j Flat<'g>,
+    pub(crate) facts: &'j Facts,
+    pub(crate) shapes: &'j Values,
+    pub(crate) inputs: &'j [Input],
+    pub(crate) meter: &'j mut Meter,
+    /// All candidates of the graph.
+    pub(crate) others: &'j [Candidate],
+}
+
+/// An input that opens a gate, and what then happens.
+struct Opening {
+    payload: Option<Payload>,
+    destroys: bool,
+    strength: f64,
+    given: Vec<Value>,
+}
+
+impl Opening {
+    /// Which of several is worse.
+    fn rank(&self) -> (bool, bool, f64) {
+        (self.destroys, self.payload.is_some(), self.strength)
+    }
+}
+
+/// The values of a gate where it meets the trunk, when it is shut.
+type Shut = Vec<(Id, Value)>;
+
+impl<'g> Judge<'_, 'g> {
+    pub(crate) fn candidate(&mut self, c: &Candidate) -> Result<Ruling, Halt> {
+        let mut entries: Vec<Id> = c.meets.iter().map(|m| m.1).collect();
+        entries.sort_unstable();
+        entries.dedup();
+        let mut cone = Cone::behind(
+            self.flat,
+            self.facts,
+            self.inputs,
+            self.shapes,
+            &entries,
+            self.meter,
+        )?;
+        if cone.nodes.iter().all(|n| matches!(n.op, Op::Unary(Unary::IsNan | Unary::IsInf))) {
+            return Ok(Ruling::Nothing);
+        }
+        let Some(shut) = self.shut(&mut cone, &entries)? else {
+            return Ok(Ruling::Nothing);
+        };
+        // What it would do is cheap to learn, and settles most.
+        let guess = self.guess(&shut);
+        let expected = self.payload(&shut, &guess);
+        let sure = shut.iter().all(|(_, v)| v.kind == Kind::Bool);
+        if let Ok(p) = &expected
+            && sure
+            && p.effect == Effect::None
+        {
+            return Ok(Ruling::Nothing);
+        }
+        cone.unroll(self.flat);
+        let found = self.open(&mut cone, &shut)?;
+        let Some(found) = found else {
+            if c.spread {
+                return Ok(Ruling::Nothing);
+            }
+            return Ok(self.unopened(c, &cone, expected.ok()));
+        };
+        if c.spread && !found.payload.is_some_and(|p| p.effect.imposes()) {
+            return Ok(Ruling::Nothing);
+        }
+        self.opened(c, &mut cone, &shut, &found)
+    }
+
+    /// Runs ordinary inputs. Gives the values of the gate, unless it opens for some of them.
+    fn shut(&mut self, cone: &mut Cone<'g>, entries: &[Id]) -> Result<Option<Shut>, Halt> {
+        let mut dice = Dice::new(7);
+        let mut seen: Vec<Vec<(Value, usize)>> = vec![Vec::new(); entries.len()];
+        let mut runs = 0usize;
+        let mut most = SAMPLES;
+        while runs < most {
+            let family = ORDINARY.get(runs % ORDINARY.len()).copied().unwrap_or(Family::Normal);
+            let given = self.samples(cone, family, &mut dice)?;
+            let ran = cone.run(self.inputs, &given, self.meter);
+            if ran == Err(Halt::Budget) {
+                return Err(Halt::Budget);
+            }
+            runs += 1;
+            for (slot, &id) in seen.iter_mut().zip(entries) {
+                let v = cone.value(id).ok_or(ran.err().unwrap_or(Halt::Unknown))?;
+                match slot.iter_mut().find(|(s, _)| close(s, &v)) {
+                    Some((_, n)) => *n += 1,
+                    None => slot.push((v, 1)),
+                }
+            }
+            if runs == 1 {
+                let made: usize = given.iter().map(|v| v.len()).sum();
+                let each = cone.cost.saturating_add(made as u64 * SAMPLE_COST).max(1);
+                let affordable = SAMPLE_STEPS / each;
+                most = (affordable as usize).clamp(LEAST_SAMPLES, SAMPLES);
+            }
+            // What varies is no hidden gate.
+            let varies = |s: &Vec<(Value, usize)>| s.len() > 1 + runs * OPEN_PER_THOUSAND / 1000 + 2;
+            if seen.iter().any(varies) {
+                return Ok(None);
+            }
+        }
+        let mut out = Vec::new();
+        for (slot, &id) in seen.into_iter().zip(entries) {
+            let best = slot.into_iter().max_by_key(|(_, n)| *n);
+            match best {
+                Some((v, n)) if (runs - n) * 1000 <= runs * OPEN_PER_THOUSAND => out.push((id, v)),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(out))
+    }
+
+    /// Values for the inputs of a cone; the others get none that costs.
+    fn samples(
+        &mut self,
+        cone: &Cone<'g>,
+        family: Family,
+        dice: &mut Dice,
+    ) -> Result<Vec<Value>, Halt> {
+        let mut out = Vec::with_capacity(self.inputs.len());
+        for (k, input) in self.inputs.iter().enumerate() {
+            let used = cone.inputs.contains(&k);
+            let v = sample(input, if used { family } else { Family::Same(0.5) }, dice);
+            let cost = if used { SAMPLE_COST } else { 1 };
+            self.meter.spend(v.len().saturating_mul(cost as usize))?;
+            out.push(v);
+        }
+        Ok(out)
+    }
+
+    /// What the gate's values might be when it is open.
+    fn guess(&self, shut: &Shut) -> Vec<(Id, Value)> {
+        let flip = |v: &Value| -> Value {
+            let all: Vec<f64> = v.to_floats().unwrap_or_default();
+            let other = |x: f64| match x {
+                x if v.kind == Kind::Bool => 1.0 - x,
+                x if x == 0.0 => 1.0,
+                x if x == 1.0 => 0.0,
+                x => x + 1.0,
+            };
+            let all = all.into_iter().map(other).collect();
+            match v.kind {
+                Kind::Text => v.clone(),
+                k => Arc::new(Tensor::numbers(k, v.dims.clone(), all)),
+            }
+        };
+        shut.iter().map(|(id, v)| (*id, flip(v))).collect()
+    }
+
+    fn payload(&mut self, shut: &Shut, open: &[(Id, Value)]) -> Result<Payload, Halt> {
+        let gate: Vec<(Id, Value, Value)> = shut
+            .iter()
+            .zip(open)
+            .map(|((id, a), (_, b))| (*id, a.clone(), b.clone()))
+            .collect();
+        // Its own budget: what is gated may be large.
+        let mut meter = Meter::new(PAYLOAD_STEPS);
+        let done = payload::judge(self.flat, self.facts, self.shapes, &gate, &mut meter);
+        let spent = PAYLOAD_STEPS.saturating_sub(meter.left);
+        self.meter.left = self.meter.left.saturating_sub(spent);
+        done
+    }
+
+    /// Looks for an input that opens the gate, and gives the worst that it then does.
+    fn open(
+        &mut self,
+        cone: &mut Cone<'g>,
+        shut: &Shut,
+    ) -> Result<Option<Opening>, Halt> {
+        let mut left = Meter::new(SOLVE_STEPS.min(self.meter.left));
+        let before = left.left;
+        let found = self.search(cone, shut, &mut left);
+        let spent = before.saturating_sub(left.left);
+        self.meter.left = self.meter.left.saturating_sub(spent);
+        match found {
+            Err(Halt::Budget) => Ok(None),
+            other => other,
+        }
+    }
+
+    fn search(
+        &mut self,
+        cone: &mut Cone<'g>,
+        shut: &Shut,
+        meter: &mut Meter,
+    ) -> Result<Option<Opening>, Halt> {
+        let held = shut.clone();
+        let reached = move |c: &Cone<'g>| strength(c, &held) > 0.0;
+        let mut best: Option<Opening> = None;
+        let mut seen: Vec<(Vec<Value>, Option<Payload>)> = Vec::new();
+        let target = self.narrow(cone, shut);
+        let Some(now) = cone.value(target) else {
+            return Ok(None);
+        };
+        let goals = goals(&now);
+        let mut last = ATTEMPTS + ODD.len() as u64;
+        let mut way = 0;
+        while way < last {
+            let found = self.attempt(cone, (target, now.len()), &goals, way, &reached, meter)?;
+            way += 1;
+            let Some(given) = found else { continue };
+            let open: Option<Vec<(Id, Value)>> =
+                shut.iter().map(|(id, _)| Some((*id, cone.value(*id)?))).collect();
+            let Some(open) = open else { continue };
+            let values: Vec<Value> = open.iter().map(|o| o.1.clone()).collect();
+            let known = seen.iter().find(|(v, _)| v.iter().zip(&values).all(|(a, b)| a.same(b)));
+            let payload = match known {
+                Some((_, p)) => *p,
+                None if seen.len() >= PAYLOADS => continue,
+                None => {
+                    let p = self.payload(shut, &open).ok();
+                    seen.push((values, p));
+                    p
+                }
+            };
+            let next = Opening {
+                destroys: payload.is_some_and(|p| p.effect.destroys(p.late)),
+                payload,
+                strength: strength(cone, shut),
+                given,
+            };
+            let wide = next.destroys && next.strength >= WIDE;
+            if next.destroys {
+                last = last.min(way + MORE);
+            }
+            if best.as_ref().is_none_or(|b| next.rank() > b.rank()) {
+                best = Some(next);
+            }
+            if wide {
+                break;
+            }
+        }
+        Ok(best)
+    }
+
+    /// One attempt at opening a gate.
+    fn attempt(
+        &mut self,
+        cone: &mut Cone<'g>,
+        target: (Id, usize),
+        goals: &[Want],
+        way: u64,
+        reached: &dyn Fn(&Cone<'g>) -> bool,
+        meter: &mut Meter,
+    ) -> Result<Option<Vec<Value>>, Halt> {
+        let mut dice = Dice::new(way.wrapping_add(1000));
+        let odd = ODD.get(way as usize).copied();
+        let family = odd.unwrap_or_else(|| {
+            let all = [Family::Even(0.0, 1.0), Family::Normal, Family::Same(0.5)];
+            all.get(way as usize % all.len()).copied().unwrap_or(Family::Normal)
+        });
+        let start = self.samples(cone, family, &mut dice)?;
+        meter.spend(start.iter().map(|v| v.len()).sum())?;
+        let mut solver = Solver::new(cone, self.inputs, meter);
+        if odd.is_some() {
+            // Odd inputs as they are.
+            solver.run(&start)?;
+            return Ok(reached(cone).then_some(start));
+        }
+        let Some(goal) = goals.get(way as usize % goals.len().max(1)) else {
+            return Ok(None);
+        };
+        // Of one element for each token the last is tried: it is behind all others.
+        let last = target.1.saturating_sub(1);
+        solver.attempt(&[(target.0, last, goal.clone())], start, way, reached)
+    }
+
+    /// The last value on the way to the trunk that is one number.
+    fn narrow(&self, cone: &Cone<'g>, shut: &Shut) -> Id {
+        let smallest = shut.iter().min_by_key(|(_, v)| v.len());
+        let Some((mut id, _)) = smallest.cloned() else {
+            return 0;
+        };
+        while cone.value(id).is_some_and(|v| v.len() > 1) {
+            let maker = cone.nodes.iter().rev().find(|n| n.makes().any(|o| o == id));
+            let mut from = maker.iter().flat_map(|n| n.reads()).filter(|r| cone.moving.contains(r));
+            match (from.next(), from.next()) {
+                (Some(one), None) => id = one,
+                _ => break,
+            }
+        }
+        id
+    }
+
+    /// No input was found: whether what stands there is enough to say so.
+    fn unopened(&self, c: &Candidate, cone: &Cone<'g>, payload: Option<Payload>) -> Ruling {
+        let Some(p) = payload.filter(|p| p.late && p.effect.destroys(true)) else {
+            return Ruling::Nothing;
+        };
+        let compares = cone.nodes.iter().any(|n| {
+            matches!(n.op, Op::Binary(Binary::Equal)) && n.reads().any(|id| !cone.moving.contains(&id))
+        });
+        let guards = cone.nodes.iter().any(|n| {
+            matches!(n.op, Op::Unary(Unary::IsNan | Unary::IsInf))
+        });
+        if !compares || guards {
+            return Ruling::Nothing;
+        }
+        let mut gate = self.gate(c, cone, Level::Unopened, p);
+        gate.message = format!(
+            "a gate that no ordinary input opens watches {} past the weights and, once open, {}; \
+             no input that opens it was found",
+            self.watched(cone),
+            p.effect.text()
+        );
+        Ruling::Gate(Box::new(gate))
+    }
+
+    /// An input was found: what it shows.
+    fn opened(
+        &mut self,
+        c: &Candidate,
+        cone: &mut Cone<'g>,
+        shut: &Shut,
+        found: &Opening,
+    ) -> Result<Ruling, Halt> {
+        let held = shut.clone();
+        let enough = found.strength * 0.9;
+        let reached = move |c: &Cone<'g>| strength(c, &held) >= enough;
+        let Some(p) = found.payload else {
+            return Ok(Ruling::Nothing);
+        };
+        if p.effect.suppresses() && !c.spread {
+            let mut gate = self.gate(c, cone, Level::Filter, p);
+            gate.message = format!(
+                "what {} holds keeps some answers from being given, as processors of logits do",
+                self.watched(cone)
+            );
+            return Ok(Ruling::Gate(Box::new(gate)));
+        }
+        if !p.effect.destroys(p.late) {
+            return Ok(Ruling::Nothing);
+        }
+        let mut left = Meter::new(SOLVE_STEPS);
+        let witness = match witness::reduce(cone, self.inputs, &found.given, &reached, &mut left) {
+            Ok(w) => w,
+            Err(_) => return Ok(self.unopened(c, cone, Some(p))),
+        };
+        if self.is_guard(cone, &witness, &reached) {
+            return Ok(Ruling::Nothing);
+        }
+        let open: Option<Vec<(Id, Value)>> =
+            shut.iter().map(|(id, _)| Some((*id, cone.value(*id)?))).collect();
+        let p = match open.map(|o| self.payload(shut, &o)) {
+            Some(Ok(again)) if again.effect.destroys(again.late) => again,
+            _ => p,
+        };
+        if c.spread && is_local(cone, shut, &witness, self.inputs) {
+            return Ok(Ruling::Nothing);
+        }
+        let mut witness = witness;
+        let mut seen = self.whole(shut, &witness.inputs);
+        if seen == Some(0.0) {
+            // Another gate may have to open as well.
+            let Some((joint, by)) = self.jointly(c, shut, &witness.inputs) else {
+                return Ok(Ruling::Nothing);
+            };
+            witness = joint;
+            seen = Some(by);
+        }
+        let mut gate = self.gate(c, cone, Level::Opened, p);
+        let confirmed = match seen {
+            Some(by) => format!("; in the whole graph an output then differs by {by:.4}"),
+            None => String::new(),
+        };
+        gate.message = format!(
+            "a gate that no ordinary input opens watches {} past the weights and, once open, {}; \
+             an input that opens it was found{confirmed}",
+            self.watched(cone),
+            p.effect.text()
+        );
+        let shown = witness.text(self.inputs, &cone.inputs);
+        gate.evidence = format!("{}; opened by {shown}", gate.evidence);
+        gate.witness = Some(witness.json(self.inputs));
+        Ok(Ruling::Gate(Box::new(gate)))
+    }
+
+    /// Looks for an input that opens another gate too, so that an output changes.
+    fn jointly(&mut self, c: &Candidate, shut: &Shut, start: &[Value]) -> Option<(Witness, f64)> {
+        let own = shut.first()?.0;
+        let others = self.others.iter().filter(|o| o.root != c.root && !o.spread);
+        let others: Vec<Id> = others.filter_map(|o| o.meets.first().map(|m| m.1)).collect();
+        for &other in others.iter().take(JOINTLY) {
+            let mut meter = Meter::new(SOLVE_STEPS.min(self.meter.left));
+            let found = self.pair(own, other, shut, start, &mut meter);
+            self.meter.left = self.meter.left.saturating_sub(SOLVE_STEPS / 4);
+            if let Ok(Some(w)) = found
+                && let Some(by) = self.whole(shut, &w.inputs).filter(|by| *by > 0.0)
+            {
+                return Some((w, by));
+            }
+        }
+        None
+    }
+
+    fn pair(
+        &mut self,
+        own: Id,
+        other: Id,
+        shut: &Shut,
+        start: &[Value],
+        meter: &mut Meter,
+    ) -> Result<Option<Witness>, Halt> {
+        let both = [own, other];
+        let (flat, facts) = (self.flat, self.facts);
+        let mut cone = Cone::behind(flat, facts, self.inputs, self.shapes, &both, meter)?;
+        let Some(second) = self.shut(&mut cone, &[other])? else {
+            return Ok(None);
+        };
+        cone.unroll(self.flat);
+        let mut held: Shut = shut.iter().filter(|s| s.0 == own).cloned().collect();
+        held.extend(second);
+        let all = held.clone();
+        let reached = move |c: &Cone<'g>| all.iter().all(|s| strength(c, &vec![s.clone()]) > 0.0);
+        let wants: Vec<Vec<Want>> = held.iter().map(|(_, v)| goals(v)).collect();
+        for way in 0..JOINT_ATTEMPTS {
+            let one = |(w, (id, _)): (&Vec<Want>, &(Id, Value))| {
+                w.get(way as usize % w.len().max(1)).map(|w| (*id, 0, w.clone()))
+            };
+            let wants: Vec<_> = wants.iter().zip(&held).filter_map(one).collect();
+            let mut solver = Solver::new(&mut cone, self.inputs, meter);
+            if let Some(given) = solver.attempt(&wants, start.to_vec(), way, &reached)? {
+                return witness::reduce(&mut cone, self.inputs, &given, &reached, meter).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether it only acts on inputs that are odd as a whole: silence, or a blank image.
+    fn is_guard(
+        &self,
+        cone: &mut Cone<'g>,
+        w: &Witness,
+        reached: &dyn Fn(&Cone<'g>) -> bool,
+    ) -> bool {
+        if w.touched < 8 || w.touched * 5 <= w.of * 3 {
+            return false;
+        }
+        let mut meter = Meter::new(SOLVE_STEPS);
+        let uniform = |f: &Family| matches!(f, Family::Same(_) | Family::Even(..) | Family::Bright);
+        for family in ODD.iter().filter(|f| uniform(f)) {
+            let mut dice = Dice::new(3);
+            let given: Vec<Value> =
+                self.inputs.iter().map(|i| sample(i, *family, &mut dice)).collect();
+            if cone.run(self.inputs, &given, &mut meter) != Err(Halt::Budget) && reached(cone) {
+                return true;
+            }
+        }
+        let _ = cone.run(self.inputs, &w.inputs, &mut meter);
+        false
+    }
+
+    /// Runs the whole graph on `given`, with the gate open and held shut, and gives the greatest
+    /// difference of an output; `None` where that is not feasible.
+    fn whole(&mut self, shut: &Shut, given: &[Value]) -> Option<f64> {
+        let mut meter = Meter::new(WHOLE_STEPS);
+        let outputs = &self.flat.outputs;
+        let mut cone = Cone::behind(
+            self.flat,
+            self.facts,
+            self.inputs,
+            self.shapes,
+            outputs,
+            &mut meter,
+        )
+        .ok()?;
+        cone.run(self.inputs, given, &mut meter).ok()?;
+        let open: Vec<Option<Value>> = outputs.iter().map(|&o| cone.value(o)).collect();
+        cone.run_holding(self.inputs, given, shut, &mut meter).ok()?;
+        let mut most: Option<f64> = None;
+        for (open, &o) in open.iter().zip(outputs) {
+            let (Some(a), Some(b)) = (open, cone.value(o)) else {
+                continue;
+            };
+            let by = match a.dims == b.dims {
+                true => apart(a, &b)?,
+                false => f64::INFINITY,
+            };
+            most = Some(most.unwrap_or(0.0).max(by));
+        }
+        most
+    }
+
+    /// What the gate looks at, for a report.
+    fn watched(&self, cone: &Cone<'g>) -> String {
+        let sample = cone.inputs.iter().filter_map(|&i| self.inputs.get(i));
+        let names: Vec<&str> = sample
+            .filter(|i| carries_sample(i))
+            .take(3)
+            .map(|i| i.name.as_str())
+            .collect();
+        format!("`{}`", names.join("`, `"))
+    }
+
+    fn gate(&self, c: &Candidate, cone: &Cone<'g>, level: Level, p: Payload) -> Gate {
+        let met = c.meets.first().and_then(|m| self.flat.nodes.get(m.0));
+        let mut names: Vec<&str> = cone.nodes.iter().map(|n| n.node.operator.as_str()).collect();
+        names.dedup();
+        let long = names.len() > 12;
+        names.truncate(12);
+        let name = |id: Id| self.flat.values.get(id).map_or("", |v| v.name);
+        let entry = c.meets.first().map_or("", |m| name(m.1));
+        let percent = c.meets.first().map_or(0.0, |m| self.facts.percent(m.1));
+        Gate {
+            level,
+            node: met.map(|n| n.title()).unwrap_or_default(),
+            place: met.map(|n| n.place.to_string()).unwrap_or_default(),
+            offset: met.and_then(|n| n.node.offset),
+            message: String::new(),
+            evidence: format!(
+                "{} takes {entry} from {}{} ({percent:.1}% of the weights) and {}",
+                met.map(|n| n.title()).unwrap_or_default(),
+                names.join(" → "),
+                if long { " …" } else { "" },
+                p.effect.text(),
+            ),
+            witness: None,
+        }
+    }
+
+    /// The operators that keep a candidate from being run, where it matters.
+    pub(crate) fn unsupported(&self, c: &Candidate) -> Vec<String> {
+        let met = c.meets.first().and_then(|m| self.flat.nodes.get(m.0));
+        let Some(met) = met else { return Vec::new() };
+        vec![format!(
+            "what decides at {} is made by operators that this version does not run",
+            met.title()
+        )]
+    }
+
+    /// A candidate for which the steps did not suffice.
+    pub(crate) fn unfinished(&self, c: &Candidate) -> Vec<String> {
+        let met = c.meets.first().and_then(|m| self.flat.nodes.get(m.0));
+        let Some(met) = met else { return Vec::new() };
+        vec![format!("what decides at {} takes too many steps to be tried", met.title())]
+    }
+}
+
+/// What is tried to be had of a value in place of what it is.
+fn goals(now: &Tensor) -> Vec<Want> {
+    let x = now.at(0).unwrap_or(0.0);
+    let open = f64::INFINITY;
+    match now.kind {
+        Kind::Bool => vec![Want::exactly(1.0 - x)],
+        k if k.is_float() => vec![
+            Want::Range(x + 0.9, open),
+            Want::Range(-open, x - 0.9),
+            Want::Range(x + 20.0, open),
+            Want::Range(-open, x - 20.0),
+            Want::Range(x + 0.05, open),
+            Want::Range(-open, x - 0.05),
+        ],
+        _ => vec![
+            Want::Range(x + 1.0, open),
+            Want::Range(-open, x - 1.0),
+            Want::exactly(x + 1.0),
+        ],
+    }
+}
+
+/// Whether a value is what another is, but for rounding.
+fn close(a: &Tensor, b: &Tensor) -> bool {
+    if a.dims != b.dims || a.kind != b.kind {
+        return false;
+    }
+    if a.kind == Kind::Text {
+        return a == b;
+    }
+    let (Ok(x), Ok(y)) = (a.to_floats(), b.to_floats()) else {
+        return false;
+    };
+    x.iter().zip(&y).all(|(x, y)| x == y || (x - y).abs() <= 1e-3 * x.abs().max(1.0))
+}
+
+/// Whether a value with an element for each token only changes where the tokens were set.
+fn is_local(cone: &Cone<'_>, shut: &Shut, w: &Witness, inputs: &[Input]) -> bool {
+    let set: Vec<usize> = inputs
+        .iter()
+        .zip(w.places())
+        .filter(|(i, _)| carries_sample(i))
+        .flat_map(|(i, places)| {
+            let row = i.dims.last().copied().unwrap_or(1).max(1);
+            places.into_iter().map(move |p| p % row)
+        })
+        .collect();
+    let Some(first) = set.iter().copied().min() else {
+        return true;
+    };
+    let span = set.iter().copied().max().unwrap_or(first) - first;
+    let length = inputs.iter().filter(|i| carries_sample(i)).filter_map(|i| i.dims.last()).max();
+    let length = length.copied().unwrap_or(1);
+    let far = |at: usize| set.iter().all(|s| s.abs_diff(at) > span + 1);
+    let moved = |(id, v): &(Id, Value)| {
+        let now = cone.value(*id).filter(|n| n.dims == v.dims)?;
+        let axis = v.dims.iter().rposition(|&d| d == length)?;
+        let run = super::interp::value::strides(&v.dims).get(axis).copied()?.max(1);
+        let any = (0..v.len()).any(|i| v.at(i) != now.at(i) && far(i / run % length.max(1)));
+        Some(any)
+    };
+    !shut.iter().filter_map(moved).any(|m| m)
+}
+
+/// How far a gate's values are from what they are when it is shut; zero where they are the same.
+fn strength(cone: &Cone<'_>, shut: &Shut) -> f64 {
+    let one = |(id, v): &(Id, Value)| {
+        let now = cone.value(*id).filter(|now| !close(v, now) && finite(now))?;
+        apart(v, &now).filter(|_| now.dims == v.dims)
+    };
+    shut.iter().filter_map(one).fold(0.0, f64::max)
+}
+
+fn finite(v: &Tensor) -> bool {
+    v.to_floats().map_or(true, |all| all.iter().all(|x| x.is_finite()))
+}
+
+fn apart(a: &Tensor, b: &Tensor) -> Option<f64> {
+    if a.kind == Kind::Text {
+        return Some(f64::from(u8::from(a != b)));
+    }
+    let (x, y) = (a.to_floats().ok()?, b.to_floats().ok()?);
+    Some(x.iter().zip(&y).fold(0f64, |m, (x, y)| if x == y { m } else { m.max((x - y).abs()) }))
+}

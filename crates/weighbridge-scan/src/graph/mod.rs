@@ -1,0 +1,131 @@
+//! Backdoors that are built into a graph: parts that watch the input, go round the learned
+//! weights, and take over the result when they see what they wait for.
+//!
+//! [`examine`] puts a graph in order ([`flat`]), finds out what each value depends on ([`facts`]),
+//! lists the places where a value that stands for the whole sample meets the weights' own answer
+//! ([`gates`]), and tries each of them ([`judge`]): whether ordinary inputs ever open it, what it
+//! does when it is open ([`payload`]), and which input opens it ([`solve`], [`witness`]). Only the
+//! part of the graph that decides is run, by an interpreter of its own ([`interp`]), within a fixed
+//! number of steps: equal files get equal answers.
+//!
+//! Triggers that are learned into weights, or spread over the trunk, are out of its reach: that
+//! nothing was found does not prove that nothing is there.
+
+mod cone;
+mod facts;
+mod flat;
+mod gates;
+mod inputs;
+mod interp;
+mod judge;
+mod payload;
+mod run;
+mod solve;
+mod witness;
+
+use serde_json::Value as Json;
+use weighbridge_core::model::Graph;
+
+use facts::Facts;
+use inputs::SIZES;
+use interp::{Halt, Meter};
+use judge::{Judge, Ruling};
+
+/// Steps that one graph may take, in elements computed.
+const STEPS: u64 = 400_000_000;
+
+/// What was found out about a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// It keeps some answers from being given, as processors of logits do.
+    Filter,
+    /// It has all that makes a backdoor, and no input was found that opens it.
+    Unopened,
+    /// An input was found that opens it.
+    Opened,
+}
+
+/// A place where something is switched that the weights have no say in.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// How sure it is.
+    pub level: Level,
+    /// The node at which it meets what the weights make.
+    pub node: String,
+    /// The functions, branches and loops that node stands in.
+    pub place: String,
+    /// Where the node lies in the file.
+    pub offset: Option<u64>,
+    /// What was found, for people.
+    pub message: String,
+    /// The gate, what it watches and the input that opens it, in short.
+    pub evidence: String,
+    /// That input, for programs.
+    pub witness: Option<Json>,
+}
+
+/// What was found in a graph.
+#[derive(Debug, Clone, Default)]
+pub struct Examined {
+    /// Gates.
+    pub gates: Vec<Gate>,
+    /// What could not be looked at, and why.
+    pub gaps: Vec<String>,
+}
+
+/// Looks for gates in `graph`.
+pub fn examine(graph: &Graph) -> Examined {
+    let mut out = Examined::default();
+    let Some(flat) = flat::flatten(graph) else {
+        let reason = "the graph has too many nodes for its gates to be looked at";
+        out.gaps.push(reason.into());
+        return out;
+    };
+    let mut meter = Meter::new(STEPS);
+    let mut open: Option<Vec<flat::Id>> = None;
+    let mut reasons: Vec<String> = Vec::new();
+    for sizes in SIZES {
+        let inputs = inputs::inputs(&flat, sizes);
+        let extents = |symbol: &str| sizes.symbol(&flat.inputs, symbol);
+        let shapes = run::shapes(&flat, &inputs, &extents);
+        let facts = Facts::of(&flat, &shapes);
+        if !facts.has_trunk() {
+            return out;
+        }
+        let candidates = gates::candidates(&flat, &facts, &shapes, &inputs);
+        let mut judge = Judge {
+            flat: &flat,
+            facts: &facts,
+            shapes: &shapes,
+            inputs: &inputs,
+            meter: &mut meter,
+            others: &candidates,
+        };
+        let mut again = Vec::new();
+        reasons.clear();
+        for c in &candidates {
+            if open.as_ref().is_some_and(|o| !o.contains(&c.root)) {
+                continue;
+            }
+            match judge.candidate(c) {
+                Ok(Ruling::Gate(gate)) => out.gates.push(*gate),
+                Ok(Ruling::Nothing) => {}
+                Err(Halt::Wrong(_) | Halt::Unknown) => again.push(c.root),
+                Err(Halt::Unsupported) => reasons.extend(judge.unsupported(c)),
+                Err(Halt::Budget) => {
+                    again.push(c.root);
+                    reasons.extend(judge.unfinished(c));
+                }
+            }
+        }
+        if again.is_empty() || meter.left == 0 {
+            break;
+        }
+        open = Some(again);
+    }
+    reasons.sort();
+    reasons.dedup();
+    out.gaps.append(&mut reasons);
+    out.gates.sort_by_key(|g| std::cmp::Reverse(g.level as u8));
+    out
+}
