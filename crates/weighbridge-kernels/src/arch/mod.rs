@@ -4,6 +4,9 @@
 pub(crate) mod lanes_x86;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+mod wide;
+
+pub(crate) use wide::{Body, wide};
 
 use crate::decode::each as from;
 use crate::encode::each as to;
