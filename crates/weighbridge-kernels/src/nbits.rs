@@ -133,7 +133,12 @@ pub fn quantize(x: Matrix<'_>, how: Blocks, out: Quantized<'_>) -> bool {
         && meta == Some(out.scales.len())
         && meta == Some(out.zero_points.len());
     if fits {
-        wide(Whole { x, how, out, blocks });
+        wide(Whole {
+            x,
+            how,
+            out,
+            blocks,
+        });
     }
     fits
 }
@@ -427,7 +432,11 @@ mod tests {
                 } else {
                     let (low, high) = (low.min(0.0), high.max(0.0));
                     let s = (high - low) / how.most();
-                    let z = if s == 0.0 { 0.0 } else { (0.0 - low / s).round() };
+                    let z = if s == 0.0 {
+                        0.0
+                    } else {
+                        (0.0 - low / s).round()
+                    };
                     (s, z.clamp(0.0, how.most()))
                 };
                 let scale = how.stored(scale);

@@ -2,9 +2,9 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod lanes_x86;
+mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
-mod wide;
 
 pub(crate) use wide::{Body, wide};
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use weighbridge_core::model::{Chunks, DType, TensorSource};
+use weighbridge_core::model::{Chunks, DType, Tensor, TensorSource};
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Result};
 
@@ -206,7 +206,7 @@ impl Run<'_> {
             from,
             weights: weights.clone(),
         };
-        if let Some(run) = random(item)? {
+        if let Some(run) = lying(&item.from)? {
             let (mut first, mut piece) = (0u64, 0);
             while first < values {
                 let n = (values - first).min(step as u64) as usize;
@@ -326,18 +326,19 @@ fn copies(
 }
 
 /// Where a tensor lies in one run, and the width of what is to be turned round in it.
-struct Lying {
-    source: Arc<dyn ByteSource>,
-    at: u64,
-    swap: usize,
+pub(super) struct Lying {
+    pub(super) source: Arc<dyn ByteSource>,
+    pub(super) at: u64,
+    pub(super) swap: usize,
 }
 
-fn random(item: &Item) -> Result<Option<Lying>> {
-    let TensorSource::View(v) = &item.from.source else {
+/// Where `t` can be read at random; `None` for what has to be read as a stream.
+pub(super) fn lying(t: &Tensor) -> Result<Option<Lying>> {
+    let TensorSource::View(v) = &t.source else {
         return Ok(None);
     };
     // Elements narrower than a byte begin in the middle of one.
-    if item.from.dtype.bytes().is_none() && item.from.dtype.block().is_none() {
+    if t.dtype.bytes().is_none() && t.dtype.block().is_none() {
         return Ok(None);
     }
     v.storage.verify()?;
@@ -346,7 +347,7 @@ fn random(item: &Item) -> Result<Option<Lying>> {
         Error::malformed("quantize.size", "the tensor lies beyond 64 bits of file")
     })?;
     let swap = if v.storage.is_big_endian() {
-        item.from.dtype.swap_width()
+        t.dtype.swap_width()
     } else {
         1
     };
