@@ -10,7 +10,7 @@ use weighbridge::FormatId;
 
 pub(crate) use edit::{Edit, Merge, Split};
 pub(crate) use quantize::{
-    Dequantize, Imatrix, ImatrixVerb, MatrixArgs, MatrixForm, Quantize, Recipe,
+    Activations, Dequantize, Imatrix, ImatrixVerb, MatrixArgs, MatrixForm, Quantize, Recipe,
 };
 
 use crate::sandbox::Confine;

@@ -18,7 +18,9 @@ pub mod block;
 mod decode;
 mod encode;
 mod int;
+pub mod linear;
 mod mini;
+pub mod nbits;
 pub mod scalar;
 
 pub use affine::{Affine, Quantized, dequantize};

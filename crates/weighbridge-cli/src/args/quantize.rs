@@ -10,6 +10,9 @@ use super::Open;
 ///
 /// Writes GGUF, byte for byte as llama-quantize does for the architectures that it knows; others
 /// get the generic mix, and that is said. OUT appears only when it is complete.
+///
+/// An ONNX model becomes an ONNX model: int8 and uint8 as ONNX Runtime's dynamic quantization, int4
+/// and uint4, or any with --block-size, as its MatMulNBits, any with --qdq as DequantizeLinear.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -18,6 +21,8 @@ Examples:
   weighbridge quantize in.gguf out.gguf --type IQ2_XS --imatrix calibration.gguf
   weighbridge quantize in.gguf out.gguf --type Q4_K_M --tensor-type 'ffn_down=q6_k'
   weighbridge quantize in.gguf --type Q5_K_M --dry-run
+  weighbridge quantize model.onnx model-int8.onnx --type int8 --per-channel
+  weighbridge quantize model.onnx model-int4.onnx --type int4 --block-size 32 --report loss.json
   weighbridge recipe theirs.gguf > mix.txt && weighbridge quantize in.gguf out.gguf --recipe mix.txt
 
 Exit codes: 0 done, 2 refused or failed; then nothing is left at OUT.")]
@@ -99,7 +104,72 @@ pub(crate) struct Quantize {
     pub(crate) no_sync: bool,
 
     #[command(flatten)]
+    pub(crate) onnx: OnnxArgs,
+
+    #[command(flatten)]
     pub(crate) open: Open,
+}
+
+/// What only quantizing ONNX models takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "ONNX")]
+pub(crate) struct OnnxArgs {
+    /// Values that share a scale: 16 to 256, a power of two [default: 32 for int4 and uint4]
+    #[arg(long, value_name = "N")]
+    pub(crate) block_size: Option<u32>,
+
+    /// A scale for each channel of a weight
+    #[arg(long)]
+    pub(crate) per_channel: bool,
+
+    /// Zero is the middle integer; =false gives each scale a zero point [default: for signed types]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) symmetric: Option<bool>,
+
+    /// Use seven bits of eight, for processors whose integer sums saturate
+    #[arg(long)]
+    pub(crate) reduce_range: bool,
+
+    /// Keep the operators and put DequantizeLinear before them
+    #[arg(long)]
+    pub(crate) qdq: bool,
+
+    /// Round to nearest in blocks, without a search for better steps
+    #[arg(long)]
+    pub(crate) rtn: bool,
+
+    /// Quantize activations too, with the ranges in this JSON file: {"NAME": [LEAST, MOST], …}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["block_size", "from_gguf"])]
+    pub(crate) ranges: Option<PathBuf>,
+
+    /// What activations with ranges become [default: as weights]
+    #[arg(long, value_name = "TYPE", requires = "ranges")]
+    pub(crate) activations: Option<Activations>,
+
+    /// Take matrices over as the Q4_0 and Q8_0 blocks of this GGUF file, where names and shapes agree
+    #[arg(long, value_name = "FILE", conflicts_with = "qdq")]
+    pub(crate) from_gguf: Option<PathBuf>,
+
+    /// Take the weight NAME from the tensor TENSOR of --from-gguf (repeatable)
+    #[arg(long, value_name = "NAME=TENSOR", requires = "from_gguf", value_parser = parse_names)]
+    pub(crate) map: Vec<(String, String)>,
+
+    /// With f16 and bf16: operators that stay in f32 beside those that have to (repeatable)
+    #[arg(long, value_name = "OPERATOR")]
+    pub(crate) keep_op: Vec<String>,
+
+    /// The accuracy_level of MatMulNBits, 0 to 4
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..=4))]
+    pub(crate) accuracy_level: Option<i64>,
+}
+
+/// What activations become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Activations {
+    /// Signed bytes
+    Int8,
+    /// Unsigned bytes
+    Uint8,
 }
 
 /// The importance matrix of a quantization.
@@ -249,6 +319,15 @@ pub(crate) enum MatrixForm {
     /// The older form, .dat
     #[value(alias = "dat")]
     Legacy,
+}
+
+fn parse_names(s: &str) -> Result<(String, String), String> {
+    match s.split_once('=') {
+        Some((name, tensor)) if !name.is_empty() && !tensor.is_empty() => {
+            Ok((name.into(), tensor.into()))
+        }
+        _ => Err("expected NAME=TENSOR".into()),
+    }
 }
 
 fn parse_pair(s: &str) -> Result<(String, String), String> {

@@ -1,15 +1,16 @@
 //! `weighbridge quantize`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use weighbridge::output::{Sink, same_file};
 use weighbridge::quantize::recipe::Recipe;
 use weighbridge::quantize::{
-    Done, FileType, QuantizeOptions, Quantized, imatrix, quantize, tensor_type,
+    Blocks, Done, FileType, OnnxOptions, OnnxType, QuantizeOptions, Quantized, Ranges, imatrix,
+    quantize, quantize_onnx, tensor_type, with_gguf_blocks,
 };
-use weighbridge::{Error, Model, Result};
+use weighbridge::{Error, FormatId, Model, Result};
 
-use crate::args::{MatrixArgs, Quantize};
+use crate::args::{Activations, MatrixArgs, Quantize};
 use crate::cmd::convert::file_name;
 use crate::cmd::summary::notes;
 use crate::cmd::{open_options, summary};
@@ -22,27 +23,54 @@ use crate::text::{brief, count, plural, safe, size};
 /// Largest recipe read: a line of a hundred bytes for a million tensors.
 const LONGEST_RECIPE: u64 = 100 << 20;
 
+/// What is made, and how.
+enum Way {
+    Gguf(Box<QuantizeOptions>),
+    Onnx(Box<OnnxOptions>),
+}
+
+impl Way {
+    fn inputs(&self) -> &[PathBuf] {
+        match self {
+            Self::Gguf(o) => &o.inputs,
+            Self::Onnx(o) => &o.inputs,
+        }
+    }
+}
+
 pub(crate) fn run(args: &Quantize, out: &mut Output) -> Result<Exit> {
-    let options = options(args)?;
-    let model = open_options(&args.open, None).open(&args.input)?;
-    let target = match &args.output {
-        Some(path) => path.clone(),
-        None => args.input.with_extension("quantized.gguf"),
+    let mut model = open_options(&args.open, None).open(&args.input)?;
+    let kind = onnx_type(args, &model)?;
+    if model.format == FormatId::Onnx && kind.is_none() {
+        with_gguf_blocks(&mut model)?;
+    }
+    let way = match kind {
+        Some(kind) => Way::Onnx(Box::new(onnx_options(args, kind)?)),
+        None => Way::Gguf(Box::new(options(args)?)),
+    };
+    let target = match (&args.output, &way) {
+        (Some(path), _) => path.clone(),
+        (None, Way::Gguf(_)) => args.input.with_extension("quantized.gguf"),
+        (None, Way::Onnx(_)) => args.input.with_extension("quantized.onnx"),
     };
     // Opened first: hours of work are not to end in a folder that does not exist.
     let report = match &args.report {
         Some(path) => {
-            apart(path, &target, &model, &options)?;
+            apart(path, &target, &model, way.inputs())?;
             Some(weighbridge::output::Output::create(path, !args.no_sync)?)
         }
         None => None,
     };
     let mut progress: Option<Progress> = None;
-    let done = quantize(model, &target, &options, &mut |n, total| {
+    let mut tell = |n, total| {
         progress
             .get_or_insert_with(|| Progress::new(out, "quantizing", total))
             .add(n);
-    })?;
+    };
+    let done = match &way {
+        Way::Gguf(options) => quantize(model, &target, options, &mut tell)?,
+        Way::Onnx(options) => quantize_onnx(model, &target, options, &mut tell)?,
+    };
     drop(progress);
     for w in &done.report.warnings {
         let text = format!("{} ({})", w.message, w.rule);
@@ -67,13 +95,13 @@ pub(crate) fn run(args: &Quantize, out: &mut Output) -> Result<Exit> {
 }
 
 /// Refuses a report in the place of the result or of what it is made from.
-fn apart(report: &Path, target: &Path, model: &Model, options: &QuantizeOptions) -> Result<()> {
+fn apart(report: &Path, target: &Path, model: &Model, inputs: &[PathBuf]) -> Result<()> {
     let place = |p: &Path| {
         let folder = std::path::absolute(p).ok()?.parent()?.canonicalize().ok()?;
         Some(folder.join(p.file_name()?))
     };
     let parts = model.parts.iter().map(|p| &p.path);
-    let mut inputs = parts.chain(&options.inputs);
+    let mut inputs = parts.chain(inputs);
     let one = place(report);
     if (one.is_some() && one == place(target))
         || same_file(report, target)
@@ -86,6 +114,120 @@ fn apart(report: &Path, target: &Path, model: &Model, options: &QuantizeOptions)
             .help("write it under another name"));
     }
     Ok(())
+}
+
+/// The type, where an ONNX model is to become one: that is what such a model and such a type ask
+/// for.
+fn onnx_type(args: &Quantize, model: &Model) -> Result<Option<OnnxType>> {
+    let kind = args.file.as_deref().and_then(OnnxType::from_name);
+    let named = |end: &str| {
+        let extension = args.output.as_ref().and_then(|p| p.extension());
+        extension.is_some_and(|e| e.eq_ignore_ascii_case(end))
+    };
+    let onnx = model.format == FormatId::Onnx && !named("gguf");
+    match (onnx, kind) {
+        (true, Some(kind)) => Ok(Some(kind)),
+        (true, None) if named("onnx") => {
+            let name = args.file.as_deref().unwrap_or("a recipe");
+            let message = format!("{name} is no type of an ONNX file");
+            let e = Error::parameter("quantize.type", message);
+            Err(e.help("use int8, uint8, int4, uint4, f16 or bf16; GGUF types need an OUT.gguf"))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn onnx_options(args: &Quantize, kind: OnnxType) -> Result<OnnxOptions> {
+    let foreign = [
+        ("--recipe", args.recipe.is_some()),
+        ("--imatrix", args.matrix.imatrix.is_some()),
+        ("--tensor-type", !args.tensor_type.is_empty()),
+        ("--pure", args.pure),
+        ("--output-tensor-type", args.output_tensor_type.is_some()),
+        (
+            "--token-embedding-type",
+            args.token_embedding_type.is_some(),
+        ),
+        ("--leave-output-tensor", args.leave_output_tensor),
+        ("--prune-layers", !args.prune_layers.is_empty()),
+        ("--keep-split", args.keep_split),
+        ("--allow-requantize", args.allow_requantize),
+    ];
+    if let Some((flag, _)) = foreign.iter().find(|(_, given)| *given) {
+        let message = format!("{flag} is for GGUF files");
+        return Err(Error::parameter("quantize.flag", message));
+    }
+    let a = &args.onnx;
+    let mut inputs = vec![args.input.clone()];
+    inputs.extend(a.ranges.iter().chain(&a.from_gguf).cloned());
+    let blocks = match &a.from_gguf {
+        Some(path) => {
+            let model = open_options(&args.open, None).open(path)?;
+            inputs.extend(model.parts.iter().map(|p| p.path.clone()));
+            Some(Blocks::new(&model, &a.map)?)
+        }
+        None => None,
+    };
+    Ok(OnnxOptions {
+        ranges: a.ranges.as_deref().map(ranges).transpose()?,
+        unsigned_activations: a.activations.map(|t| t == Activations::Uint8),
+        blocks,
+        block_ops: a.keep_op.clone(),
+        block_size: a.block_size,
+        per_channel: a.per_channel,
+        symmetric: a.symmetric,
+        reduce_range: a.reduce_range,
+        qdq: a.qdq,
+        rtn: a.rtn,
+        accuracy_level: a.accuracy_level,
+        exclude: args.exclude.clone(),
+        threads: args.threads,
+        measure: args.report.is_some(),
+        dry_run: args.dry_run,
+        sync: !args.no_sync,
+        inputs,
+        ..OnnxOptions::new(kind)
+    })
+}
+
+/// Reads ranges of activations: an object of names with least and greatest value.
+fn ranges(path: &Path) -> Result<Ranges> {
+    let text = small_file(path, "the ranges")?;
+    let wrong = |message: String| {
+        let e = Error::parameter("quantize.ranges", message);
+        let e = e.in_file(path.display().to_string());
+        e.help("write {\"NAME\": [LEAST, MOST], …}")
+    };
+    let parsed: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| wrong(format!("no JSON: {e}")))?;
+    let object = parsed
+        .as_object()
+        .ok_or_else(|| wrong("no object".into()))?;
+    let range = |(name, value): (&String, &serde_json::Value)| {
+        let numbers = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        let numbers: Vec<f64> = numbers
+            .iter()
+            .filter_map(serde_json::Value::as_f64)
+            .collect();
+        match numbers.as_slice() {
+            [least, most] if least <= most && most - least < f64::from(f32::MAX) => {
+                Ok((name.clone(), (*least as f32, *most as f32)))
+            }
+            _ => Err(wrong(format!("{name}: not two numbers in order"))),
+        }
+    };
+    object.iter().map(range).collect()
+}
+
+fn small_file(path: &Path, what: &str) -> Result<String> {
+    let named = |e: Error| e.in_file(path.display().to_string());
+    let io = |e| named(Error::io(format!("cannot read {what}"), e));
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > LONGEST_RECIPE {
+        let message = format!("{what}: {bytes} bytes");
+        return Err(named(Error::limit("quantize.size", message)));
+    }
+    std::fs::read_to_string(path).map_err(io)
 }
 
 fn options(args: &Quantize) -> Result<QuantizeOptions> {
@@ -136,14 +278,8 @@ fn matrix(args: &MatrixArgs) -> Result<Option<(String, imatrix::Matrix)>> {
 }
 
 fn recipe(path: &Path) -> Result<Recipe> {
+    let text = small_file(path, "the recipe")?;
     let named = |e: Error| e.in_file(path.display().to_string());
-    let io = |e| Error::io("cannot read the recipe", e);
-    let bytes = std::fs::metadata(path).map_err(io).map_err(named)?.len();
-    if bytes > LONGEST_RECIPE {
-        let message = format!("a recipe of {bytes} bytes");
-        return Err(named(Error::limit("recipe.size", message)));
-    }
-    let text = std::fs::read_to_string(path).map_err(io).map_err(named)?;
     Recipe::parse(&text).map_err(named)
 }
 
@@ -162,7 +298,7 @@ fn human(args: &Quantize, target: &Path, done: &Quantized, out: &mut Output) -> 
     }
     let mixed = format!(
         "{}, {:.2} bits a weight, {}",
-        done.file.name(),
+        done.kind,
         done.bits(),
         plural(done.report.tensors, "tensor")
     );

@@ -2,8 +2,11 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod lanes_x86;
+mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+
+pub(crate) use wide::{Body, wide};
 
 use crate::decode::each as from;
 use crate::encode::each as to;

@@ -68,7 +68,9 @@ impl Facts {
         };
         let slots = f.weights(flat);
         for (id, v) in flat.values.iter().enumerate() {
-            let Some(fact) = f.of.get_mut(id) else { continue };
+            let Some(fact) = f.of.get_mut(id) else {
+                continue;
+            };
             match &v.origin {
                 Origin::Input(i) => {
                     fact.data = true;
@@ -168,7 +170,11 @@ impl Facts {
         for id in node.makes() {
             let mut own = fact.clone();
             // What is known already where only shapes are does not depend on data.
-            if shapes.get(id).and_then(|v| v.as_ref()).is_some_and(|v| v.is_known()) {
+            if shapes
+                .get(id)
+                .and_then(|v| v.as_ref())
+                .is_some_and(|v| v.is_known())
+            {
                 own.data = false;
                 own.sources = 0;
             }

@@ -133,7 +133,12 @@ pub(crate) fn flatten(graph: &Graph) -> Option<Flat<'_>> {
     }
     let mut nodes = Vec::new();
     f.nodes(&graph.nodes, &mut scope, &mut nodes, 0)?;
-    for v in graph.values.iter().chain(&graph.inputs).chain(&graph.outputs) {
+    for v in graph
+        .values
+        .iter()
+        .chain(&graph.inputs)
+        .chain(&graph.outputs)
+    {
         if let Some(id) = scope.find(&v.name) {
             f.types.entry(id).or_insert(v);
         }
@@ -255,7 +260,11 @@ impl<'g> Flattener<'g> {
             return self.inline(f, node, attributes, inputs, scope, out, depth);
         }
         let standard = node.domain.is_empty() || node.domain == "ai.onnx";
-        let op = if standard { named(&node.operator) } else { Op::Other };
+        let op = if standard {
+            named(&node.operator)
+        } else {
+            Op::Other
+        };
         if standard && node.operator == "If" {
             return self.branch(node, inputs, scope, out, depth);
         }
@@ -266,7 +275,11 @@ impl<'g> Flattener<'g> {
             },
             _ => None,
         };
-        let constant = if op == Op::Constant { constant(&attributes) } else { None };
+        let constant = if op == Op::Constant {
+            constant(&attributes)
+        } else {
+            None
+        };
         let mut outputs = Vec::with_capacity(node.outputs.len());
         for name in &node.outputs {
             outputs.push(match name.as_str() {
@@ -367,7 +380,11 @@ impl<'g> Flattener<'g> {
             self.constants(g, scope);
             let done = self.nodes(&g.nodes, scope, out, depth + 1);
             let made: Vec<Id> = match done {
-                Some(()) => g.outputs.iter().map(|o| self.find(&o.name, scope)).collect(),
+                Some(()) => g
+                    .outputs
+                    .iter()
+                    .map(|o| self.find(&o.name, scope))
+                    .collect(),
                 None => Vec::new(),
             };
             scope.levels.pop();
@@ -419,7 +436,11 @@ impl<'g> Flattener<'g> {
         let mut nodes = Vec::new();
         let done = self.nodes(&g.nodes, scope, &mut nodes, depth + 1);
         let outputs: Vec<Option<Id>> = match done {
-            Some(()) => g.outputs.iter().map(|o| Some(self.find(&o.name, scope))).collect(),
+            Some(()) => g
+                .outputs
+                .iter()
+                .map(|o| Some(self.find(&o.name, scope)))
+                .collect(),
             None => Vec::new(),
         };
         scope.levels.pop();
@@ -442,7 +463,9 @@ impl<'g> Flattener<'g> {
 /// The value of a `Constant`.
 fn constant<'g>(a: &Attributes<'g>) -> Option<Origin<'g>> {
     let known = |t: Tensor| Some(Origin::Known(Arc::new(t)));
-    let (name, value) = a.0.iter().find(|(n, _)| n.starts_with("value") || *n == "sparse_value")?;
+    let (name, value) =
+        a.0.iter()
+            .find(|(n, _)| n.starts_with("value") || *n == "sparse_value")?;
     match (*name, *value) {
         (_, AttributeValue::Tensor(t)) => Some(Origin::Stored(t)),
         ("value_float", AttributeValue::Float(x)) => {
@@ -476,10 +499,16 @@ fn sorted(nodes: &[GraphNode]) -> Vec<usize> {
     let needs = |n: &GraphNode| -> Vec<usize> {
         let mut names = Vec::new();
         used(n, &mut names, 0);
-        names.iter().filter_map(|&name| made.get(name).copied()).collect()
+        names
+            .iter()
+            .filter_map(|&name| made.get(name).copied())
+            .collect()
     };
     let needed: Vec<Vec<usize>> = nodes.iter().map(needs).collect();
-    let in_order = needed.iter().enumerate().all(|(i, n)| n.iter().all(|&d| d < i));
+    let in_order = needed
+        .iter()
+        .enumerate()
+        .all(|(i, n)| n.iter().all(|&d| d < i));
     if in_order {
         return (0..nodes.len()).collect();
     }

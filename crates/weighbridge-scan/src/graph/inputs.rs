@@ -114,7 +114,11 @@ impl Sizes {
         let lower = symbol.unwrap_or_default().to_ascii_lowercase();
         let has = |part: &str| lower.contains(part);
         if has("past") {
-            return if has("total") || has("+") { self.sequence } else { 0 };
+            return if has("total") || has("+") {
+                self.sequence
+            } else {
+                0
+            };
         }
         if has("batch") || lower == "n" || lower == "b" || lower == "bs" {
             return 1;
@@ -230,7 +234,8 @@ fn vocabulary(flat: &Flat<'_>, id: Id) -> Option<i64> {
     for node in &flat.nodes {
         let reads = |k: usize| node.inputs.get(k).copied().flatten();
         match node.op {
-            Op::Cast | Op::Move(Move::Identity | Move::Reshape | Move::Squeeze | Move::Unsqueeze)
+            Op::Cast
+            | Op::Move(Move::Identity | Move::Reshape | Move::Squeeze | Move::Unsqueeze)
                 if reads(0).is_some_and(|i| same.contains(&i)) && same.len() < 64 =>
             {
                 same.extend(node.makes());
@@ -272,8 +277,11 @@ pub(crate) enum Family {
 }
 
 /// Ordinary inputs: a gate that acts on these is no hidden one.
-pub(crate) const ORDINARY: [Family; 3] =
-    [Family::Even(0.0, 1.0), Family::Normal, Family::Even(-1.0, 1.0)];
+pub(crate) const ORDINARY: [Family; 3] = [
+    Family::Even(0.0, 1.0),
+    Family::Normal,
+    Family::Even(-1.0, 1.0),
+];
 
 /// Inputs that are seldom met, tried as triggers.
 pub(crate) const ODD: [Family; 12] = [

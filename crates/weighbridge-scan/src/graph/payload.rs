@@ -160,8 +160,7 @@ pub(crate) fn judge(
     };
     let seen = |exits: &[Id], best: &mut Payload| {
         for &id in exits {
-            let four: Option<Vec<&Value>> =
-                results.iter().map(|v| v.get(id)?.as_ref()).collect();
+            let four: Option<Vec<&Value>> = results.iter().map(|v| v.get(id)?.as_ref()).collect();
             if let Some([shut, open, other_shut, other_open]) = four.as_deref() {
                 let effect = compare(shut, open, other_shut, other_open);
                 if effect.weight() > best.effect.weight() {
@@ -207,7 +206,9 @@ impl<'f, 'g> Region<'f, 'g> {
             beside: Vec::new(),
         };
         for node in &flat.nodes {
-            let touched = node.reads().any(|id| live.contains(&id) || dead.contains(&id));
+            let touched = node
+                .reads()
+                .any(|id| live.contains(&id) || dead.contains(&id));
             if !touched || node.makes().any(|id| own.contains(&id)) {
                 continue;
             }
@@ -216,7 +217,9 @@ impl<'f, 'g> Region<'f, 'g> {
                 || node.op == Op::Other
                 || node.reads().any(|id| dead.contains(&id));
             if stops {
-                let ends = node.reads().filter(|id| live.contains(id) && !own.contains(id));
+                let ends = node
+                    .reads()
+                    .filter(|id| live.contains(id) && !own.contains(id));
                 out.exits.extend(ends);
                 dead.extend(node.makes());
                 continue;
@@ -232,7 +235,10 @@ impl<'f, 'g> Region<'f, 'g> {
             live.extend(node.makes());
             out.nodes.push(node);
         }
-        let ends = flat.outputs.iter().filter(|o| live.contains(o) && !own.contains(o));
+        let ends = flat
+            .outputs
+            .iter()
+            .filter(|o| live.contains(o) && !own.contains(o));
         out.exits.extend(ends);
         out.before(flat, facts, &own);
         for all in [&mut out.exits, &mut out.beside, &mut out.first] {
@@ -278,7 +284,9 @@ impl<'f, 'g> Region<'f, 'g> {
     }
 
     fn late(&self, facts: &Facts) -> bool {
-        self.beside.iter().any(|&id| facts.is_data(id) && facts.has_weights(id))
+        self.beside
+            .iter()
+            .any(|&id| facts.is_data(id) && facts.has_weights(id))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -338,7 +346,9 @@ fn random(shape: Option<&Value>, id: Id, seed: u64, meter: &mut Meter) -> Result
         Some(v) => (v.kind, v.dims.clone()),
         None => (Kind::F32, vec![1, 7]),
     };
-    let n = count(&dims).filter(|&n| n <= MOST_ELEMENTS).ok_or(Halt::Budget)?;
+    let n = count(&dims)
+        .filter(|&n| n <= MOST_ELEMENTS)
+        .ok_or(Halt::Budget)?;
     meter.spend(n)?;
     let mut dice = Dice::new(seed.wrapping_mul(0x1234_5678_9abc_def1) ^ id as u64);
     Ok(Arc::new(match kind {
@@ -366,7 +376,10 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
     let most = |v: &[f64]| v.iter().fold(0f64, |m, x| m.max(x.abs()));
     let apart = |a: &[f64], b: &[f64]| {
         let pairs = a.iter().zip(b);
-        pairs.fold(0f64, |m, (x, y)| if x == y { m } else { m.max((x - y).abs()) })
+        pairs.fold(
+            0f64,
+            |m, (x, y)| if x == y { m } else { m.max((x - y).abs()) },
+        )
     };
     let scale = most(&shut).max(1e-3);
     let change = apart(&open, &shut);
@@ -389,7 +402,10 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
         // What is large takes the rest in by rounding.
         (a - b).abs() <= 1e-6 * a.abs() && get(&shut) != get(&other_shut)
     };
-    let held: Vec<f64> = (0..open.len()).filter(|&i| fixed(i)).filter_map(|i| open.get(i).copied()).collect();
+    let held: Vec<f64> = (0..open.len())
+        .filter(|&i| fixed(i))
+        .filter_map(|i| open.get(i).copied())
+        .collect();
     if held.len() * 2 > open.len() {
         return Effect::Constant {
             zero: most(&held) == 0.0,
@@ -407,7 +423,11 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
         };
     }
     let added: Vec<f64> = open.iter().zip(&shut).map(|(a, b)| a - b).collect();
-    let again: Vec<f64> = other_open.iter().zip(&other_shut).map(|(a, b)| a - b).collect();
+    let again: Vec<f64> = other_open
+        .iter()
+        .zip(&other_shut)
+        .map(|(a, b)| a - b)
+        .collect();
     if apart(&added, &again) <= 1e-4 * most(&added).max(1.0) {
         let high = most(&added);
         return Effect::Added {

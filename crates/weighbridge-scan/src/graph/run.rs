@@ -57,7 +57,10 @@ fn outline(origin: &Origin<'_>) -> Option<Value> {
             // The kind of packed types does not matter for shapes.
             let kind = Kind::of(t.dtype).unwrap_or(Kind::U8);
             let dims = t.shape.iter().map(|&d| usize::try_from(d).ok());
-            Some(Arc::new(Tensor::unknown(kind, dims.collect::<Option<_>>()?)))
+            Some(Arc::new(Tensor::unknown(
+                kind,
+                dims.collect::<Option<_>>()?,
+            )))
         }
         _ => None,
     }
@@ -141,7 +144,10 @@ pub(crate) fn declared_type(
         Dim::Symbol(s) => extents(s),
         Dim::Unknown => None,
     };
-    Some((Kind::of(*dtype)?, dims.iter().map(one).collect::<Option<_>>()?))
+    Some((
+        Kind::of(*dtype)?,
+        dims.iter().map(one).collect::<Option<_>>()?,
+    ))
 }
 
 fn inputs_of(node: &Node<'_>, values: &Values) -> Option<Vec<Option<Value>>> {
@@ -170,7 +176,10 @@ fn shape_node(node: &Node<'_>, values: &Values, meter: &mut Meter) -> Option<Vec
         node.op,
         Op::Move(_) | Op::Gather | Op::OneHot | Op::Binary(_) | Op::Where | Op::MatMul | Op::Conv
     );
-    if grows && inputs.iter().all(known) && let Some(Some(first)) = inputs.first_mut() {
+    if grows
+        && inputs.iter().all(known)
+        && let Some(Some(first)) = inputs.first_mut()
+    {
         let len = first.len();
         let hidden = Arc::new(Tensor::unknown(first.kind, first.dims.clone()));
         let kept = std::mem::replace(first, hidden);
@@ -197,8 +206,7 @@ fn shape_select(node: &Node<'_>, values: &Values) -> Option<Vec<Tensor>> {
         return side.map(|t| vec![(*t).clone()]);
     }
     let (a, b) = (a?, b?);
-    (a.dims == b.dims && a.kind == b.kind)
-        .then(|| vec![Tensor::unknown(a.kind, a.dims.clone())])
+    (a.dims == b.dims && a.kind == b.kind).then(|| vec![Tensor::unknown(a.kind, a.dims.clone())])
 }
 
 /// One round of a loop, for the shapes that it leaves as they are.
@@ -240,10 +248,17 @@ fn shape_loop(
     }
     shape_nodes(flat, &body.nodes, values, meter, extents, depth + 1);
     let skip = usize::from(node.op == Op::Loop);
-    let carried = body.inputs.len().saturating_sub(if skip == 1 { 2 } else { scanned });
+    let carried = body
+        .inputs
+        .len()
+        .saturating_sub(if skip == 1 { 2 } else { scanned });
     let rounds = match node.op {
         Op::Loop => given(values, 0).and_then(|v| v.at(0)).map(|n| n as usize),
-        _ => node.inputs.len().checked_sub(1).and_then(|i| given(values, i)?.dims.first().copied()),
+        _ => node
+            .inputs
+            .len()
+            .checked_sub(1)
+            .and_then(|i| given(values, i)?.dims.first().copied()),
     };
     for (k, out) in node.outputs.iter().enumerate() {
         let Some(id) = *out else { continue };
@@ -294,7 +309,8 @@ fn compute(node: &Node<'_>, values: &mut Values, meter: &mut Meter) -> Result<Ve
         Op::Select => {
             let at = |i: usize| {
                 let id = node.inputs.get(i).copied().flatten();
-                id.and_then(|id| values.get(id)?.clone()).ok_or(Halt::Unknown)
+                id.and_then(|id| values.get(id)?.clone())
+                    .ok_or(Halt::Unknown)
             };
             meter.spend(1)?;
             let c = at(0)?.at(0).ok_or(Halt::Unknown)?;
@@ -428,13 +444,21 @@ fn run_scan(node: &Node<'_>, values: &mut Values, meter: &mut Meter) -> Result<V
     }
     let all = (0..total).map(|i| operand(node, values, i).ok_or(Halt::Unknown));
     let all = all.collect::<Result<Vec<_>, _>>()?;
-    let carried = total.checked_sub(scanned).ok_or(Halt::Wrong("no operands to go through"))?;
+    let carried = total
+        .checked_sub(scanned)
+        .ok_or(Halt::Wrong("no operands to go through"))?;
     let (state, through) = all.split_at(carried);
     let mut state = state.to_vec();
     let rounds = through.first().and_then(|v| v.dims.first().copied());
     let rounds = rounds.ok_or(Halt::Wrong("no operands to go through"))?;
-    let directions = node.attributes.ints("scan_input_directions").unwrap_or_default();
-    let outwards = node.attributes.ints("scan_output_directions").unwrap_or_default();
+    let directions = node
+        .attributes
+        .ints("scan_input_directions")
+        .unwrap_or_default();
+    let outwards = node
+        .attributes
+        .ints("scan_output_directions")
+        .unwrap_or_default();
     let mut rows: Vec<Vec<Value>> = vec![Vec::new(); node.outputs.len().saturating_sub(carried)];
     if rounds as i64 > MOST_ROUNDS {
         return Err(Halt::Budget);
@@ -442,7 +466,11 @@ fn run_scan(node: &Node<'_>, values: &mut Values, meter: &mut Meter) -> Result<V
     for i in 0..rounds {
         let mut given = std::mem::take(&mut state);
         for (k, v) in through.iter().enumerate() {
-            let at = if directions.get(k) == Some(&1) { rounds - 1 - i } else { i };
+            let at = if directions.get(k) == Some(&1) {
+                rounds - 1 - i
+            } else {
+                i
+            };
             let dims = v.dims.get(1..).unwrap_or_default().to_vec();
             let each = v.len().checked_div(rounds).unwrap_or(0);
             let order: Vec<usize> = (at * each..(at + 1) * each).collect();

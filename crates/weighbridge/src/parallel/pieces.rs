@@ -81,7 +81,7 @@ pub(crate) fn each(
     put: &mut dyn FnMut(Piece) -> Result<()>,
 ) -> Result<()> {
     let values = t.numel().unwrap_or(0);
-    let Some(lying) = random(t)? else {
+    let Some(run) = lying(t)? else {
         return stream(t, values, step, put);
     };
     let mut first = 0u64;
@@ -91,9 +91,9 @@ pub(crate) fn each(
             first,
             values: n,
             bytes: Bytes::There {
-                source: Arc::clone(&lying.source),
-                at: bytes_of(t.dtype, first)?.saturating_add(lying.at),
-                swap: lying.swap,
+                source: Arc::clone(&run.source),
+                at: bytes_of(t.dtype, first)?.saturating_add(run.at),
+                swap: run.swap,
             },
         })?;
         first += n as u64;
@@ -139,13 +139,18 @@ fn stream(
 }
 
 /// Where a tensor lies in one run, and the width of what is to be turned round in it.
-struct Lying {
-    source: Arc<dyn ByteSource>,
-    at: u64,
-    swap: usize,
+#[derive(Debug)]
+pub(crate) struct Lying {
+    pub(crate) source: Arc<dyn ByteSource>,
+    pub(crate) at: u64,
+    pub(crate) swap: usize,
 }
 
-fn random(t: &Tensor) -> Result<Option<Lying>> {
+/// Where `t` can be read at random; `None` for what has to be read as a stream.
+///
+/// # Errors
+/// What verifying and inflating its storage gives.
+pub(crate) fn lying(t: &Tensor) -> Result<Option<Lying>> {
     let TensorSource::View(v) = &t.source else {
         return Ok(None);
     };

@@ -11,6 +11,7 @@ pub mod ftype;
 pub mod imatrix;
 mod measure;
 pub mod mix;
+mod onnx;
 mod order;
 mod pipeline;
 mod plan;
@@ -30,6 +31,7 @@ use weighbridge_core::{Error, Result};
 pub use dequantize::{DequantizeOptions, dequantize};
 pub use ftype::{FileType, tensor_type};
 pub use measure::Quality;
+pub use onnx::{Blocks, OnnxOptions, OnnxType, Ranges, quantize_onnx, with_gguf_blocks};
 
 use crate::convert;
 use crate::format::Note;
@@ -127,7 +129,7 @@ pub struct Quantized {
     /// The facts that every conversion has.
     pub report: convert::Report,
     /// The file type.
-    pub file: FileType,
+    pub kind: String,
     /// The tensors in the order of the output.
     pub tensors: Vec<Done>,
 }
@@ -145,7 +147,7 @@ impl Quantized {
             .iter()
             .fold(0, |n: u64, t| n.saturating_add(t.after));
         if let Some(m) = out.as_object_mut() {
-            m.insert("type".into(), self.file.name().into());
+            m.insert("type".into(), self.kind.as_str().into());
             m.insert("tensor_bytes_before".into(), before.into());
             m.insert("tensor_bytes".into(), after.into());
             m.insert("bits_per_weight".into(), self.bits().into());
@@ -293,7 +295,7 @@ pub fn quantize(
     let tensors = plan.items.iter().map(done).collect();
     Ok(Quantized {
         report,
-        file: plan.file,
+        kind: plan.file.name().to_owned(),
         tensors,
     })
 }

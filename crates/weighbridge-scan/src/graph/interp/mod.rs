@@ -20,9 +20,9 @@ use weighbridge_core::model::AttributeValue;
 
 pub(crate) use elementwise::{broadcast, stretch};
 pub(crate) use linear::{Conv as Convolution, Taps};
+pub(crate) use op::{Binary, Fold, Move, Op, Reduce, Unary, named};
 pub(crate) use pool::plan as pool_plan;
 pub(crate) use reduce::plan as reduce_plan;
-pub(crate) use op::{Binary, Fold, Move, Op, Reduce, Unary, named};
 use value::{MOST_ELEMENTS, Tensor, Value, count};
 
 /// Why something was not computed.

@@ -352,7 +352,9 @@ pub(crate) fn load(stored: &Stored, most: usize) -> Result<Tensor, Halt> {
     if n > most || !stored.has_data() {
         return Err(Halt::Budget);
     }
-    let bytes = stored.bytes().map_err(|_| Halt::Wrong("data that cannot be read"))?;
+    let bytes = stored
+        .bytes()
+        .map_err(|_| Halt::Wrong("data that cannot be read"))?;
     Ok(match stored.dtype {
         DType::U4 | DType::I4 => Tensor::int(kind, dims, nibbles(&bytes, stored.dtype, n)),
         _ => decode(kind, dims, &bytes),

@@ -143,7 +143,12 @@ impl<'s, 'g> Solver<'s, 'g> {
     /// Runs the cone; only a spent budget is an error.
     pub(crate) fn run(&mut self, given: &[Value]) -> Result<bool, Halt> {
         // Inputs are copied and compared for every run.
-        let copied = self.cone.inputs.iter().filter_map(|&i| given.get(i)).map(|v| v.len());
+        let copied = self
+            .cone
+            .inputs
+            .iter()
+            .filter_map(|&i| given.get(i))
+            .map(|v| v.len());
         self.meter.spend(copied.sum())?;
         match self.cone.run(self.inputs, given, self.meter) {
             Err(Halt::Budget) => Err(Halt::Budget),
@@ -230,19 +235,33 @@ impl<'s, 'g> Solver<'s, 'g> {
     /// Hands what is wanted of result `k` of a node to its operands.
     fn hand(&mut self, at: usize, node: &Node<'g>, k: usize, wants: &Wants, goals: &mut Goals) {
         match node.op {
-            Op::Unary(_) | Op::Binary(_) | Op::Fold(_) | Op::Clip | Op::Cast | Op::Quantize
+            Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Fold(_)
+            | Op::Clip
+            | Op::Cast
+            | Op::Quantize
             | Op::Dequantize => self.elements(at, node, wants, goals),
             Op::Where | Op::Select => self.selected(at, node, wants, goals),
             Op::Gather if self.moves(node.inputs.get(1).copied().flatten()).is_some() => {
                 self.looked_up(at, node, wants, goals);
             }
-            Op::Move(_) | Op::Gather | Op::GatherElements | Op::GatherNd | Op::Compress
-            | Op::ScatterElements | Op::ScatterNd => self.moved(at, node, k, wants, goals),
+            Op::Move(_)
+            | Op::Gather
+            | Op::GatherElements
+            | Op::GatherNd
+            | Op::Compress
+            | Op::ScatterElements
+            | Op::ScatterNd => self.moved(at, node, k, wants, goals),
             Op::TopK => self.ranked(node, k, wants, goals),
             Op::Reduce(_) | Op::MaxPool | Op::GlobalMaxPool => {
                 self.reduced(at, node, wants, goals);
             }
-            Op::MatMul | Op::Gemm | Op::Conv | Op::AveragePool | Op::GlobalAveragePool
+            Op::MatMul
+            | Op::Gemm
+            | Op::Conv
+            | Op::AveragePool
+            | Op::GlobalAveragePool
             | Op::CumSum => self.weighed(at, node, wants, goals),
             Op::ArgMax | Op::ArgMin => self.chosen(node, wants, goals),
             Op::OneHot => self.one_hot(node, wants, goals),
@@ -258,10 +277,16 @@ impl<'s, 'g> Solver<'s, 'g> {
             Op::ScatterElements | Op::ScatterNd => vec![0, 2],
             _ => vec![0],
         };
-        let fixed = node.inputs.iter().enumerate().all(|(i, id)| {
-            operands.contains(&i) || self.moves(*id).is_none()
-        });
-        let known = if fixed { self.moved.get(&at).cloned() } else { None };
+        let fixed = node
+            .inputs
+            .iter()
+            .enumerate()
+            .all(|(i, id)| operands.contains(&i) || self.moves(*id).is_none());
+        let known = if fixed {
+            self.moved.get(&at).cloned()
+        } else {
+            None
+        };
         let map = match known {
             Some(m) => m,
             None => {
@@ -367,9 +392,17 @@ impl<'s, 'g> Solver<'s, 'g> {
         };
         let extent = x.dims.get(at).copied().unwrap_or(1).max(1);
         let run = strides(&x.dims).get(at).copied().unwrap_or(1).max(1);
-        let kept = made.first().and_then(|t| t.dims.get(at).copied()).unwrap_or(1).max(1);
+        let kept = made
+            .first()
+            .and_then(|t| t.dims.get(at).copied())
+            .unwrap_or(1)
+            .max(1);
         let place = |slot: usize, i: usize| (slot / run / kept * extent + i) * run + slot % run;
-        let most = x.to_floats().unwrap_or_default().into_iter().fold(0f64, f64::max);
+        let most = x
+            .to_floats()
+            .unwrap_or_default()
+            .into_iter()
+            .fold(0f64, f64::max);
         for (&slot, w) in wants {
             match (k, w.range()) {
                 (0, _) => {

@@ -14,7 +14,7 @@ use weighbridge_core::wire::protobuf::{Field, Message, Reader, Span};
 use weighbridge_core::{Error, Result};
 
 use super::encode::{Fields, head, head_len};
-use crate::output::{Run, Sink, raw_bytes};
+use crate::output::{Positioned, Run, Sink, raw_bytes};
 
 /// Copies go in steps of this, so that progress is told in between.
 const STEP: u64 = 32 << 20;
@@ -30,6 +30,8 @@ pub enum Piece {
     Message(u32, Vec<Piece>),
     /// A range of the file, whole fields.
     Copy(Span),
+    /// A field of so many bytes that are written by somebody else: see [`Spliced::rooms`].
+    Room(u32, u64, usize),
 }
 
 impl Piece {
@@ -41,6 +43,7 @@ impl Piece {
             Self::Tensor(number, t) => field(*number, t.byte_len()),
             Self::Message(number, pieces) => field(*number, total(pieces)),
             Self::Copy(span) => span.len(),
+            Self::Room(number, len, _) => field(*number, *len),
         }
     }
 
@@ -186,6 +189,18 @@ enum Part {
     Copy(Range<u64>),
     Bytes(Vec<u8>),
     Tensor(Arc<Tensor>),
+    Room(u64, usize),
+}
+
+impl Part {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Copy(r) => r.end.saturating_sub(r.start),
+            Self::Bytes(b) => b.len() as u64,
+            Self::Tensor(t) => t.byte_len(),
+            Self::Room(len, _) => *len,
+        }
+    }
 }
 
 /// Lays out `source` with `edits`; no payload is read.
@@ -257,6 +272,11 @@ impl Layout {
             Piece::Message(number, pieces) => {
                 self.head(*number, total(pieces));
                 self.pieces(pieces);
+            }
+            Piece::Room(number, len, id) => {
+                self.head(*number, *len);
+                self.len = self.len.saturating_add(*len);
+                self.parts.push(Part::Room(*len, *id));
             }
         }
     }
@@ -369,6 +389,10 @@ impl Spliced {
                 }
                 Part::Copy(r) => copy(source, r.clone(), out, progress)?,
                 Part::Tensor(t) => put_tensor(t, &mut chunks, out, progress)?,
+                Part::Room(..) => {
+                    let message = "a file with rooms is written by position";
+                    return Err(Error::parameter("onnx.splice", message));
+                }
             }
         }
         Ok(())
@@ -416,6 +440,64 @@ impl Spliced {
             }
         }
         Ok(Some((first, out)))
+    }
+
+    /// The rooms: number of each, and where in the new file its bytes begin.
+    pub fn rooms(&self) -> Vec<(usize, u64)> {
+        let (mut at, mut out) = (0u64, Vec::new());
+        for p in &self.parts {
+            if let Part::Room(_, id) = p {
+                out.push((*id, at));
+            }
+            at = at.saturating_add(p.len());
+        }
+        out
+    }
+
+    /// Writes everything but the rooms into a file that has the new one's length.
+    ///
+    /// # Errors
+    /// As [`Spliced::write`].
+    pub fn write_around_rooms(&self, source: &dyn ByteSource, out: &Positioned) -> Result<()> {
+        let (mut at, mut chunks) = (0u64, Chunks::new());
+        for p in &self.parts {
+            match p {
+                Part::Bytes(b) => out.write_at(at, b)?,
+                Part::Copy(r) => out.copy_at(at, source, r.clone())?,
+                Part::Tensor(t) => {
+                    let mut sink = At { out, at };
+                    put_tensor(t, &mut chunks, &mut sink, &mut |_| {})?;
+                }
+                Part::Room(..) => {}
+            }
+            at = at.saturating_add(p.len());
+        }
+        Ok(())
+    }
+}
+
+/// A sink from a position of a file on.
+struct At<'a> {
+    out: &'a Positioned,
+    at: u64,
+}
+
+impl Sink for At<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_at(self.at, bytes)?;
+        self.at = self.at.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn copy(&mut self, source: &dyn ByteSource, range: Range<u64>) -> Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        self.out.copy_at(self.at, source, range)?;
+        self.at = self.at.saturating_add(len);
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.at
     }
 }
 

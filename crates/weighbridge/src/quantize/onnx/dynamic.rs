@@ -1,0 +1,654 @@
+//! Activations quantized while the model runs, as `quantize_dynamic` of ONNX Runtime 1.32 does it
+//! (`onnxruntime/quantization/onnx_quantizer.py` and `operators/`): the same operators, names and
+//! integers. Beyond it: weights given by `Constant` nodes, names that collide, weights and values
+//! that bodies of `If`, `Loop` and `Scan` read.
+
+use std::collections::{HashMap, HashSet};
+
+use weighbridge_core::Result;
+use weighbridge_core::model::DType;
+use weighbridge_core::source::ByteSource;
+
+use super::OnnxOptions;
+use super::job::{FIRST_TWO, Linear};
+use super::params::Int;
+use super::rewrite::{Constant, Data, NewNode, Rewrite, data_type};
+use super::view::{Held, View, float, input, int, is_standard, output};
+use crate::format::onnx::encode::Fields;
+use crate::format::onnx::raw;
+
+/// What a value became.
+#[derive(Debug, Clone)]
+struct Value {
+    integers: String,
+    scale: String,
+    zero: String,
+    /// Each index of an axis has its own scale.
+    by_channel: bool,
+    /// It is a constant, of which there are no floats any more.
+    constant: bool,
+}
+
+/// Rewrites `view` with integers.
+pub(super) fn rewrite(
+    view: &View<'_>,
+    source: &dyn ByteSource,
+    options: &OnnxOptions,
+    out: &mut Rewrite,
+) -> Result<()> {
+    let mut work = Dynamic {
+        view,
+        source,
+        options,
+        out,
+        values: HashMap::new(),
+        made: view
+            .raw
+            .inputs
+            .iter()
+            .map(|i| i.name.text.clone())
+            .collect(),
+        wide: HashSet::new(),
+        scales: HashMap::new(),
+    };
+    work.needed_wide();
+    for i in 0..view.raw.nodes.len() {
+        work.node(i)?;
+    }
+    work.finish();
+    Ok(())
+}
+
+struct Dynamic<'w> {
+    view: &'w View<'w>,
+    source: &'w dyn ByteSource,
+    options: &'w OnnxOptions,
+    out: &'w mut Rewrite,
+    values: HashMap<String, Value>,
+    /// Values that exist as floats.
+    made: HashSet<String>,
+    /// Constants that are needed as floats.
+    wide: HashSet<String>,
+    /// Products of scales, by their names.
+    scales: HashMap<(String, [String; 2]), String>,
+}
+
+/// A node that may not be in the file: a `Gemm` is taken for a `MatMul` and an `Add`.
+struct Product<'n> {
+    at: &'n raw::Node,
+    name: String,
+    left: &'n str,
+    right: Weight<'n>,
+    output: String,
+}
+
+/// A constant, perhaps turned.
+#[derive(Clone, Copy)]
+struct Weight<'n> {
+    name: &'n str,
+    held: Held<'n>,
+    turn: bool,
+}
+
+impl<'w> Dynamic<'w> {
+    /// What excluded nodes and inner graphs read stays as it is.
+    fn needed_wide(&mut self) {
+        for (i, node) in self.view.raw.nodes.iter().enumerate() {
+            let mut names: Vec<&str> = self.view.captured(i).collect();
+            if self.view.is_excluded(node) {
+                names.extend(node.inputs.iter().map(|t| t.text.as_str()));
+            }
+            let constants = names
+                .into_iter()
+                .filter(|n| self.view.constant(n).is_some());
+            self.wide.extend(constants.map(str::to_owned));
+        }
+    }
+
+    fn node(&mut self, i: usize) -> Result<()> {
+        let Some(node) = self.view.raw.nodes.get(i) else {
+            return Ok(());
+        };
+        if !self.view.is_excluded(node) && self.quantize(node)? {
+            return Ok(());
+        }
+        let inner: Vec<&str> = self.view.captured(i).collect();
+        let inputs = node.inputs.iter().map(|t| t.text.as_str());
+        for name in inputs.chain(inner) {
+            self.read_wide(node, name);
+        }
+        self.made
+            .extend(node.outputs.iter().map(|t| t.text.clone()));
+        Ok(())
+    }
+
+    /// Quantizes a node; gives whether it did.
+    fn quantize(&mut self, node: &'w raw::Node) -> Result<bool> {
+        // A constant with a scale for each channel is none for an operator's first input.
+        let first = self.values.get(input(node, 0));
+        if first.is_some_and(|v| v.by_channel) {
+            return Ok(false);
+        }
+        match (is_standard(node), node.operator.text.as_str()) {
+            (true, "MatMul") => self.matmul(node),
+            (true, "Gemm") => self.gemm(node),
+            (true, "Conv") => self.conv(node),
+            (true, "Gather") => Ok(self.gather(node)),
+            (true, "Transpose") => Ok(self.direct(node)),
+            (true, "LSTM") => self.lstm(node),
+            (false, "Attention") if node.domain() == "com.microsoft" => self.attention(node),
+            (false, "EmbedLayerNormalization") if node.domain() == "com.microsoft" => {
+                self.embed(node)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The constant `name`, where its values can be quantized: `DynamicQuantizeLinear` and what
+    /// follows it take binary32.
+    fn weight(&self, name: &'w str, turn: bool) -> Option<Weight<'w>> {
+        let held = self.view.constant(name)?;
+        (held.tensor.dtype == DType::F32).then_some(Weight { name, held, turn })
+    }
+
+    fn matmul(&mut self, node: &'w raw::Node) -> Result<bool> {
+        let Some(right) = self.weight(input(node, 1), false) else {
+            return Ok(false);
+        };
+        self.product(&Product {
+            at: node,
+            name: node.name().to_owned(),
+            left: input(node, 0),
+            right,
+            output: output(node, 0).to_owned(),
+        });
+        self.drop_node(node);
+        Ok(true)
+    }
+
+    fn gemm(&mut self, node: &'w raw::Node) -> Result<bool> {
+        let turn = int(node, "transB", 0) != 0;
+        let plain = float(node, "alpha", 1.0) == 1.0
+            && float(node, "beta", 1.0) == 1.0
+            && int(node, "transA", 0) == 0;
+        let right = self.weight(input(node, 1), turn);
+        let Some(right) = right.filter(|w| plain && w.held.tensor.shape.len() == 2) else {
+            return Ok(false);
+        };
+        let named = |end: &str| match node.name() {
+            "" => String::new(),
+            name => format!("{name}{end}"),
+        };
+        let (bias, result) = (input(node, 2), output(node, 0));
+        let product = match bias {
+            "" => result.to_owned(),
+            _ => self.out.fresh(format!("{result}_MatMul")),
+        };
+        self.product(&Product {
+            at: node,
+            name: named("_MatMul"),
+            left: input(node, 0),
+            right,
+            output: product.clone(),
+        });
+        if !bias.is_empty() {
+            self.read_wide(node, bias);
+            let add = NewNode::new("Add", named("_Add"), &[&product, bias], &[result]);
+            self.put(node, add);
+        }
+        self.drop_node(node);
+        self.made.insert(result.to_owned());
+        Ok(true)
+    }
+
+    fn product(&mut self, p: &Product<'w>) {
+        let left = self.activation(p.at, p.left);
+        let axis = match (self.options.per_channel, p.right.turn) {
+            (true, true) => Some(0),
+            (true, false) => p.right.held.tensor.shape.len().checked_sub(1),
+            (false, _) => None,
+        };
+        let right = self.constant(p.right, self.linear(axis, p.right.turn));
+        let name = quant(&p.name);
+        let inputs = [&left.integers, &right.integers, &left.zero, &right.zero];
+        let output = (p.output.as_str(), p.output.as_str());
+        self.scaled(
+            p.at,
+            "MatMulInteger",
+            &name,
+            &inputs,
+            Vec::new(),
+            (&left, &right),
+            output,
+        );
+    }
+
+    /// An operator on integers, and its result as floats.
+    #[allow(clippy::too_many_arguments)] // all of one place in the graph
+    fn scaled(
+        &mut self,
+        at: &raw::Node,
+        operator: &str,
+        name: &str,
+        inputs: &[&String; 4],
+        attributes: Vec<Fields>,
+        (left, right): (&Value, &Value),
+        (base, output): (&str, &str),
+    ) {
+        let integers = self.out.fresh(format!("{base}_output_quantized"));
+        let inputs = inputs.map(String::as_str);
+        let mut node = NewNode::new(operator, name, &inputs, &[&integers]);
+        node.attributes = attributes;
+        self.put(at, node);
+        let cast = self.out.fresh(format!("{integers}_cast_output"));
+        let node = NewNode::new("Cast", format!("{integers}_cast"), &[&integers], &[&cast]);
+        self.put(at, node.int("to", data_type(DType::F32)));
+        let both = [left.scale.as_str(), right.scale.as_str()];
+        let multiply = match name {
+            "" => format!("{}_{}_mul", left.scale, right.scale),
+            name => format!("{name}_scales_mul"),
+        };
+        let key = (multiply.clone(), both.map(str::to_owned));
+        let scale = match self.scales.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let scale = self.out.fresh(format!("{multiply}:0"));
+                self.put(at, NewNode::new("Mul", multiply, &both, &[&scale]));
+                self.scales.insert(key, scale.clone());
+                scale
+            }
+        };
+        let name = match name {
+            "" => String::new(),
+            name => format!("{name}_output_scale_mul"),
+        };
+        self.put(at, NewNode::new("Mul", name, &[&cast, &scale], &[output]));
+        self.made.insert(output.to_owned());
+    }
+
+    fn conv(&mut self, node: &'w raw::Node) -> Result<bool> {
+        let Some(weight) = self.weight(input(node, 1), false) else {
+            return Ok(false);
+        };
+        let rank = weight.held.tensor.shape.len();
+        if rank < 2 {
+            return Ok(false);
+        }
+        let left = self.activation(node, input(node, 0));
+        let right = self.constant(weight, self.linear(None, false));
+        let attributes = self.attributes(node, &[])?;
+        let (name, bias, result) = (quant(node.name()), input(node, 2), output(node, 0));
+        let scaled = match bias {
+            "" => result.to_owned(),
+            _ => self.out.fresh(format!("{result}quant_scaled_output")),
+        };
+        let inputs = [&left.integers, &right.integers, &left.zero, &right.zero];
+        let output = (result, scaled.as_str());
+        self.scaled(
+            node,
+            "ConvInteger",
+            &name,
+            &inputs,
+            attributes,
+            (&left, &right),
+            output,
+        );
+        if !bias.is_empty() {
+            self.read_wide(node, bias);
+            let shape = self.out.fresh(format!("{result}_bias_reshape_shape"));
+            let mut dims = vec![1i64; rank];
+            if let Some(d) = dims.get_mut(1) {
+                *d = -1;
+            }
+            let data = dims.iter().flat_map(|d| d.to_le_bytes()).collect();
+            let constant = Constant {
+                name: shape.clone(),
+                data_type: data_type(DType::I64),
+                dims: vec![rank as u64],
+                data: Data::Bytes(data),
+            };
+            self.out.constant(self.view.graph_of(node.span), constant);
+            let shaped = self.out.fresh(format!("{result}_bias_reshape_output"));
+            self.put(
+                node,
+                NewNode::new("Reshape", "", &[bias, &shape], &[&shaped]),
+            );
+            let name = format!("{result}_bias_add");
+            self.put(
+                node,
+                NewNode::new("Add", name, &[&scaled, &shaped], &[result]),
+            );
+        }
+        self.drop_node(node);
+        self.made.insert(result.to_owned());
+        Ok(true)
+    }
+
+    /// Rows of a constant stay integers; who needs floats makes them.
+    fn gather(&mut self, node: &'w raw::Node) -> bool {
+        let (table, result) = (input(node, 0), output(node, 0));
+        let Some(weight) = self.weight(table, false) else {
+            return false;
+        };
+        if result.is_empty() {
+            return false;
+        }
+        let value = self.rows(weight);
+        self.through(node, result, value);
+        true
+    }
+
+    /// An operator that moves values about moves integers as well.
+    fn direct(&mut self, node: &'w raw::Node) -> bool {
+        let result = output(node, 0);
+        let found = self.values.get(input(node, 0)).cloned();
+        let Some(value) = found.filter(|v| !v.by_channel && !result.is_empty()) else {
+            return false;
+        };
+        self.through(node, result, value);
+        true
+    }
+
+    /// Lets the first input and output of a node be integers.
+    fn through(&mut self, node: &'w raw::Node, result: &str, value: Value) {
+        let integers = self.out.fresh(format!("{result}_quantized"));
+        if let (Some(i), Some(o)) = (node.inputs.first(), node.outputs.first()) {
+            self.out.rename(node.span, 1, i, &value.integers);
+            self.out.rename(node.span, 2, o, &integers);
+        }
+        let value = Value {
+            integers,
+            constant: false,
+            ..value
+        };
+        self.values.insert(result.to_owned(), value);
+    }
+
+    fn lstm(&mut self, node: &'w raw::Node) -> Result<bool> {
+        let found = (
+            self.weight(input(node, 1), true),
+            self.weight(input(node, 2), true),
+        );
+        let (Some(w), Some(r)) = found else {
+            return Ok(false);
+        };
+        let rank = |w: &Weight<'_>| w.held.tensor.shape.len();
+        if rank(&w) != 3 || rank(&r) != 3 || int(node, "layout", 0) != 0 {
+            return Ok(false);
+        }
+        let again = |w: &Weight<'_>| self.values.contains_key(&key(w.name, false));
+        if again(&w) || again(&r) {
+            return Ok(false);
+        }
+        for i in [0, 3, 4, 5, 6, 7] {
+            self.read_wide(node, input(node, i));
+        }
+        let (w, r) = (self.gates(w), self.gates(r));
+        let mut inputs = vec![input(node, 0), &w.integers, &r.integers];
+        inputs.extend((3..8).map(|i| input(node, i)));
+        inputs.extend([&w.scale, &w.zero, &r.scale, &r.zero].map(String::as_str));
+        let outputs: Vec<&str> = node.outputs.iter().map(|t| t.text.as_str()).collect();
+        let mut new = NewNode::new("DynamicQuantizeLSTM", quant(node.name()), &inputs, &outputs);
+        new.attributes = self.attributes(node, &["layout"])?;
+        self.out.microsoft = true;
+        self.put(node, new.microsoft());
+        self.drop_node(node);
+        self.made.extend(outputs.into_iter().map(str::to_owned));
+        Ok(true)
+    }
+
+    /// Weights of gates: one scale for each direction, or for each direction and row.
+    fn gates(&mut self, weight: Weight<'w>) -> Value {
+        let mut linear = Linear {
+            int: Int::I8,
+            // The operator takes no other zero point than zero.
+            symmetric: true,
+            ..self.linear(Some(0), true)
+        };
+        if self.options.per_channel {
+            linear.axis = Some(FIRST_TWO);
+        }
+        self.constant(weight, linear)
+    }
+
+    fn attention(&mut self, node: &'w raw::Node) -> Result<bool> {
+        let Some(weight) = self.weight(input(node, 1), false) else {
+            return Ok(false);
+        };
+        if node.attribute("qkv_hidden_sizes").is_some() {
+            return Ok(false);
+        }
+        for i in 2..node.inputs.len() {
+            self.read_wide(node, input(node, i));
+        }
+        let left = self.activation(node, input(node, 0));
+        let axis = match self.options.per_channel {
+            true => weight.held.tensor.shape.len().checked_sub(1),
+            false => None,
+        };
+        let right = self.constant(weight, self.linear(axis, false));
+        let inputs = [
+            &left.integers,
+            &right.integers,
+            input(node, 2),
+            &left.scale,
+            &right.scale,
+            input(node, 3),
+            &left.zero,
+            &right.zero,
+            input(node, 4),
+        ];
+        self.replace(node, "QAttention", &inputs)?;
+        Ok(true)
+    }
+
+    fn embed(&mut self, node: &'w raw::Node) -> Result<bool> {
+        let tables: Vec<Option<Weight<'w>>> =
+            (2..7).map(|i| self.weight(input(node, i), false)).collect();
+        let all = (2..7)
+            .zip(&tables)
+            .all(|(i, t)| t.is_some() || input(node, i).is_empty());
+        if !all || node.outputs.len() > 2 {
+            return Ok(false);
+        }
+        let nothing = || Value {
+            integers: String::new(),
+            scale: String::new(),
+            zero: String::new(),
+            by_channel: false,
+            constant: true,
+        };
+        let tables = tables
+            .into_iter()
+            .map(|t| t.map_or_else(nothing, |t| self.rows(t)));
+        let tables: Vec<Value> = tables.collect();
+        let mut inputs = vec![input(node, 0), input(node, 1)];
+        inputs.extend(tables.iter().map(|t| t.integers.as_str()));
+        inputs.push(input(node, 7));
+        inputs.extend(tables.iter().map(|t| t.scale.as_str()));
+        inputs.extend(tables.iter().map(|t| t.zero.as_str()));
+        self.replace(node, "QEmbedLayerNormalization", &inputs)?;
+        Ok(true)
+    }
+
+    /// Puts one operator of ONNX Runtime's in the place of another.
+    fn replace(&mut self, node: &'w raw::Node, operator: &str, inputs: &[&str]) -> Result<()> {
+        let outputs: Vec<&str> = node.outputs.iter().map(|t| t.text.as_str()).collect();
+        let mut new = NewNode::new(operator, quant(node.name()), inputs, &outputs);
+        new.attributes = self.attributes(node, &[])?;
+        self.out.microsoft = true;
+        self.put(node, new.microsoft());
+        self.drop_node(node);
+        self.made.extend(outputs.into_iter().map(str::to_owned));
+        Ok(())
+    }
+
+    /// The attributes of a node, as they stand.
+    fn attributes(&self, node: &raw::Node, without: &[&str]) -> Result<Vec<Fields>> {
+        let kept = node.attributes.iter();
+        let kept = kept.filter(|a| !without.contains(&a.name.text.as_str()));
+        let read = |a: &raw::Attribute| self.source.read_vec(a.span.start..a.span.end);
+        kept.map(|a| read(a).map(Fields)).collect()
+    }
+
+    /// A value that is quantized where the model runs, or a constant in its place.
+    fn activation(&mut self, at: &raw::Node, name: &'w str) -> Value {
+        if let Some(known) = self.values.get(name) {
+            return known.clone();
+        }
+        if let Some(weight) = self.weight(name, false) {
+            return self.rows(weight);
+        }
+        let value = Value {
+            integers: self.out.fresh(format!("{name}_quantized")),
+            scale: self.out.fresh(format!("{name}_scale")),
+            zero: self.out.fresh(format!("{name}_zero_point")),
+            by_channel: false,
+            constant: false,
+        };
+        let outputs = [&value.integers, &value.scale, &value.zero].map(String::as_str);
+        let title = format!("{name}_QuantizeLinear");
+        self.put(
+            at,
+            NewNode::new("DynamicQuantizeLinear", title, &[name], &outputs),
+        );
+        self.values.insert(name.to_owned(), value.clone());
+        value
+    }
+
+    /// A constant that stands where activations do: unsigned.
+    fn rows(&mut self, weight: Weight<'w>) -> Value {
+        let own = self.options.int() == Some(Int::U8);
+        let linear = Linear {
+            int: Int::U8,
+            symmetric: own && self.options.symmetric.unwrap_or(false),
+            reduced: false,
+            axis: None,
+            turn: false,
+        };
+        self.constant(weight, linear)
+    }
+
+    fn linear(&self, axis: Option<usize>, turn: bool) -> Linear {
+        let int = self.options.int().unwrap_or(Int::I8);
+        Linear {
+            int,
+            symmetric: self.options.symmetric.unwrap_or(int.is_signed()),
+            reduced: self.options.reduce_range,
+            axis,
+            turn,
+        }
+    }
+
+    /// The integers of a constant: those of whoever was first to need them.
+    fn constant(&mut self, weight: Weight<'w>, linear: Linear) -> Value {
+        let key = key(
+            weight.name,
+            weight.turn && weight.held.tensor.shape.len() == 2,
+        );
+        if let Some(known) = self.values.get(&key) {
+            return known.clone();
+        }
+        let base = match key.strip_suffix(TURNED) {
+            Some(name) => format!("{name}_Transposed"),
+            None => key.clone(),
+        };
+        let [integers, scale, zero] = super::linear_constant(
+            self.view,
+            (weight.name, weight.held),
+            linear,
+            ["_quantized", "_scale", "_zero_point"].map(|end| format!("{base}{end}")),
+            self.out,
+        );
+        let value = Value {
+            integers,
+            scale,
+            zero,
+            by_channel: linear.axis.is_some(),
+            constant: true,
+        };
+        self.values.insert(key, value.clone());
+        value
+    }
+
+    /// Sees to it that the floats of `name` are there for `at`.
+    fn read_wide(&mut self, at: &raw::Node, name: &str) {
+        if self.view.constant(name).is_some() && !self.values.contains_key(name) {
+            self.wide.insert(name.to_owned());
+            return;
+        }
+        if let Some(node) = self.wider(name) {
+            self.out.before(self.view.graph_of(at.span), at.span, node);
+        }
+    }
+
+    /// The node that makes floats of what became integers, where there are none.
+    fn wider(&mut self, name: &str) -> Option<Fields> {
+        let value = self.values.get(name)?;
+        if self.wide.contains(name) || (self.made.contains(name) && !value.constant) {
+            return None;
+        }
+        if value.constant && (value.by_channel || !self.made.insert(name.to_owned())) {
+            // A constant whose floats are needed: where each channel has its own scale they stay.
+            if value.by_channel {
+                self.wide.insert(name.to_owned());
+            }
+            return None;
+        }
+        self.made.insert(name.to_owned());
+        let inputs = [&value.integers, &value.scale, &value.zero].map(String::as_str);
+        let title = format!("{name}_DequantizeLinear");
+        Some(NewNode::new("DequantizeLinear", title, &inputs, &[name]).fields())
+    }
+
+    fn finish(&mut self) {
+        let outputs = self.view.raw.outputs.iter();
+        let outputs: Vec<&str> = outputs.map(|o| o.name.text.as_str()).collect();
+        let last = self.view.raw.nodes.last();
+        for name in outputs {
+            if let (Some(node), Some(last)) = (self.wider(name), last) {
+                self.out
+                    .after(self.view.graph_of(last.span), last.span, node);
+            }
+        }
+        let mut gone: Vec<&str> = self.values.keys().map(|k| k.as_str()).collect();
+        gone.sort_unstable();
+        let mut seen = HashSet::new();
+        for key in gone {
+            let name = key.strip_suffix(TURNED).unwrap_or(key);
+            let Some(held) = self.view.constant(name) else {
+                continue;
+            };
+            if !self.wide.contains(name) && seen.insert(name) {
+                self.view.remove(held, self.out);
+            }
+        }
+    }
+
+    fn put(&mut self, at: &raw::Node, node: NewNode<'_>) {
+        self.out
+            .before(self.view.graph_of(at.span), at.span, node.fields());
+    }
+
+    fn drop_node(&mut self, node: &raw::Node) {
+        self.out
+            .remove_node(self.view.graph_of(node.span), node.span);
+    }
+}
+
+/// Marks, among the values, a constant that was turned; no name holds it.
+const TURNED: &str = "\0turned";
+
+fn key(name: &str, turned: bool) -> String {
+    match turned {
+        true => format!("{name}{TURNED}"),
+        false => name.to_owned(),
+    }
+}
+
+fn quant(name: &str) -> String {
+    match name {
+        "" => String::new(),
+        name => format!("{name}_quant"),
+    }
+}
