@@ -18,6 +18,7 @@ pub mod read;
 mod relocate;
 pub mod sniff;
 pub mod splice;
+mod tensors;
 pub mod types;
 pub mod verify;
 pub mod walk;

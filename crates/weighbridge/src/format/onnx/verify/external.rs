@@ -55,8 +55,8 @@ impl<'m> Checker<'m> {
 
     /// How many bytes the tensor takes.
     fn needed(&self, t: &Tensor, dtype: Option<DType>) -> Result<u64> {
-        let dims = super::super::read::shape(&t.dims)?;
-        let n = super::super::read::elements(&dims)?;
+        let dims = super::super::tensors::shape(&t.dims)?;
+        let n = super::super::tensors::elements(&dims)?;
         match dtype {
             Some(DType::Str) => {
                 let message = "texts cannot lie in another file";
