@@ -208,7 +208,7 @@ fn cut(place: &str) -> String {
 
 /// The first steps of a dotted or slashed name, without its last; `None` where it has but one.
 fn subtree(name: &str) -> Option<&str> {
-    let name = name.trim_start_matches('/');
+    let name = name.trim_start_matches(['/', '.']);
     let mut ends = name.match_indices(['.', '/']).map(|(i, _)| i);
     let mut end = ends.next()?;
     for next in ends.take(DEPTH - 1) {

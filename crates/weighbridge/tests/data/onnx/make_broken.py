@@ -10,7 +10,7 @@ in hexadecimal. Nothing is taken from elsewhere: every model is put together her
 import contextlib
 import io
 
-from onnx import AttributeProto, TensorProto, checker, helper
+from onnx import AttributeProto, TensorProto, checker, helper, numpy_helper
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
 CASES = []
@@ -451,6 +451,18 @@ def packed_nibbles_too_few(m):
 def six_bits_with_padding(m):
     t = m.graph.initializer.add(name="s", data_type=TensorProto.FLOAT6E2M3, raw_data=b"\xff")
     t.dims.append(1)
+
+
+@case("-")
+def six_bits_twice(m):
+    """The same values in a field of their own and as the stream of bits that numpy_helper reads."""
+    values = [1, 2, 63, 4, 5]
+    t = m.graph.initializer.add(name="s", data_type=TensorProto.FLOAT6E3M2, int32_data=values)
+    stream = sum(v << 6 * i for i, v in enumerate(values)).to_bytes(4, "little")
+    r = m.graph.initializer.add(name="r", data_type=TensorProto.FLOAT6E3M2, raw_data=stream)
+    t.dims.append(5)
+    r.dims.append(5)
+    assert (numpy_helper.to_array(t) == numpy_helper.to_array(r)).all()
 
 
 @case("onnx.external-location")
