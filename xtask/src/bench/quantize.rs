@@ -27,7 +27,7 @@ const THREADS: [u32; 2] = [1, 2];
 
 /// Seconds that the reference may take in all rounds of a row before no further one is begun: runs
 /// of a minute average out what disturbs runs of a second.
-const ENOUGH: f64 = 100.0;
+const ENOUGH: f64 = 60.0;
 
 /// What the benchmarks run on.
 struct Setup {
