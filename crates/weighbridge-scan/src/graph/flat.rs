@@ -103,6 +103,8 @@ pub(crate) struct Flat<'g> {
     pub(crate) outputs: Vec<Id>,
     /// What the file says of the type of each value.
     pub(crate) types: HashMap<Id, &'g GraphValue>,
+    /// A name that is read before anything makes it, or that nothing makes.
+    pub(crate) broken: Option<&'g str>,
 }
 
 /// Puts everything in place; `None` when that would be too much.
@@ -112,6 +114,7 @@ pub(crate) fn flatten(graph: &Graph) -> Option<Flat<'_>> {
         values: Vec::new(),
         types: HashMap::new(),
         nodes: 0,
+        broken: None,
     };
     for function in &graph.functions {
         let key = (function.domain.as_str(), function.name.as_str());
@@ -146,6 +149,7 @@ pub(crate) fn flatten(graph: &Graph) -> Option<Flat<'_>> {
         inputs,
         outputs,
         types: f.types,
+        broken: f.broken,
     })
 }
 
@@ -199,6 +203,7 @@ struct Flattener<'g> {
     values: Vec<Named<'g>>,
     types: HashMap<Id, &'g GraphValue>,
     nodes: usize,
+    broken: Option<&'g str>,
 }
 
 impl<'g> Flattener<'g> {
@@ -299,6 +304,7 @@ impl<'g> Flattener<'g> {
         scope.find(name).unwrap_or_else(|| {
             let id = self.value(name, Origin::Missing);
             scope.set(name, id);
+            self.broken.get_or_insert(name);
             id
         })
     }

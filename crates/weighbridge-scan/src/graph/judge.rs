@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cone::Cone;
 use super::facts::Facts;
-use super::flat::{Flat, Id};
+use super::flat::{Flat, Id, Node};
 use super::gates::Candidate;
 use super::inputs::{Dice, Family, Input, ODD, ORDINARY, carries_sample, sample};
 use super::interp::value::{Kind, Tensor, Value};
@@ -113,7 +113,7 @@ impl<'g> Judge<'_, 'g> {
             return Ok(Ruling::Nothing);
         }
         cone.unroll(self.flat);
-        let found = self.open(&mut cone, &shut)?;
+        let found = self.open(&mut cone, &shut, c.spread)?;
         let Some(found) = found else {
             if c.spread {
                 return Ok(Ruling::Nothing);
@@ -226,10 +226,11 @@ impl<'g> Judge<'_, 'g> {
         &mut self,
         cone: &mut Cone<'g>,
         shut: &Shut,
+        spread: bool,
     ) -> Result<Option<Opening>, Halt> {
         let mut left = Meter::new(SOLVE_STEPS.min(self.meter.left));
         let before = left.left;
-        let found = self.search(cone, shut, &mut left);
+        let found = self.search(cone, shut, spread, &mut left);
         let spent = before.saturating_sub(left.left);
         self.meter.left = self.meter.left.saturating_sub(spent);
         match found {
@@ -242,13 +243,14 @@ impl<'g> Judge<'_, 'g> {
         &mut self,
         cone: &mut Cone<'g>,
         shut: &Shut,
+        spread: bool,
         meter: &mut Meter,
     ) -> Result<Option<Opening>, Halt> {
         let held = shut.clone();
         let reached = move |c: &Cone<'g>| strength(c, &held) > 0.0;
         let mut best: Option<Opening> = None;
         let mut seen: Vec<(Vec<Value>, Option<Payload>)> = Vec::new();
-        let target = self.narrow(cone, shut);
+        let target = self.narrow(cone, shut, spread);
         let Some(now) = cone.value(target) else {
             return Ok(None);
         };
@@ -325,14 +327,18 @@ impl<'g> Judge<'_, 'g> {
         solver.attempt(&[(target.0, last, goal.clone())], start, way, reached)
     }
 
-    /// The last value on the way to the trunk that is one number.
-    fn narrow(&self, cone: &Cone<'g>, shut: &Shut) -> Id {
+    /// The last value on the way to the trunk that is one number, or one for each token.
+    fn narrow(&self, cone: &Cone<'g>, shut: &Shut, spread: bool) -> Id {
         let smallest = shut.iter().min_by_key(|(_, v)| v.len());
         let Some((mut id, _)) = smallest.cloned() else {
             return 0;
         };
         while cone.value(id).is_some_and(|v| v.len() > 1) {
             let maker = cone.nodes.iter().rev().find(|n| n.makes().any(|o| o == id));
+            let plain = |n: &&Node<'g>| {
+                matches!(n.op, Op::Binary(_) | Op::Unary(_) | Op::Move(_) | Op::Clip | Op::Cast)
+            };
+            let maker = maker.filter(|n| !spread || plain(n));
             let mut from = maker.iter().flat_map(|n| n.reads()).filter(|r| cone.moving.contains(r));
             match (from.next(), from.next()) {
                 (Some(one), None) => id = one,
