@@ -25,6 +25,6 @@ pub use mutate::{Mutator, Rng};
 pub use repack::Members;
 pub use targets::{
     TARGETS, Target, codec_stream, detect_open, gguf_header, jinja_template, marshal_code, npy,
-    pickle_machine, protobuf_fields, pytorch_open, safetensors_header, scan_file, scan_policy,
-    sevenz_archive, structure_json, tar_archive, zip_archive, zip_survey,
+    onnx_gates, pickle_machine, protobuf_fields, pytorch_open, safetensors_header, scan_file,
+    scan_policy, sevenz_archive, structure_json, tar_archive, zip_archive, zip_survey,
 };

@@ -15,8 +15,8 @@ mod date;
 pub mod encoded;
 mod engine;
 mod finding;
-pub mod graph;
 pub mod globals;
+pub mod graph;
 mod hidden;
 pub mod inner;
 pub mod jinja;
@@ -42,6 +42,7 @@ pub use globals::{Catalogue, Loads, Standing};
 pub use policy::Policy;
 pub use rule::{RuleMeta, Rules};
 pub use subject::{
-    ComputedCall, Config, Difference, Fault, Function, GlobalUse, GraphKind, GraphModel, Link, Operator,
-    PickleTrace, Program, ProgramKind, Reference, Script, Subject, Template, Text, TextOrigin, Use,
+    ComputedCall, Config, Difference, Fault, Function, GlobalUse, GraphKind, GraphModel, Link,
+    Operator, PickleTrace, Program, ProgramKind, Reference, Script, Subject, Template, Text,
+    TextOrigin, Use,
 };

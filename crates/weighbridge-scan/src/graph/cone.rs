@@ -9,7 +9,7 @@ use super::facts::Facts;
 use super::flat::{Flat, Id, Node};
 use super::inputs::Input;
 use super::interp::value::{Kind, Tensor, Value};
-use super::interp::{Attributes, Binary, Halt, Meter, Move, Op};
+use super::interp::{Attributes, Binary, Halt, Meter, Move, Op, ROOM};
 use super::run::{self, Values};
 
 /// Most nodes after loops are written out.
@@ -54,12 +54,21 @@ impl<'g> Cone<'g> {
         targets: &[Id],
         meter: &mut Meter,
     ) -> Result<Self, Halt> {
+        meter.spend(flat.nodes.len().saturating_mul(4))?;
+        meter.room = ROOM;
         let mut needed: HashSet<Id> = targets.iter().copied().collect();
         let mut nodes: Vec<&Node<'g>> = Vec::new();
         // What is known already where only shapes are needs no nodes behind it.
-        let fixed = |id: Id| shapes.get(id).and_then(|v| v.clone()).filter(|v| v.is_known());
+        let fixed = |id: Id| {
+            shapes
+                .get(id)
+                .and_then(|v| v.clone())
+                .filter(|v| v.is_known())
+        };
         for node in flat.nodes.iter().rev() {
-            let wanted = node.makes().any(|id| needed.contains(&id) && fixed(id).is_none());
+            let wanted = node
+                .makes()
+                .any(|id| needed.contains(&id) && fixed(id).is_none());
             if wanted {
                 needed.extend(node.reads());
                 nodes.push(node);
@@ -86,7 +95,12 @@ impl<'g> Cone<'g> {
             values,
             cost: 0,
         };
-        cone.moving.extend(cone.inputs.iter().filter_map(|&i| inputs.get(i)).map(|v| v.id));
+        cone.moving.extend(
+            cone.inputs
+                .iter()
+                .filter_map(|&i| inputs.get(i))
+                .map(|v| v.id),
+        );
         for node in own {
             let moves = node.makes().any(|id| facts.is_data(id))
                 && node.reads().any(|id| cone.moving.contains(&id));
@@ -106,7 +120,12 @@ impl<'g> Cone<'g> {
     }
 
     /// Runs it on `given`, one value for every input of the model.
-    pub(crate) fn run(&mut self, inputs: &[Input], given: &[Value], meter: &mut Meter) -> Result<(), Halt> {
+    pub(crate) fn run(
+        &mut self,
+        inputs: &[Input],
+        given: &[Value],
+        meter: &mut Meter,
+    ) -> Result<(), Halt> {
         for &i in &self.inputs {
             if let (Some(input), Some(v)) = (inputs.get(i), given.get(i))
                 && let Some(slot) = self.values.get_mut(input.id)
@@ -115,6 +134,7 @@ impl<'g> Cone<'g> {
             }
         }
         let before = meter.left;
+        meter.room = ROOM;
         let mut halt = None;
         for node in &self.nodes {
             match run::run(node, &mut self.values, meter) {
@@ -227,10 +247,18 @@ impl<'g> Unroller<'_, 'g> {
             s.cone.value(id)
         };
         let scanned = usize::try_from(node.attributes.int_or("num_scan_inputs", 0)).ok()?;
-        let plain = ["scan_input_axes", "scan_output_axes", "scan_input_directions",
-            "scan_output_directions"];
-        let odd = |n: &&str| node.attributes.ints(n).is_some_and(|v| v.iter().any(|&n| n != 0));
-        if !is_loop && (node.opset < 9 || plain.iter().any(|n| odd(&n))) {
+        let plain = [
+            "scan_input_axes",
+            "scan_output_axes",
+            "scan_input_directions",
+            "scan_output_directions",
+        ];
+        let odd = |n: &&str| {
+            node.attributes
+                .ints(n)
+                .is_some_and(|v| v.iter().any(|&n| n != 0))
+        };
+        if !is_loop && (node.opset < 9 || plain.iter().any(|n| odd(n))) {
             return None;
         }
         let first = if is_loop { 2 } else { 0 };

@@ -10,7 +10,7 @@ use super::interp::value::load;
 use super::run::Values;
 
 /// Most weights that are told apart; what is left of the smaller ones counts as one.
-const MOST_WEIGHTS: usize = 4096;
+const MOST_WEIGHTS: usize = 1024;
 
 /// The part of a model's weights up to which a path counts as one that goes round them.
 const LIGHT: f64 = 0.1;
@@ -68,7 +68,9 @@ impl Facts {
         };
         let slots = f.weights(flat);
         for (id, v) in flat.values.iter().enumerate() {
-            let Some(fact) = f.of.get_mut(id) else { continue };
+            let Some(fact) = f.of.get_mut(id) else {
+                continue;
+            };
             match &v.origin {
                 Origin::Input(i) => {
                     fact.data = true;
@@ -168,7 +170,11 @@ impl Facts {
         for id in node.makes() {
             let mut own = fact.clone();
             // What is known already where only shapes are does not depend on data.
-            if shapes.get(id).and_then(|v| v.as_ref()).is_some_and(|v| v.is_known()) {
+            if shapes
+                .get(id)
+                .and_then(|v| v.as_ref())
+                .is_some_and(|v| v.is_known())
+            {
                 own.data = false;
                 own.sources = 0;
             }

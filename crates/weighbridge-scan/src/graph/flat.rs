@@ -16,8 +16,8 @@ use super::interp::{Attributes, Op, named};
 /// The number of a value.
 pub(crate) type Id = usize;
 
-/// Most nodes after everything is put in place.
-const MOST_NODES: usize = 200_000;
+/// Most nodes after everything is put in place, beyond twice those of the file.
+const MOST_NODES: usize = 20_000;
 
 /// Deepest nesting of functions and bodies.
 const MOST_DEEP: usize = 40;
@@ -35,6 +35,8 @@ pub(crate) enum Origin<'g> {
     Made,
     /// Nothing: the name is not defined.
     Missing,
+    /// Nothing: a parameter that the caller of a function leaves out.
+    Absent,
 }
 
 /// A value.
@@ -114,6 +116,7 @@ pub(crate) fn flatten(graph: &Graph) -> Option<Flat<'_>> {
         values: Vec::new(),
         types: HashMap::new(),
         nodes: 0,
+        most: MOST_NODES.saturating_add(written(graph).saturating_mul(2)),
         broken: None,
     };
     for function in &graph.functions {
@@ -136,7 +139,12 @@ pub(crate) fn flatten(graph: &Graph) -> Option<Flat<'_>> {
     }
     let mut nodes = Vec::new();
     f.nodes(&graph.nodes, &mut scope, &mut nodes, 0)?;
-    for v in graph.values.iter().chain(&graph.inputs).chain(&graph.outputs) {
+    for v in graph
+        .values
+        .iter()
+        .chain(&graph.inputs)
+        .chain(&graph.outputs)
+    {
         if let Some(id) = scope.find(&v.name) {
             f.types.entry(id).or_insert(v);
         }
@@ -151,6 +159,20 @@ pub(crate) fn flatten(graph: &Graph) -> Option<Flat<'_>> {
         types: f.types,
         broken: f.broken,
     })
+}
+
+/// How many nodes stand in the file.
+fn written(graph: &Graph) -> usize {
+    fn all(nodes: &[GraphNode], depth: usize) -> usize {
+        if depth > MOST_DEEP {
+            return 0;
+        }
+        let inner = nodes.iter().flat_map(GraphNode::bodies);
+        let inner: usize = inner.map(|(_, g)| all(&g.nodes, depth + 1)).sum();
+        nodes.len().saturating_add(inner)
+    }
+    let functions: usize = graph.functions.iter().map(|f| all(&f.nodes, 0)).sum();
+    all(&graph.nodes, 0).saturating_add(functions)
 }
 
 /// Which value a name means, innermost level last.
@@ -203,6 +225,7 @@ struct Flattener<'g> {
     values: Vec<Named<'g>>,
     types: HashMap<Id, &'g GraphValue>,
     nodes: usize,
+    most: usize,
     broken: Option<&'g str>,
 }
 
@@ -233,7 +256,7 @@ impl<'g> Flattener<'g> {
         for i in sorted(nodes) {
             let node = nodes.get(i)?;
             self.nodes += 1;
-            if self.nodes > MOST_NODES {
+            if self.nodes > self.most {
                 return None;
             }
             self.node(node, scope, out, depth)?;
@@ -253,14 +276,22 @@ impl<'g> Flattener<'g> {
         for name in &node.inputs {
             inputs.push(match name.as_str() {
                 "" => None,
-                name => Some(self.find(name, scope)),
+                name => {
+                    let id = self.find(name, scope);
+                    let origin = self.values.get(id).map(|v| &v.origin);
+                    Some(id).filter(|_| !matches!(origin, Some(Origin::Absent)))
+                }
             });
         }
         if let Some(f) = self.function(node) {
             return self.inline(f, node, attributes, inputs, scope, out, depth);
         }
         let standard = node.domain.is_empty() || node.domain == "ai.onnx";
-        let op = if standard { named(&node.operator) } else { Op::Other };
+        let op = if standard {
+            named(&node.operator)
+        } else {
+            Op::Other
+        };
         if standard && node.operator == "If" {
             return self.branch(node, inputs, scope, out, depth);
         }
@@ -271,7 +302,11 @@ impl<'g> Flattener<'g> {
             },
             _ => None,
         };
-        let constant = if op == Op::Constant { constant(&attributes) } else { None };
+        let constant = if op == Op::Constant {
+            constant(&attributes)
+        } else {
+            None
+        };
         let mut outputs = Vec::with_capacity(node.outputs.len());
         for name in &node.outputs {
             outputs.push(match name.as_str() {
@@ -334,10 +369,10 @@ impl<'g> Flattener<'g> {
             given: Some((attributes, &f.defaults)),
             place: Some(scope.inside(&step)),
         };
-        for (name, id) in f.inputs.iter().zip(inputs) {
-            if let Some(id) = id {
-                inner.set(name, id);
-            }
+        for (i, name) in f.inputs.iter().enumerate() {
+            let given = inputs.get(i).copied().flatten();
+            let id = given.unwrap_or_else(|| self.value(name, Origin::Absent));
+            inner.set(name, id);
         }
         self.nodes(&f.nodes, &mut inner, out, depth + 1)?;
         for (theirs, ours) in f.outputs.iter().zip(&node.outputs) {
@@ -373,7 +408,11 @@ impl<'g> Flattener<'g> {
             self.constants(g, scope);
             let done = self.nodes(&g.nodes, scope, out, depth + 1);
             let made: Vec<Id> = match done {
-                Some(()) => g.outputs.iter().map(|o| self.find(&o.name, scope)).collect(),
+                Some(()) => g
+                    .outputs
+                    .iter()
+                    .map(|o| self.find(&o.name, scope))
+                    .collect(),
                 None => Vec::new(),
             };
             scope.levels.pop();
@@ -425,7 +464,11 @@ impl<'g> Flattener<'g> {
         let mut nodes = Vec::new();
         let done = self.nodes(&g.nodes, scope, &mut nodes, depth + 1);
         let outputs: Vec<Option<Id>> = match done {
-            Some(()) => g.outputs.iter().map(|o| Some(self.find(&o.name, scope))).collect(),
+            Some(()) => g
+                .outputs
+                .iter()
+                .map(|o| Some(self.find(&o.name, scope)))
+                .collect(),
             None => Vec::new(),
         };
         scope.levels.pop();
@@ -448,7 +491,9 @@ impl<'g> Flattener<'g> {
 /// The value of a `Constant`.
 fn constant<'g>(a: &Attributes<'g>) -> Option<Origin<'g>> {
     let known = |t: Tensor| Some(Origin::Known(Arc::new(t)));
-    let (name, value) = a.0.iter().find(|(n, _)| n.starts_with("value") || *n == "sparse_value")?;
+    let (name, value) =
+        a.0.iter()
+            .find(|(n, _)| n.starts_with("value") || *n == "sparse_value")?;
     match (*name, *value) {
         (_, AttributeValue::Tensor(t)) => Some(Origin::Stored(t)),
         ("value_float", AttributeValue::Float(x)) => {
@@ -482,10 +527,16 @@ fn sorted(nodes: &[GraphNode]) -> Vec<usize> {
     let needs = |n: &GraphNode| -> Vec<usize> {
         let mut names = Vec::new();
         used(n, &mut names, 0);
-        names.iter().filter_map(|&name| made.get(name).copied()).collect()
+        names
+            .iter()
+            .filter_map(|&name| made.get(name).copied())
+            .collect()
     };
     let needed: Vec<Vec<usize>> = nodes.iter().map(needs).collect();
-    let in_order = needed.iter().enumerate().all(|(i, n)| n.iter().all(|&d| d < i));
+    let in_order = needed
+        .iter()
+        .enumerate()
+        .all(|(i, n)| n.iter().all(|&d| d < i));
     if in_order {
         return (0..nodes.len()).collect();
     }

@@ -44,9 +44,9 @@ pub(crate) fn candidates(
     };
     let mut found: BTreeMap<Id, Candidate> = BTreeMap::new();
     for (at, node) in flat.nodes.iter().enumerate() {
-        let others = node.reads().any(|id| {
-            facts.is_data(id) && !(collapsed.contains(&id) && facts.is_light(id))
-        });
+        let others = node
+            .reads()
+            .any(|id| facts.is_data(id) && !(collapsed.contains(&id) && facts.is_light(id)));
         if !others || matches!(node.op, Op::Shape | Op::Size) {
             continue;
         }
@@ -79,11 +79,16 @@ fn spread(
     inputs: &[Input],
     collapsed: &HashSet<Id>,
 ) -> Vec<Candidate> {
-    let tokens = inputs.iter().filter(|i| matches!(i.role, Role::Tokens(_)) && i.kind.is_integer());
+    let tokens = inputs
+        .iter()
+        .filter(|i| matches!(i.role, Role::Tokens(_)) && i.kind.is_integer());
     let tokens: u64 = tokens.fold(0, |bits, i| bits | 1u64 << i.index.min(63));
     let mut found: BTreeMap<Id, Candidate> = BTreeMap::new();
     for (at, node) in flat.nodes.iter().enumerate() {
-        if !node.reads().any(|id| facts.is_data(id) && facts.is_deep(id)) {
+        if !node
+            .reads()
+            .any(|id| facts.is_data(id) && facts.is_deep(id))
+        {
             continue;
         }
         for id in node.reads() {
@@ -110,7 +115,10 @@ fn spread(
 fn collapsed(flat: &Flat<'_>, facts: &Facts, shapes: &Values, inputs: &[Input]) -> HashSet<Id> {
     // A fixed number of samples gives as many numbers.
     let fixed = inputs.iter().filter(|i| carries_sample(i));
-    let batch = fixed.filter_map(|i| i.dims.first().copied()).min().unwrap_or(1);
+    let batch = fixed
+        .filter_map(|i| i.dims.first().copied())
+        .min()
+        .unwrap_or(1);
     let mut out = HashSet::new();
     for node in &flat.nodes {
         let all = node

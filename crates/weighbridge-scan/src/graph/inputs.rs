@@ -116,7 +116,11 @@ impl Sizes {
         let lower = symbol.unwrap_or_default().to_ascii_lowercase();
         let has = |part: &str| lower.contains(part);
         if has("past") {
-            return if has("total") || has("+") { self.sequence } else { 0 };
+            return if has("total") || has("+") {
+                self.sequence
+            } else {
+                0
+            };
         }
         if has("batch") || lower == "n" || lower == "b" || lower == "bs" {
             return 1;
@@ -189,7 +193,7 @@ pub(crate) fn inputs(flat: &Flat<'_>, sizes: Sizes) -> Vec<Input> {
                 _ => sizes.extent(None, kind, at, shape.len()),
             });
         }
-        if count(&dims).is_none_or(|n| n > 1 << 20) {
+        if count(&dims).is_none_or(|n| n > 1 << 19) {
             continue;
         }
         let role = role(flat, v, *id, kind, shape);
@@ -242,7 +246,8 @@ fn vocabulary(flat: &Flat<'_>, id: Id) -> Option<i64> {
     for node in &flat.nodes {
         let reads = |k: usize| node.inputs.get(k).copied().flatten();
         match node.op {
-            Op::Cast | Op::Move(Move::Identity | Move::Reshape | Move::Squeeze | Move::Unsqueeze)
+            Op::Cast
+            | Op::Move(Move::Identity | Move::Reshape | Move::Squeeze | Move::Unsqueeze)
                 if reads(0).is_some_and(|i| same.contains(&i)) && same.len() < 64 =>
             {
                 same.extend(node.makes());
@@ -287,8 +292,11 @@ pub(crate) enum Family {
 }
 
 /// Ordinary inputs: a gate that acts on these is no hidden one.
-pub(crate) const ORDINARY: [Family; 3] =
-    [Family::Even(0.0, 1.0), Family::Normal, Family::Even(-1.0, 1.0)];
+pub(crate) const ORDINARY: [Family; 3] = [
+    Family::Even(0.0, 1.0),
+    Family::Normal,
+    Family::Even(-1.0, 1.0),
+];
 
 /// Inputs that are seldom met, tried as triggers.
 pub(crate) const ODD: [Family; 12] = [
@@ -355,7 +363,7 @@ pub(crate) fn sample(input: &Input, family: Family, dice: &mut Dice) -> Value {
                 let len = 3 + dice.below(6);
                 let letters = (0..len).map(|_| b'a' + dice.below(26) as u8);
                 match family {
-                    Family::Same(x) if x == 0.0 => Arc::from(&b""[..]),
+                    Family::Same(0.0) => Arc::from(&b""[..]),
                     _ => letters.collect(),
                 }
             };

@@ -18,7 +18,7 @@ use super::{Gate, Level};
 /// Ordinary inputs that a gate is tried on, at most, and the steps that may take.
 const SAMPLES: usize = 600;
 const LEAST_SAMPLES: usize = 24;
-const SAMPLE_STEPS: u64 = 16_000_000;
+const SAMPLE_STEPS: u64 = 8_000_000;
 
 /// Steps that making one element of an input counts for.
 const SAMPLE_COST: u64 = 8;
@@ -27,11 +27,11 @@ const SAMPLE_COST: u64 = 8;
 const OPEN_PER_THOUSAND: usize = 30;
 
 /// Steps that looking for an input may take, and how often it is begun anew.
-const SOLVE_STEPS: u64 = 40_000_000;
+const SOLVE_STEPS: u64 = 24_000_000;
 const ATTEMPTS: u64 = 48;
 
 /// Steps that finding out what an open gate does may take, and how often that is done anew.
-const PAYLOAD_STEPS: u64 = 60_000_000;
+const PAYLOAD_STEPS: u64 = 16_000_000;
 const PAYLOADS: usize = 8;
 
 /// A change of a gate's value from which it counts as wide open.
@@ -40,12 +40,15 @@ const WIDE: f64 = 0.9;
 /// Attempts after the first that opened a gate a little, to open it wide.
 const MORE: u64 = 12;
 
+/// How far the way from the trunk back to a single number is followed.
+const MOST_STEPS_UP: usize = 64;
+
 /// How many other gates are tried together with one, and how often.
 const JOINTLY: usize = 6;
 const JOINT_ATTEMPTS: u64 = 24;
 
 /// Steps that running the whole graph may take.
-const WHOLE_STEPS: u64 = 60_000_000;
+const WHOLE_STEPS: u64 = 24_000_000;
 
 /// What was made of a candidate.
 #[derive(Debug)]
@@ -96,7 +99,11 @@ impl<'g> Judge<'_, 'g> {
             &entries,
             self.meter,
         )?;
-        if cone.nodes.iter().all(|n| matches!(n.op, Op::Unary(Unary::IsNan | Unary::IsInf))) {
+        if cone
+            .nodes
+            .iter()
+            .all(|n| matches!(n.op, Op::Unary(Unary::IsNan | Unary::IsInf)))
+        {
             return Ok(Ruling::Nothing);
         }
         let Some(shut) = self.shut(&mut cone, &entries)? else {
@@ -133,7 +140,10 @@ impl<'g> Judge<'_, 'g> {
         let mut runs = 0usize;
         let mut most = SAMPLES;
         while runs < most {
-            let family = ORDINARY.get(runs % ORDINARY.len()).copied().unwrap_or(Family::Normal);
+            let family = ORDINARY
+                .get(runs % ORDINARY.len())
+                .copied()
+                .unwrap_or(Family::Normal);
             let given = self.samples(cone, family, &mut dice)?;
             let ran = cone.run(self.inputs, &given, self.meter);
             if ran == Err(Halt::Budget) {
@@ -154,7 +164,8 @@ impl<'g> Judge<'_, 'g> {
                 most = (affordable as usize).clamp(LEAST_SAMPLES, SAMPLES);
             }
             // What varies is no hidden gate.
-            let varies = |s: &Vec<(Value, usize)>| s.len() > 1 + runs * OPEN_PER_THOUSAND / 1000 + 2;
+            let varies =
+                |s: &Vec<(Value, usize)>| s.len() > 1 + runs * OPEN_PER_THOUSAND / 1000 + 2;
             if seen.iter().any(varies) {
                 return Ok(None);
             }
@@ -194,8 +205,8 @@ impl<'g> Judge<'_, 'g> {
             let all: Vec<f64> = v.to_floats().unwrap_or_default();
             let other = |x: f64| match x {
                 x if v.kind == Kind::Bool => 1.0 - x,
-                x if x == 0.0 => 1.0,
-                x if x == 1.0 => 0.0,
+                0.0 => 1.0,
+                1.0 => 0.0,
                 x => x + 1.0,
             };
             let all = all.into_iter().map(other).collect();
@@ -261,11 +272,15 @@ impl<'g> Judge<'_, 'g> {
             let found = self.attempt(cone, (target, now.len()), &goals, way, &reached, meter)?;
             way += 1;
             let Some(given) = found else { continue };
-            let open: Option<Vec<(Id, Value)>> =
-                shut.iter().map(|(id, _)| Some((*id, cone.value(*id)?))).collect();
+            let open: Option<Vec<(Id, Value)>> = shut
+                .iter()
+                .map(|(id, _)| Some((*id, cone.value(*id)?)))
+                .collect();
             let Some(open) = open else { continue };
             let values: Vec<Value> = open.iter().map(|o| o.1.clone()).collect();
-            let known = seen.iter().find(|(v, _)| v.iter().zip(&values).all(|(a, b)| a.same(b)));
+            let known = seen
+                .iter()
+                .find(|(v, _)| v.iter().zip(&values).all(|(a, b)| a.same(b)));
             let payload = match known {
                 Some((_, p)) => *p,
                 None if seen.len() >= PAYLOADS => continue,
@@ -309,7 +324,9 @@ impl<'g> Judge<'_, 'g> {
         let odd = ODD.get(way as usize).copied();
         let family = odd.unwrap_or_else(|| {
             let all = [Family::Even(0.0, 1.0), Family::Normal, Family::Same(0.5)];
-            all.get(way as usize % all.len()).copied().unwrap_or(Family::Normal)
+            all.get(way as usize % all.len())
+                .copied()
+                .unwrap_or(Family::Normal)
         });
         let start = self.samples(cone, family, &mut dice)?;
         meter.spend(start.iter().map(|v| v.len()).sum())?;
@@ -333,13 +350,22 @@ impl<'g> Judge<'_, 'g> {
         let Some((mut id, _)) = smallest.cloned() else {
             return 0;
         };
-        while cone.value(id).is_some_and(|v| v.len() > 1) {
+        for _ in 0..MOST_STEPS_UP {
+            if cone.value(id).is_none_or(|v| v.len() <= 1) {
+                break;
+            }
             let maker = cone.nodes.iter().rev().find(|n| n.makes().any(|o| o == id));
             let plain = |n: &&Node<'g>| {
-                matches!(n.op, Op::Binary(_) | Op::Unary(_) | Op::Move(_) | Op::Clip | Op::Cast)
+                matches!(
+                    n.op,
+                    Op::Binary(_) | Op::Unary(_) | Op::Move(_) | Op::Clip | Op::Cast
+                )
             };
             let maker = maker.filter(|n| !spread || plain(n));
-            let mut from = maker.iter().flat_map(|n| n.reads()).filter(|r| cone.moving.contains(r));
+            let mut from = maker
+                .iter()
+                .flat_map(|n| n.reads())
+                .filter(|r| cone.moving.contains(r));
             match (from.next(), from.next()) {
                 (Some(one), None) => id = one,
                 _ => break,
@@ -354,11 +380,13 @@ impl<'g> Judge<'_, 'g> {
             return Ruling::Nothing;
         };
         let compares = cone.nodes.iter().any(|n| {
-            matches!(n.op, Op::Binary(Binary::Equal)) && n.reads().any(|id| !cone.moving.contains(&id))
+            matches!(n.op, Op::Binary(Binary::Equal))
+                && n.reads().any(|id| !cone.moving.contains(&id))
         });
-        let guards = cone.nodes.iter().any(|n| {
-            matches!(n.op, Op::Unary(Unary::IsNan | Unary::IsInf))
-        });
+        let guards = cone
+            .nodes
+            .iter()
+            .any(|n| matches!(n.op, Op::Unary(Unary::IsNan | Unary::IsInf)));
         if !compares || guards {
             return Ruling::Nothing;
         }
@@ -405,8 +433,10 @@ impl<'g> Judge<'_, 'g> {
         if self.is_guard(cone, &witness, &reached) {
             return Ok(Ruling::Nothing);
         }
-        let open: Option<Vec<(Id, Value)>> =
-            shut.iter().map(|(id, _)| Some((*id, cone.value(*id)?))).collect();
+        let open: Option<Vec<(Id, Value)>> = shut
+            .iter()
+            .map(|(id, _)| Some((*id, cone.value(*id)?)))
+            .collect();
         let p = match open.map(|o| self.payload(shut, &o)) {
             Some(Ok(again)) if again.effect.destroys(again.late) => again,
             _ => p,
@@ -445,7 +475,9 @@ impl<'g> Judge<'_, 'g> {
     fn jointly(&mut self, c: &Candidate, shut: &Shut, start: &[Value]) -> Option<(Witness, f64)> {
         let own = shut.first()?.0;
         let others = self.others.iter().filter(|o| o.root != c.root && !o.spread);
-        let others: Vec<Id> = others.filter_map(|o| o.meets.first().map(|m| m.1)).collect();
+        let others: Vec<Id> = others
+            .filter_map(|o| o.meets.first().map(|m| m.1))
+            .collect();
         for &other in others.iter().take(JOINTLY) {
             let mut meter = Meter::new(SOLVE_STEPS.min(self.meter.left));
             let found = self.pair(own, other, shut, start, &mut meter);
@@ -481,7 +513,8 @@ impl<'g> Judge<'_, 'g> {
         let wants: Vec<Vec<Want>> = held.iter().map(|(_, v)| goals(v)).collect();
         for way in 0..JOINT_ATTEMPTS {
             let one = |(w, (id, _)): (&Vec<Want>, &(Id, Value))| {
-                w.get(way as usize % w.len().max(1)).map(|w| (*id, 0, w.clone()))
+                w.get(way as usize % w.len().max(1))
+                    .map(|w| (*id, 0, w.clone()))
             };
             let wants: Vec<_> = wants.iter().zip(&held).filter_map(one).collect();
             let mut solver = Solver::new(&mut cone, self.inputs, meter);
@@ -506,8 +539,11 @@ impl<'g> Judge<'_, 'g> {
         let uniform = |f: &Family| matches!(f, Family::Same(_) | Family::Even(..) | Family::Bright);
         for family in ODD.iter().filter(|f| uniform(f)) {
             let mut dice = Dice::new(3);
-            let given: Vec<Value> =
-                self.inputs.iter().map(|i| sample(i, *family, &mut dice)).collect();
+            let given: Vec<Value> = self
+                .inputs
+                .iter()
+                .map(|i| sample(i, *family, &mut dice))
+                .collect();
             if cone.run(self.inputs, &given, &mut meter) != Err(Halt::Budget) && reached(cone) {
                 return true;
             }
@@ -519,7 +555,15 @@ impl<'g> Judge<'_, 'g> {
     /// Runs the whole graph on `given`, with the gate open and held shut, and gives the greatest
     /// difference of an output; `None` where that is not feasible.
     fn whole(&mut self, shut: &Shut, given: &[Value]) -> Option<f64> {
-        let mut meter = Meter::new(WHOLE_STEPS);
+        let mut meter = Meter::new(WHOLE_STEPS.min(self.meter.left));
+        let before = meter.left;
+        let seen = self.whole_within(shut, given, &mut meter);
+        let spent = before.saturating_sub(meter.left);
+        self.meter.left = self.meter.left.saturating_sub(spent);
+        seen
+    }
+
+    fn whole_within(&self, shut: &Shut, given: &[Value], meter: &mut Meter) -> Option<f64> {
         let outputs = &self.flat.outputs;
         let mut cone = Cone::behind(
             self.flat,
@@ -527,12 +571,12 @@ impl<'g> Judge<'_, 'g> {
             self.inputs,
             self.shapes,
             outputs,
-            &mut meter,
+            meter,
         )
         .ok()?;
-        cone.run(self.inputs, given, &mut meter).ok()?;
+        cone.run(self.inputs, given, meter).ok()?;
         let open: Vec<Option<Value>> = outputs.iter().map(|&o| cone.value(o)).collect();
-        cone.run_holding(self.inputs, given, shut, &mut meter).ok()?;
+        cone.run_holding(self.inputs, given, shut, meter).ok()?;
         let mut most: Option<f64> = None;
         for (open, &o) in open.iter().zip(outputs) {
             let (Some(a), Some(b)) = (open, cone.value(o)) else {
@@ -560,7 +604,11 @@ impl<'g> Judge<'_, 'g> {
 
     fn gate(&self, c: &Candidate, cone: &Cone<'g>, level: Level, p: Payload) -> Gate {
         let met = c.meets.first().and_then(|m| self.flat.nodes.get(m.0));
-        let mut names: Vec<&str> = cone.nodes.iter().map(|n| n.node.operator.as_str()).collect();
+        let mut names: Vec<&str> = cone
+            .nodes
+            .iter()
+            .map(|n| n.node.operator.as_str())
+            .collect();
         names.dedup();
         let long = names.len() > 12;
         names.truncate(12);
@@ -598,7 +646,10 @@ impl<'g> Judge<'_, 'g> {
     pub(crate) fn unfinished(&self, c: &Candidate) -> Vec<String> {
         let met = c.meets.first().and_then(|m| self.flat.nodes.get(m.0));
         let Some(met) = met else { return Vec::new() };
-        vec![format!("what decides at {} takes too many steps to be tried", met.title())]
+        vec![format!(
+            "what decides at {} takes too many steps to be tried",
+            met.title()
+        )]
     }
 }
 
@@ -635,7 +686,9 @@ fn close(a: &Tensor, b: &Tensor) -> bool {
     let (Ok(x), Ok(y)) = (a.to_floats(), b.to_floats()) else {
         return false;
     };
-    x.iter().zip(&y).all(|(x, y)| x == y || (x - y).abs() <= 1e-3 * x.abs().max(1.0))
+    x.iter()
+        .zip(&y)
+        .all(|(x, y)| x == y || (x - y).abs() <= 1e-3 * x.abs().max(1.0))
 }
 
 /// Whether a value with an element for each token only changes where the tokens were set.
@@ -653,13 +706,20 @@ fn is_local(cone: &Cone<'_>, shut: &Shut, w: &Witness, inputs: &[Input]) -> bool
         return true;
     };
     let span = set.iter().copied().max().unwrap_or(first) - first;
-    let length = inputs.iter().filter(|i| carries_sample(i)).filter_map(|i| i.dims.last()).max();
+    let length = inputs
+        .iter()
+        .filter(|i| carries_sample(i))
+        .filter_map(|i| i.dims.last())
+        .max();
     let length = length.copied().unwrap_or(1);
     let far = |at: usize| set.iter().all(|s| s.abs_diff(at) > span + 1);
     let moved = |(id, v): &(Id, Value)| {
         let now = cone.value(*id).filter(|n| n.dims == v.dims)?;
         let axis = v.dims.iter().rposition(|&d| d == length)?;
-        let run = super::interp::value::strides(&v.dims).get(axis).copied()?.max(1);
+        let run = super::interp::value::strides(&v.dims)
+            .get(axis)
+            .copied()?
+            .max(1);
         let any = (0..v.len()).any(|i| v.at(i) != now.at(i) && far(i / run % length.max(1)));
         Some(any)
     };
@@ -669,14 +729,17 @@ fn is_local(cone: &Cone<'_>, shut: &Shut, w: &Witness, inputs: &[Input]) -> bool
 /// How far a gate's values are from what they are when it is shut; zero where they are the same.
 fn strength(cone: &Cone<'_>, shut: &Shut) -> f64 {
     let one = |(id, v): &(Id, Value)| {
-        let now = cone.value(*id).filter(|now| !close(v, now) && finite(now))?;
+        let now = cone
+            .value(*id)
+            .filter(|now| !close(v, now) && finite(now))?;
         apart(v, &now).filter(|_| now.dims == v.dims)
     };
     shut.iter().filter_map(one).fold(0.0, f64::max)
 }
 
 fn finite(v: &Tensor) -> bool {
-    v.to_floats().map_or(true, |all| all.iter().all(|x| x.is_finite()))
+    v.to_floats()
+        .map_or(true, |all| all.iter().all(|x| x.is_finite()))
 }
 
 fn apart(a: &Tensor, b: &Tensor) -> Option<f64> {
@@ -684,5 +747,8 @@ fn apart(a: &Tensor, b: &Tensor) -> Option<f64> {
         return Some(f64::from(u8::from(a != b)));
     }
     let (x, y) = (a.to_floats().ok()?, b.to_floats().ok()?);
-    Some(x.iter().zip(&y).fold(0f64, |m, (x, y)| if x == y { m } else { m.max((x - y).abs()) }))
+    Some(x.iter().zip(&y).fold(
+        0f64,
+        |m, (x, y)| if x == y { m } else { m.max((x - y).abs()) },
+    ))
 }

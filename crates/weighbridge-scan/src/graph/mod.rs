@@ -36,7 +36,7 @@ use judge::{Judge, Ruling};
 pub use unread::{Unread, unread};
 
 /// Steps that one graph may take, in elements computed.
-const STEPS: u64 = 400_000_000;
+const STEPS: u64 = 120_000_000;
 
 /// What was found out about a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

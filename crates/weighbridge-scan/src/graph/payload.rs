@@ -4,14 +4,14 @@
 //! next weights or to the outputs: once with the gate as it always is and once with it open, and
 //! that twice.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::facts::{Facts, weighs};
 use super::flat::{Flat, Id, Node};
 use super::inputs::Dice;
 use super::interp::value::{Data, Kind, MOST_ELEMENTS, Tensor, Value, count};
-use super::interp::{Halt, Meter, Op};
+use super::interp::{Halt, Meter, Op, ROOM};
 use super::run::{self, Values};
 
 /// Most nodes behind a gate that are run.
@@ -19,6 +19,9 @@ const MOST_NODES: usize = 300;
 
 /// Most nodes before them that are run with them.
 const MOST_BEFORE: usize = 48;
+
+/// Most elements of what is looked at when all is done.
+const KEPT: usize = 1 << 20;
 
 /// The least that counts as a change.
 const CHANGE: f64 = 1e-5;
@@ -160,8 +163,7 @@ pub(crate) fn judge(
     };
     let seen = |exits: &[Id], best: &mut Payload| {
         for &id in exits {
-            let four: Option<Vec<&Value>> =
-                results.iter().map(|v| v.get(id)?.as_ref()).collect();
+            let four: Option<Vec<&Value>> = results.iter().map(|v| v.get(id)?.as_ref()).collect();
             if let Some([shut, open, other_shut, other_open]) = four.as_deref() {
                 let effect = compare(shut, open, other_shut, other_open);
                 if effect.weight() > best.effect.weight() {
@@ -193,6 +195,8 @@ struct Region<'f, 'g> {
     first: Vec<Id>,
     /// What comes in beside the gate.
     beside: Vec<Id>,
+    /// The node that reads each value last.
+    last: HashMap<Id, usize>,
 }
 
 impl<'f, 'g> Region<'f, 'g> {
@@ -205,9 +209,12 @@ impl<'f, 'g> Region<'f, 'g> {
             exits: Vec::new(),
             first: Vec::new(),
             beside: Vec::new(),
+            last: HashMap::new(),
         };
         for node in &flat.nodes {
-            let touched = node.reads().any(|id| live.contains(&id) || dead.contains(&id));
+            let touched = node
+                .reads()
+                .any(|id| live.contains(&id) || dead.contains(&id));
             if !touched || node.makes().any(|id| own.contains(&id)) {
                 continue;
             }
@@ -216,7 +223,9 @@ impl<'f, 'g> Region<'f, 'g> {
                 || node.op == Op::Other
                 || node.reads().any(|id| dead.contains(&id));
             if stops {
-                let ends = node.reads().filter(|id| live.contains(id) && !own.contains(id));
+                let ends = node
+                    .reads()
+                    .filter(|id| live.contains(id) && !own.contains(id));
                 out.exits.extend(ends);
                 dead.extend(node.makes());
                 continue;
@@ -232,9 +241,15 @@ impl<'f, 'g> Region<'f, 'g> {
             live.extend(node.makes());
             out.nodes.push(node);
         }
-        let ends = flat.outputs.iter().filter(|o| live.contains(o) && !own.contains(o));
+        let ends = flat
+            .outputs
+            .iter()
+            .filter(|o| live.contains(o) && !own.contains(o));
         out.exits.extend(ends);
         out.before(flat, facts, &own);
+        for (at, node) in out.nodes.iter().enumerate() {
+            out.last.extend(node.reads().map(|id| (id, at)));
+        }
         for all in [&mut out.exits, &mut out.beside, &mut out.first] {
             all.sort_unstable();
             all.dedup();
@@ -277,8 +292,15 @@ impl<'f, 'g> Region<'f, 'g> {
         self.beside = ends.into_iter().collect();
     }
 
+    /// Whether a value is looked at when all is done.
+    fn seen(&self, id: Id) -> bool {
+        self.exits.binary_search(&id).is_ok() || self.first.binary_search(&id).is_ok()
+    }
+
     fn late(&self, facts: &Facts) -> bool {
-        self.beside.iter().any(|&id| facts.is_data(id) && facts.has_weights(id))
+        self.beside
+            .iter()
+            .any(|&id| facts.is_data(id) && facts.has_weights(id))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -293,6 +315,7 @@ impl<'f, 'g> Region<'f, 'g> {
         meter: &mut Meter,
     ) -> Result<Values, Halt> {
         let mut values: Values = vec![None; flat.values.len()];
+        meter.room = ROOM;
         for (id, shut, opened) in gate {
             if let Some(slot) = values.get_mut(*id) {
                 *slot = Some(if open { opened.clone() } else { shut.clone() });
@@ -316,7 +339,7 @@ impl<'f, 'g> Region<'f, 'g> {
                 *slot = v;
             }
         }
-        for node in &self.nodes {
+        for (at, node) in self.nodes.iter().enumerate() {
             if let Some(b) = &node.body {
                 let mut ids = Vec::new();
                 for n in &b.nodes {
@@ -327,8 +350,23 @@ impl<'f, 'g> Region<'f, 'g> {
             if run::run(node, &mut values, meter) == Err(Halt::Budget) {
                 return Err(Halt::Budget);
             }
+            // What nothing needs any more makes room.
+            for id in node.reads() {
+                let done = self.last.get(&id) == Some(&at) && !self.seen(id);
+                if let Some(gone) = values.get_mut(id).filter(|_| done).and_then(Option::take) {
+                    meter.room = meter.room.saturating_add(gone.len());
+                }
+            }
         }
-        Ok(values)
+        let mut kept: Values = vec![None; flat.values.len()];
+        let mut room = KEPT;
+        for &id in self.exits.iter().chain(&self.first) {
+            if let (Some(slot), Some(v)) = (kept.get_mut(id), values.get(id).cloned().flatten()) {
+                room = room.checked_sub(v.len()).ok_or(Halt::Budget)?;
+                *slot = Some(v);
+            }
+        }
+        Ok(kept)
     }
 }
 
@@ -338,8 +376,10 @@ fn random(shape: Option<&Value>, id: Id, seed: u64, meter: &mut Meter) -> Result
         Some(v) => (v.kind, v.dims.clone()),
         None => (Kind::F32, vec![1, 7]),
     };
-    let n = count(&dims).filter(|&n| n <= MOST_ELEMENTS).ok_or(Halt::Budget)?;
-    meter.spend(n)?;
+    let n = count(&dims)
+        .filter(|&n| n <= MOST_ELEMENTS)
+        .ok_or(Halt::Budget)?;
+    meter.value(&dims)?;
     let mut dice = Dice::new(seed.wrapping_mul(0x1234_5678_9abc_def1) ^ id as u64);
     Ok(Arc::new(match kind {
         Kind::Text => Tensor::texts(dims, vec![Arc::from(&b"x"[..]); n]),
@@ -366,7 +406,10 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
     let most = |v: &[f64]| v.iter().fold(0f64, |m, x| m.max(x.abs()));
     let apart = |a: &[f64], b: &[f64]| {
         let pairs = a.iter().zip(b);
-        pairs.fold(0f64, |m, (x, y)| if x == y { m } else { m.max((x - y).abs()) })
+        pairs.fold(
+            0f64,
+            |m, (x, y)| if x == y { m } else { m.max((x - y).abs()) },
+        )
     };
     let scale = most(&shut).max(1e-3);
     let change = apart(&open, &shut);
@@ -389,7 +432,10 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
         // What is large takes the rest in by rounding.
         (a - b).abs() <= 1e-6 * a.abs() && get(&shut) != get(&other_shut)
     };
-    let held: Vec<f64> = (0..open.len()).filter(|&i| fixed(i)).filter_map(|i| open.get(i).copied()).collect();
+    let held: Vec<f64> = (0..open.len())
+        .filter(|&i| fixed(i))
+        .filter_map(|i| open.get(i).copied())
+        .collect();
     if held.len() * 2 > open.len() {
         return Effect::Constant {
             zero: most(&held) == 0.0,
@@ -407,7 +453,11 @@ fn compare(shut: &Tensor, open: &Tensor, other_shut: &Tensor, other_open: &Tenso
         };
     }
     let added: Vec<f64> = open.iter().zip(&shut).map(|(a, b)| a - b).collect();
-    let again: Vec<f64> = other_open.iter().zip(&other_shut).map(|(a, b)| a - b).collect();
+    let again: Vec<f64> = other_open
+        .iter()
+        .zip(&other_shut)
+        .map(|(a, b)| a - b)
+        .collect();
     if apart(&added, &again) <= 1e-4 * most(&added).max(1.0) {
         let high = most(&added);
         return Effect::Added {

@@ -10,7 +10,10 @@ use super::interp::value::{Data, Kind, Tensor, Value, load};
 use super::interp::{Call, Halt, Meter, Op, call};
 
 /// Most elements of a constant that is read.
-const MOST_CONSTANT: usize = 1 << 20;
+const MOST_CONSTANT: usize = 1 << 19;
+
+/// Most elements of the constants of one run, and of the values that are known with the shapes.
+const MOST_CONSTANTS: usize = 1 << 20;
 
 /// Constants with more elements are known by their shape alone where only shapes are computed.
 const SHAPE_CONSTANT: usize = 1 << 12;
@@ -27,6 +30,7 @@ pub(crate) fn constants(
     ids: impl Iterator<Item = Id>,
     values: &mut Values,
 ) -> Result<(), Halt> {
+    let mut room = MOST_CONSTANTS;
     for id in ids {
         let Some(slot) = values.get_mut(id) else {
             continue;
@@ -35,7 +39,11 @@ pub(crate) fn constants(
             continue;
         }
         *slot = match flat.values.get(id).map(|v| &v.origin) {
-            Some(Origin::Stored(t)) => Some(Arc::new(load(t, MOST_CONSTANT)?)),
+            Some(Origin::Stored(t)) => {
+                let v = load(t, MOST_CONSTANT)?;
+                room = room.checked_sub(v.len()).ok_or(Halt::Budget)?;
+                Some(Arc::new(v))
+            }
             Some(Origin::Known(v)) => Some(v.clone()),
             _ => continue,
         };
@@ -57,7 +65,10 @@ fn outline(origin: &Origin<'_>) -> Option<Value> {
             // The kind of packed types does not matter for shapes.
             let kind = Kind::of(t.dtype).unwrap_or(Kind::U8);
             let dims = t.shape.iter().map(|&d| usize::try_from(d).ok());
-            Some(Arc::new(Tensor::unknown(kind, dims.collect::<Option<_>>()?)))
+            Some(Arc::new(Tensor::unknown(
+                kind,
+                dims.collect::<Option<_>>()?,
+            )))
         }
         _ => None,
     }
@@ -77,6 +88,7 @@ pub(crate) fn shapes(
     }
     let mut meter = Meter::new(1 << 32);
     meter.shapes = true;
+    meter.room = MOST_CONSTANTS;
     shape_nodes(flat, &flat.nodes, &mut values, &mut meter, extents, 0);
     values
 }
@@ -100,7 +112,7 @@ fn shape_nodes(
         };
         let mut done = done.unwrap_or_default().into_iter();
         for out in &node.outputs {
-            let made = done.next().map(small).map(Arc::new);
+            let made = done.next().map(|t| small(t, meter)).map(Arc::new);
             let Some(id) = *out else { continue };
             let made = made.or_else(|| declared(flat, id, extents));
             if let Some(slot) = values.get_mut(id) {
@@ -111,10 +123,14 @@ fn shape_nodes(
 }
 
 /// Drops the elements of a value that is too large to be kept for its shape.
-fn small(t: Tensor) -> Tensor {
-    match t.len() > SHAPE_CONSTANT {
-        true => Tensor::unknown(t.kind, t.dims),
-        false => t,
+fn small(t: Tensor, meter: &mut Meter) -> Tensor {
+    let room = meter.room.checked_sub(t.len());
+    match room.filter(|_| t.len() <= SHAPE_CONSTANT && t.is_known()) {
+        Some(room) => {
+            meter.room = room;
+            t
+        }
+        None => Tensor::unknown(t.kind, t.dims),
     }
 }
 
@@ -141,7 +157,10 @@ pub(crate) fn declared_type(
         Dim::Symbol(s) => extents(s),
         Dim::Unknown => None,
     };
-    Some((Kind::of(*dtype)?, dims.iter().map(one).collect::<Option<_>>()?))
+    Some((
+        Kind::of(*dtype)?,
+        dims.iter().map(one).collect::<Option<_>>()?,
+    ))
 }
 
 fn inputs_of(node: &Node<'_>, values: &Values) -> Option<Vec<Option<Value>>> {
@@ -170,7 +189,10 @@ fn shape_node(node: &Node<'_>, values: &Values, meter: &mut Meter) -> Option<Vec
         node.op,
         Op::Move(_) | Op::Gather | Op::OneHot | Op::Binary(_) | Op::Where | Op::MatMul | Op::Conv
     );
-    if grows && inputs.iter().all(known) && let Some(Some(first)) = inputs.first_mut() {
+    if grows
+        && inputs.iter().all(known)
+        && let Some(Some(first)) = inputs.first_mut()
+    {
         let len = first.len();
         let hidden = Arc::new(Tensor::unknown(first.kind, first.dims.clone()));
         let kept = std::mem::replace(first, hidden);
@@ -197,8 +219,7 @@ fn shape_select(node: &Node<'_>, values: &Values) -> Option<Vec<Tensor>> {
         return side.map(|t| vec![(*t).clone()]);
     }
     let (a, b) = (a?, b?);
-    (a.dims == b.dims && a.kind == b.kind)
-        .then(|| vec![Tensor::unknown(a.kind, a.dims.clone())])
+    (a.dims == b.dims && a.kind == b.kind).then(|| vec![Tensor::unknown(a.kind, a.dims.clone())])
 }
 
 /// One round of a loop, for the shapes that it leaves as they are.
@@ -240,10 +261,17 @@ fn shape_loop(
     }
     shape_nodes(flat, &body.nodes, values, meter, extents, depth + 1);
     let skip = usize::from(node.op == Op::Loop);
-    let carried = body.inputs.len().saturating_sub(if skip == 1 { 2 } else { scanned });
+    let carried = body
+        .inputs
+        .len()
+        .saturating_sub(if skip == 1 { 2 } else { scanned });
     let rounds = match node.op {
         Op::Loop => given(values, 0).and_then(|v| v.at(0)).map(|n| n as usize),
-        _ => node.inputs.len().checked_sub(1).and_then(|i| given(values, i)?.dims.first().copied()),
+        _ => node
+            .inputs
+            .len()
+            .checked_sub(1)
+            .and_then(|i| given(values, i)?.dims.first().copied()),
     };
     for (k, out) in node.outputs.iter().enumerate() {
         let Some(id) = *out else { continue };
@@ -294,7 +322,8 @@ fn compute(node: &Node<'_>, values: &mut Values, meter: &mut Meter) -> Result<Ve
         Op::Select => {
             let at = |i: usize| {
                 let id = node.inputs.get(i).copied().flatten();
-                id.and_then(|id| values.get(id)?.clone()).ok_or(Halt::Unknown)
+                id.and_then(|id| values.get(id)?.clone())
+                    .ok_or(Halt::Unknown)
             };
             meter.spend(1)?;
             let c = at(0)?.at(0).ok_or(Halt::Unknown)?;
@@ -428,13 +457,21 @@ fn run_scan(node: &Node<'_>, values: &mut Values, meter: &mut Meter) -> Result<V
     }
     let all = (0..total).map(|i| operand(node, values, i).ok_or(Halt::Unknown));
     let all = all.collect::<Result<Vec<_>, _>>()?;
-    let carried = total.checked_sub(scanned).ok_or(Halt::Wrong("no operands to go through"))?;
+    let carried = total
+        .checked_sub(scanned)
+        .ok_or(Halt::Wrong("no operands to go through"))?;
     let (state, through) = all.split_at(carried);
     let mut state = state.to_vec();
     let rounds = through.first().and_then(|v| v.dims.first().copied());
     let rounds = rounds.ok_or(Halt::Wrong("no operands to go through"))?;
-    let directions = node.attributes.ints("scan_input_directions").unwrap_or_default();
-    let outwards = node.attributes.ints("scan_output_directions").unwrap_or_default();
+    let directions = node
+        .attributes
+        .ints("scan_input_directions")
+        .unwrap_or_default();
+    let outwards = node
+        .attributes
+        .ints("scan_output_directions")
+        .unwrap_or_default();
     let mut rows: Vec<Vec<Value>> = vec![Vec::new(); node.outputs.len().saturating_sub(carried)];
     if rounds as i64 > MOST_ROUNDS {
         return Err(Halt::Budget);
@@ -442,7 +479,11 @@ fn run_scan(node: &Node<'_>, values: &mut Values, meter: &mut Meter) -> Result<V
     for i in 0..rounds {
         let mut given = std::mem::take(&mut state);
         for (k, v) in through.iter().enumerate() {
-            let at = if directions.get(k) == Some(&1) { rounds - 1 - i } else { i };
+            let at = if directions.get(k) == Some(&1) {
+                rounds - 1 - i
+            } else {
+                i
+            };
             let dims = v.dims.get(1..).unwrap_or_default().to_vec();
             let each = v.len().checked_div(rounds).unwrap_or(0);
             let order: Vec<usize> = (at * each..(at + 1) * each).collect();

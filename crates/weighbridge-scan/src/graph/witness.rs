@@ -162,7 +162,8 @@ impl Witness {
     /// The places that are set in each input.
     pub(crate) fn places(&self) -> Vec<Vec<usize>> {
         let both = self.inputs.iter().zip(&self.base);
-        both.map(|(v, b)| (0..v.len()).filter(|&i| differs(v, b, i)).collect()).collect()
+        both.map(|(v, b)| (0..v.len()).filter(|&i| differs(v, b, i)).collect())
+            .collect()
     }
 
     /// The machine-readable form: every input with its type, its shape, the value that all
@@ -225,7 +226,10 @@ impl Witness {
 /// A flat place as coordinates.
 fn index(dims: &[usize], flat: usize) -> String {
     let own = super::interp::value::strides(dims);
-    let parts = own.iter().zip(dims).map(|(s, d)| (flat / s.max(&1) % d.max(&1)).to_string());
+    let parts = own
+        .iter()
+        .zip(dims)
+        .map(|(s, d)| (flat / s.max(&1) % d.max(&1)).to_string());
     format!("[{}]", parts.collect::<Vec<_>>().join(","))
 }
 

@@ -38,7 +38,9 @@ pub(super) fn has_texts(graph: &Graph) -> bool {
     let of = |t: &Tensor| t.dtype == DType::Str;
     let node = |n: &GraphNode| {
         n.bodies().any(|(_, g)| has_texts(g))
-            || n.attributes.iter().any(|a| matches!(&a.value, AttributeValue::Tensor(t) if of(t)))
+            || n.attributes
+                .iter()
+                .any(|a| matches!(&a.value, AttributeValue::Tensor(t) if of(t)))
     };
     graph.initializers.iter().any(of)
         || graph.nodes.iter().any(node)
@@ -106,7 +108,9 @@ impl Filler<'_> {
                 all.push(Value::Bytes(self.reader.read(span, MOST)?));
             }
         }
-        to.extra_mut().attributes.push(("strings".into(), Value::List(all)));
+        to.extra_mut()
+            .attributes
+            .push(("strings".into(), Value::List(all)));
         Ok(())
     }
 }

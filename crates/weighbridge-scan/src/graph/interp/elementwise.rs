@@ -259,7 +259,13 @@ fn apply(
     let n = meter.value(&dims)?;
     let compares = matches!(
         op,
-        B::Equal | B::Greater | B::Less | B::GreaterOrEqual | B::LessOrEqual | B::And | B::Or
+        B::Equal
+            | B::Greater
+            | B::Less
+            | B::GreaterOrEqual
+            | B::LessOrEqual
+            | B::And
+            | B::Or
             | B::Xor
     );
     let kind = if compares { Kind::Bool } else { a.kind };
@@ -436,7 +442,10 @@ pub(crate) fn select(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
         _ => {
             let (x, y) = (a.to_floats()?, b.to_floats()?);
             let one = |(&k, (&i, &j))| if at(k) { x.get(i) } else { y.get(j) };
-            let all: Vec<f64> = choose.map(one).map(|n| n.copied().unwrap_or_default()).collect();
+            let all: Vec<f64> = choose
+                .map(one)
+                .map(|n| n.copied().unwrap_or_default())
+                .collect();
             Tensor::float(a.kind, dims, all)
         }
     }])
@@ -497,7 +506,9 @@ pub(crate) fn cast(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, H
             Tensor::texts(dims, all.collect())
         }
         (Data::Float(v), Kind::Text) => {
-            let all = v.iter().map(|n| Arc::from((*n as f32).to_string().as_bytes()));
+            let all = v
+                .iter()
+                .map(|n| Arc::from((*n as f32).to_string().as_bytes()));
             Tensor::texts(dims, all.collect())
         }
         (Data::Float(v), Kind::Bool) => {

@@ -7,7 +7,11 @@ const OUTSIDE: Halt = Halt::Wrong("an index that is not there");
 
 /// An index counted from the front.
 fn index(i: i64, extent: usize) -> Result<usize, Halt> {
-    let i = if i < 0 { i.saturating_add(extent as i64) } else { i };
+    let i = if i < 0 {
+        i.saturating_add(extent as i64)
+    } else {
+        i
+    };
     let at = usize::try_from(i).ok();
     at.filter(|&a| a < extent).ok_or(OUTSIDE)
 }
@@ -81,7 +85,10 @@ pub(crate) fn gather_nd(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tenso
     }
     let own = strides(&x.dims);
     let run = tail.iter().fold(1usize, |n, &d| n.saturating_mul(d));
-    let batches = outer.iter().take(batch).fold(1usize, |n, &d| n.saturating_mul(d));
+    let batches = outer
+        .iter()
+        .take(batch)
+        .fold(1usize, |n, &d| n.saturating_mul(d));
     let all = at.to_ints()?;
     let rows = all.len() / depth.max(1);
     let each = rows.checked_div(batches).unwrap_or(rows).max(1);
@@ -175,7 +182,12 @@ pub(crate) fn scatter_nd(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tens
 
 pub(crate) fn compress(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
     let (x, flags) = (c.input(0)?, c.input(1)?.to_ints()?);
-    let kept: Vec<usize> = flags.iter().enumerate().filter(|(_, f)| **f != 0).map(|(i, _)| i).collect();
+    let kept: Vec<usize> = flags
+        .iter()
+        .enumerate()
+        .filter(|(_, f)| **f != 0)
+        .map(|(i, _)| i)
+        .collect();
     let Some(at) = c.attributes.int("axis") else {
         meter.value(&[kept.len()])?;
         let inside = kept.iter().all(|&i| i < x.len());
@@ -192,8 +204,16 @@ pub(crate) fn compress(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor
         *d = kept.len();
     }
     meter.value(&dims)?;
-    let run = x.dims.iter().skip(at + 1).fold(1usize, |n, &d| n.saturating_mul(d));
-    let outer = x.dims.iter().take(at).fold(1usize, |n, &d| n.saturating_mul(d));
+    let run = x
+        .dims
+        .iter()
+        .skip(at + 1)
+        .fold(1usize, |n, &d| n.saturating_mul(d));
+    let outer = x
+        .dims
+        .iter()
+        .take(at)
+        .fold(1usize, |n, &d| n.saturating_mul(d));
     let mut order = Vec::new();
     for o in 0..outer {
         for &i in &kept {
@@ -218,13 +238,20 @@ pub(crate) fn one_hot(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>
     if !(at.is_known() && values.is_known()) {
         return Ok(vec![Tensor::unknown(values.kind, dims)]);
     }
-    let run = dims.iter().skip(axis + 1).fold(1usize, |n, &d| n.saturating_mul(d));
+    let run = dims
+        .iter()
+        .skip(axis + 1)
+        .fold(1usize, |n, &d| n.saturating_mul(d));
     let ids = at.to_ints()?;
     let order = (0..n).map(|flat| {
         let (inner, rest) = (flat % run.max(1), flat / run.max(1));
         let (k, outer) = (rest % depth.max(1), rest / depth.max(1));
         let id = ids.get(outer * run + inner).copied().unwrap_or(-1);
-        let id = if id < 0 { id.saturating_add(depth as i64) } else { id };
+        let id = if id < 0 {
+            id.saturating_add(depth as i64)
+        } else {
+            id
+        };
         usize::from(id == k as i64)
     });
     let order: Vec<usize> = order.collect();
@@ -237,7 +264,11 @@ pub(crate) fn non_zero(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor
     let rank = x.dims.len().max(1);
     meter.spend(v.len().saturating_mul(rank))?;
     let own = strides(&x.dims);
-    let hits = v.iter().enumerate().filter(|(_, x)| **x != 0.0).map(|(i, _)| i);
+    let hits = v
+        .iter()
+        .enumerate()
+        .filter(|(_, x)| **x != 0.0)
+        .map(|(i, _)| i);
     let hits: Vec<usize> = hits.collect();
     let mut out = Vec::with_capacity(hits.len() * rank);
     for (&s, &d) in own.iter().zip(&x.dims) {
@@ -257,7 +288,10 @@ pub(crate) fn top_k(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, 
     };
     let at = c.axis(-1, x.dims.len())?;
     let extent = *x.dims.get(at).ok_or(OUTSIDE)?;
-    let k = usize::try_from(k).ok().filter(|&k| k <= extent).ok_or(OUTSIDE)?;
+    let k = usize::try_from(k)
+        .ok()
+        .filter(|&k| k <= extent)
+        .ok_or(OUTSIDE)?;
     let mut dims = x.dims.clone();
     if let Some(d) = dims.get_mut(at) {
         *d = k;
@@ -270,8 +304,16 @@ pub(crate) fn top_k(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, 
     }
     let largest = c.attributes.int_or("largest", 1) != 0;
     let v = x.to_floats()?;
-    let run = x.dims.iter().skip(at + 1).fold(1usize, |n, &d| n.saturating_mul(d));
-    let outer = x.dims.iter().take(at).fold(1usize, |n, &d| n.saturating_mul(d));
+    let run = x
+        .dims
+        .iter()
+        .skip(at + 1)
+        .fold(1usize, |n, &d| n.saturating_mul(d));
+    let outer = x
+        .dims
+        .iter()
+        .take(at)
+        .fold(1usize, |n, &d| n.saturating_mul(d));
     let (mut order, mut ids) = (vec![0usize; n], vec![0i64; n]);
     for o in 0..outer {
         for r in 0..run {

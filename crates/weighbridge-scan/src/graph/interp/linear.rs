@@ -81,14 +81,19 @@ pub(crate) fn gemm(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, H
             return Ok(t.clone());
         }
         let order: Vec<usize> = match t.is_known() {
-            true => (0..r * k).map(|i| i % r.max(1) * k + i / r.max(1)).collect(),
+            true => (0..r * k)
+                .map(|i| i % r.max(1) * k + i / r.max(1))
+                .collect(),
             false => Vec::new(),
         };
         Ok(t.picked(vec![k, r], &order))
     };
     let a = flat(c.input(0)?, c.attributes.int_or("transA", 0) != 0)?;
     let b = flat(c.input(1)?, c.attributes.int_or("transB", 0) != 0)?;
-    let (alpha, beta) = (c.attributes.float_or("alpha", 1.0), c.attributes.float_or("beta", 1.0));
+    let (alpha, beta) = (
+        c.attributes.float_or("alpha", 1.0),
+        c.attributes.float_or("beta", 1.0),
+    );
     let out = product(&a, &b, a.kind, meter)?;
     let bias = c.optional(2);
     if !out.is_known() || bias.is_some_and(|b| !b.is_known()) {
@@ -97,9 +102,10 @@ pub(crate) fn gemm(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, H
     let mut v = out.to_floats()?;
     v.iter_mut().for_each(|x| *x *= alpha);
     if let Some(bias) = bias {
-        broadcast(&[&bias.dims, &out.dims]).ok().filter(|d| *d == out.dims).ok_or(Halt::Wrong(
-            "a bias that does not fit",
-        ))?;
+        broadcast(&[&bias.dims, &out.dims])
+            .ok()
+            .filter(|d| *d == out.dims)
+            .ok_or(Halt::Wrong("a bias that does not fit"))?;
         let w = bias.to_floats()?;
         for (x, i) in v.iter_mut().zip(stretch(&bias.dims, &out.dims)) {
             *x += beta * w.get(i).copied().unwrap_or_default();
@@ -168,7 +174,11 @@ impl Window {
             if room < 0 {
                 return Err(bad);
             }
-            let n = if ceil { (room + step - 1) / step } else { room / step } + 1;
+            let n = if ceil {
+                (room + step - 1) / step
+            } else {
+                room / step
+            } + 1;
             before.push(b);
             out.push(n as usize);
         }
@@ -217,7 +227,8 @@ impl Conv {
     pub(crate) fn of(c: &Call<'_, '_>) -> Result<Self, Halt> {
         let (x, w) = (c.input(0)?, c.input(1)?);
         let bad = Halt::Wrong("a kernel that does not fit");
-        let ([n, ch, space @ ..], [out, each, kernel @ ..]) = (x.dims.as_slice(), w.dims.as_slice())
+        let ([n, ch, space @ ..], [out, each, kernel @ ..]) =
+            (x.dims.as_slice(), w.dims.as_slice())
         else {
             return Err(bad);
         };
@@ -259,7 +270,10 @@ pub(crate) fn conv(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, H
     let plan = Conv::of(c)?;
     let n = meter.value(&plan.dims)?;
     let kernel = count(&plan.window.kernel).unwrap_or(1);
-    meter.spend(n.saturating_mul(kernel.saturating_mul(plan.channels.2)).saturating_mul(2))?;
+    meter.spend(
+        n.saturating_mul(kernel.saturating_mul(plan.channels.2))
+            .saturating_mul(2),
+    )?;
     if !(x.is_known() && w.is_known() && bias.is_none_or(Tensor::is_known)) {
         return Ok(vec![Tensor::unknown(x.kind, plan.dims)]);
     }
@@ -305,19 +319,34 @@ pub(crate) fn einsum(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
         }
         all.push(t);
     }
-    let extent = |l: char| letters.iter().find(|(k, _)| *k == l).map(|(_, d)| *d).ok_or(bad);
+    let extent = |l: char| {
+        letters
+            .iter()
+            .find(|(k, _)| *k == l)
+            .map(|(_, d)| *d)
+            .ok_or(bad)
+    };
     let dims = right.chars().map(extent).collect::<Result<Dims, _>>()?;
     let kind = all.first().map_or(Kind::F32, |t| t.kind);
     let n = meter.value(&dims)?;
-    let inner: Vec<(char, usize)> =
-        letters.iter().copied().filter(|(l, _)| !right.contains(*l)).collect();
+    let inner: Vec<(char, usize)> = letters
+        .iter()
+        .copied()
+        .filter(|(l, _)| !right.contains(*l))
+        .collect();
     let inner_dims: Dims = inner.iter().map(|(_, d)| *d).collect();
     let sums = count(&inner_dims).ok_or(Halt::Budget)?;
-    meter.spend(n.saturating_mul(sums).saturating_mul(all.len().saturating_mul(4)))?;
+    meter.spend(
+        n.saturating_mul(sums)
+            .saturating_mul(all.len().saturating_mul(4)),
+    )?;
     if all.iter().any(|t| !t.is_known()) {
         return Ok(vec![Tensor::unknown(kind, dims)]);
     }
-    let values = all.iter().map(|t| t.to_floats()).collect::<Result<Vec<_>, _>>()?;
+    let values = all
+        .iter()
+        .map(|t| t.to_floats())
+        .collect::<Result<Vec<_>, _>>()?;
     // For each operand, the step that each letter of the result and of the sum takes in it.
     let step = |term: &str, t: &Tensor, l: char| -> usize {
         let own = strides(&t.dims);
@@ -327,7 +356,9 @@ pub(crate) fn einsum(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
     let (os, is) = (strides(&dims), strides(&inner_dims));
     let place = |flat: usize, dims: &[usize], own: &[usize], steps: &[usize]| -> usize {
         let parts = dims.iter().zip(own).zip(steps);
-        parts.map(|((&d, &s), &step)| flat / s.max(1) % d.max(1) * step).sum()
+        parts
+            .map(|((&d, &s), &step)| flat / s.max(1) % d.max(1) * step)
+            .sum()
     };
     let outer_steps: Vec<Vec<usize>> = terms
         .iter()

@@ -11,7 +11,11 @@ use super::{Call, Halt, Meter, Op};
 pub(crate) fn shape(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
     let x = c.input(0)?;
     meter.spend(x.dims.len())?;
-    let dims: Vec<i64> = x.dims.iter().map(|&d| d.min(i64::MAX as usize) as i64).collect();
+    let dims: Vec<i64> = x
+        .dims
+        .iter()
+        .map(|&d| d.min(i64::MAX as usize) as i64)
+        .collect();
     if c.op == Op::Size {
         let n = count(&x.dims).ok_or(Halt::Budget)?;
         return Ok(vec![Tensor::scalar(n as i64)]);
@@ -23,7 +27,9 @@ pub(crate) fn shape(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, 
     };
     let start = clamp(c.attributes.int_or("start", 0));
     let end = clamp(c.attributes.int_or("end", rank));
-    Ok(vec![Tensor::ints(dims.get(start..end).unwrap_or_default().to_vec())])
+    Ok(vec![Tensor::ints(
+        dims.get(start..end).unwrap_or_default().to_vec(),
+    )])
 }
 
 pub(crate) fn constant_of_shape(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
@@ -77,7 +83,11 @@ pub(crate) fn eye_like(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor
         let (row, column) = ((i / k.max(1)) as i64, (i % k.max(1)) as i64);
         f64::from(u8::from(row.saturating_add(shift) == column))
     };
-    Ok(vec![Tensor::numbers(kind, x.dims.clone(), (0..n).map(one).collect())])
+    Ok(vec![Tensor::numbers(
+        kind,
+        x.dims.clone(),
+        (0..n).map(one).collect(),
+    )])
 }
 
 /// Random values are the mean of what they could be: they decide nothing.
@@ -88,7 +98,10 @@ pub(crate) fn random(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
     if n > MOST_ELEMENTS {
         return Ok(vec![Tensor::unknown(kind, x.dims.clone())]);
     }
-    let (low, high) = (c.attributes.float_or("low", 0.0), c.attributes.float_or("high", 0.0));
+    let (low, high) = (
+        c.attributes.float_or("low", 0.0),
+        c.attributes.float_or("high", 0.0),
+    );
     let mean = c.attributes.float_or("mean", (low + high) / 2.0);
     Ok(vec![Tensor::float(kind, x.dims.clone(), vec![mean; n])])
 }
@@ -111,7 +124,10 @@ pub(crate) fn normalize_text(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<
             _ => t.clone(),
         }
     };
-    Ok(vec![Tensor::texts(x.dims.clone(), v.iter().map(one).collect())])
+    Ok(vec![Tensor::texts(
+        x.dims.clone(),
+        v.iter().map(one).collect(),
+    )])
 }
 
 pub(crate) fn concat_text(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
@@ -125,7 +141,11 @@ pub(crate) fn concat_text(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Ten
     let mut out: Vec<Arc<[u8]>> = Vec::with_capacity(i.len());
     for (&i, &j) in i.iter().zip(&j) {
         let both = [x.get(i), y.get(j)];
-        let bytes: Vec<u8> = both.into_iter().flatten().flat_map(|t| t.iter().copied()).collect();
+        let bytes: Vec<u8> = both
+            .into_iter()
+            .flatten()
+            .flat_map(|t| t.iter().copied())
+            .collect();
         meter.spend(bytes.len())?;
         out.push(Arc::from(bytes));
     }

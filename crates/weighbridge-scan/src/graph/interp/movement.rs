@@ -83,7 +83,11 @@ fn order(
             let to = sizes(&c.input(1)?.to_ints()?)?;
             let dims = broadcast(&[&x.dims, &to])?;
             meter.value(&dims)?;
-            let all = if known { stretch(&x.dims, &dims) } else { Vec::new() };
+            let all = if known {
+                stretch(&x.dims, &dims)
+            } else {
+                Vec::new()
+            };
             Ok((dims, all))
         }
         Move::Slice => slice(c, x, meter),
@@ -97,10 +101,13 @@ fn order(
                 .collect();
             let dims = dims.ok_or(Halt::Budget)?;
             let n = meter.value(&dims)?;
-            Ok((dims.clone(), mapped(&dims, n, known, |a, i| {
-                let d = x.dims.get(a).copied().unwrap_or(1).max(1);
-                Some((i % d) * own.get(a).copied().unwrap_or(0))
-            })))
+            Ok((
+                dims.clone(),
+                mapped(&dims, n, known, |a, i| {
+                    let d = x.dims.get(a).copied().unwrap_or(1).max(1);
+                    Some((i % d) * own.get(a).copied().unwrap_or(0))
+                }),
+            ))
         }
         Move::Trilu => trilu(c, x, meter),
         Move::DepthToSpace | Move::SpaceToDepth => blocks(c, m, x, meter),
@@ -182,11 +189,20 @@ fn squeeze(c: &Call<'_, '_>, x: &Tensor, away: bool) -> Result<Dims, Halt> {
             Some(a) => !a.contains(i),
             None => **d != 1,
         };
-        return Ok(x.dims.iter().enumerate().filter(keep).map(|(_, d)| *d).collect());
+        return Ok(x
+            .dims
+            .iter()
+            .enumerate()
+            .filter(keep)
+            .map(|(_, d)| *d)
+            .collect());
     }
     let axes = axes.ok_or(Halt::Wrong("no axes"))?;
     let rank = x.dims.len() + axes.len();
-    let axes: Vec<usize> = axes.iter().map(|&a| axis(a, rank)).collect::<Result<_, _>>()?;
+    let axes: Vec<usize> = axes
+        .iter()
+        .map(|&a| axis(a, rank))
+        .collect::<Result<_, _>>()?;
     let mut old = x.dims.iter();
     let one = |i: usize| match axes.contains(&i) {
         true => Some(1),
@@ -238,7 +254,10 @@ fn slice(c: &Call<'_, '_>, x: &Tensor, meter: &mut Meter) -> Result<(Dims, Vec<u
         true => walk(&dims, &walk_steps, n),
         false => Vec::new(),
     };
-    Ok((dims, all.into_iter().map(|i| i.wrapping_add(start)).collect()))
+    Ok((
+        dims,
+        all.into_iter().map(|i| i.wrapping_add(start)).collect(),
+    ))
 }
 
 fn concat(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
@@ -251,7 +270,11 @@ fn concat(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
     let mut total = 0usize;
     for t in &all {
         let fits = t.dims.len() == rank
-            && t.dims.iter().zip(&dims).enumerate().all(|(i, (a, b))| i == at || a == b);
+            && t.dims
+                .iter()
+                .zip(&dims)
+                .enumerate()
+                .all(|(i, (a, b))| i == at || a == b);
         if !fits {
             return Err(Halt::Wrong("shapes that do not fit"));
         }
@@ -264,7 +287,10 @@ fn concat(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
     if all.iter().any(|t| !t.is_known()) {
         return Ok(vec![Tensor::unknown(first.kind, dims)]);
     }
-    let outer = dims.iter().take(at).fold(1usize, |n, &d| n.saturating_mul(d));
+    let outer = dims
+        .iter()
+        .take(at)
+        .fold(1usize, |n, &d| n.saturating_mul(d));
     let mut out = first.picked(Vec::new(), &[]);
     for o in 0..outer {
         for t in &all {
@@ -297,7 +323,9 @@ fn split(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
                 return Err(Halt::Budget);
             }
             let each = whole.div_ceil(n);
-            (0..n).map(|i| whole.saturating_sub(i.saturating_mul(each)).min(each)).collect()
+            (0..n)
+                .map(|i| whole.saturating_sub(i.saturating_mul(each)).min(each))
+                .collect()
         }
     };
     if parts.iter().fold(0usize, |n, &p| n.saturating_add(p)) != whole {
@@ -313,7 +341,11 @@ fn split(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
         }
         let n = meter.value(&dims)?;
         let from = start.saturating_mul(own.get(at).copied().unwrap_or(0));
-        let all = if x.is_known() { walk(&dims, &own, n) } else { Vec::new() };
+        let all = if x.is_known() {
+            walk(&dims, &own, n)
+        } else {
+            Vec::new()
+        };
         let all: Vec<usize> = all.into_iter().map(|i| i.saturating_add(from)).collect();
         out.push(x.picked(dims, &all));
         start = start.saturating_add(p);
@@ -329,7 +361,11 @@ fn pad(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
     };
     let rank = x.dims.len();
     let axes: Vec<usize> = match c.optional(3) {
-        Some(t) => t.to_ints()?.iter().map(|&a| axis(a, rank)).collect::<Result<_, _>>()?,
+        Some(t) => t
+            .to_ints()?
+            .iter()
+            .map(|&a| axis(a, rank))
+            .collect::<Result<_, _>>()?,
         None => (0..rank).collect(),
     };
     if pads.len() != axes.len() * 2 {
@@ -398,7 +434,11 @@ fn trilu(c: &Call<'_, '_>, x: &Tensor, meter: &mut Meter) -> Result<(Dims, Vec<u
             false => NOWHERE,
         }
     };
-    let all = if x.is_known() { (0..n).map(at).collect() } else { Vec::new() };
+    let all = if x.is_known() {
+        (0..n).map(at).collect()
+    } else {
+        Vec::new()
+    };
     Ok((x.dims.clone(), all))
 }
 
@@ -434,7 +474,11 @@ fn blocks(
         let (k, image) = (rest % oc.max(1), rest / oc.max(1));
         let (source, si, sj) = if deep {
             let inner = (i % b) * b + j % b;
-            let source = if crd { k * b * b + inner } else { inner * oc + k };
+            let source = if crd {
+                k * b * b + inner
+            } else {
+                inner * oc + k
+            };
             (source, i / b, j / b)
         } else {
             let (inner, source) = (k / ch.max(1), k % ch.max(1));
@@ -442,7 +486,11 @@ fn blocks(
         };
         ((image * ch + source) * h + si) * w + sj
     };
-    let all = if x.is_known() { (0..total).map(at).collect() } else { Vec::new() };
+    let all = if x.is_known() {
+        (0..total).map(at).collect()
+    } else {
+        Vec::new()
+    };
     Ok((dims, all))
 }
 
@@ -462,7 +510,10 @@ fn reverse(c: &Call<'_, '_>, x: &Tensor, meter: &mut Meter) -> Result<(Dims, Vec
         let b = flat / get(&own, batch) % get(&x.dims, batch);
         let step = get(&own, time);
         let t = flat / step % get(&x.dims, time);
-        let len = lengths.get(b).and_then(|&l| usize::try_from(l).ok()).unwrap_or(0);
+        let len = lengths
+            .get(b)
+            .and_then(|&l| usize::try_from(l).ok())
+            .unwrap_or(0);
         match t < len {
             true => flat - t * step + (len - 1 - t) * step,
             false => flat,

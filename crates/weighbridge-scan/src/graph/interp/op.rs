@@ -4,51 +4,179 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) enum Unary {
-    Abs, Neg, Sign, Ceil, Floor, Round, Sqrt, Exp, Log, Relu, LeakyRelu, Elu, Selu, Celu, Sigmoid,
-    HardSigmoid, HardSwish, Tanh, Softplus, Softsign, Erf, Sin, Cos, Tan, Asin, Acos, Atan, Sinh,
-    Cosh, Asinh, Acosh, Atanh, Not, IsNan, IsInf, Reciprocal, BitNot, Threshold, Gelu, Mish,
-    Shrink, Swish,
+    Abs,
+    Neg,
+    Sign,
+    Ceil,
+    Floor,
+    Round,
+    Sqrt,
+    Exp,
+    Log,
+    Relu,
+    LeakyRelu,
+    Elu,
+    Selu,
+    Celu,
+    Sigmoid,
+    HardSigmoid,
+    HardSwish,
+    Tanh,
+    Softplus,
+    Softsign,
+    Erf,
+    Sin,
+    Cos,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    Not,
+    IsNan,
+    IsInf,
+    Reciprocal,
+    BitNot,
+    Threshold,
+    Gelu,
+    Mish,
+    Shrink,
+    Swish,
 }
 
 /// Two values at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) enum Binary {
-    Add, Sub, Mul, Div, Pow, Mod, Equal, Greater, Less, GreaterOrEqual, LessOrEqual, And, Or, Xor,
-    BitAnd, BitOr, BitXor, BitShift, PRelu,
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    Mod,
+    Equal,
+    Greater,
+    Less,
+    GreaterOrEqual,
+    LessOrEqual,
+    And,
+    Or,
+    Xor,
+    BitAnd,
+    BitOr,
+    BitXor,
+    BitShift,
+    PRelu,
 }
 
 /// Any number of values at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub(crate) enum Fold { Min, Max, Sum, Mean }
+pub(crate) enum Fold {
+    Min,
+    Max,
+    Sum,
+    Mean,
+}
 
 /// Many values into one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub(crate) enum Reduce { Sum, Mean, Max, Min, Prod, L1, L2, SumSquare, LogSum, LogSumExp }
+pub(crate) enum Reduce {
+    Sum,
+    Mean,
+    Max,
+    Min,
+    Prod,
+    L1,
+    L2,
+    SumSquare,
+    LogSum,
+    LogSumExp,
+}
 
 /// Elements are moved and stay what they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) enum Move {
-    Identity, Reshape, Flatten, Squeeze, Unsqueeze, Transpose, Slice, Concat, Split, Expand, Tile,
-    Pad, DepthToSpace, SpaceToDepth, ReverseSequence, Trilu,
+    Identity,
+    Reshape,
+    Flatten,
+    Squeeze,
+    Unsqueeze,
+    Transpose,
+    Slice,
+    Concat,
+    Split,
+    Expand,
+    Tile,
+    Pad,
+    DepthToSpace,
+    SpaceToDepth,
+    ReverseSequence,
+    Trilu,
 }
 
 /// An operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) enum Op {
-    Unary(Unary), Binary(Binary), Fold(Fold), Reduce(Reduce), Move(Move),
-    Where, Clip, Cast, Gather, GatherElements, GatherNd, ScatterElements, ScatterNd, Compress,
-    OneHot, NonZero, TopK, ArgMax, ArgMin, CumSum, Softmax, LogSoftmax, Hardmax, LayerNorm,
-    BatchNorm, InstanceNorm, MatMul, Gemm, Conv, Einsum, AveragePool, MaxPool, GlobalAveragePool,
-    GlobalMaxPool, Shape, Size, ConstantOfShape, Range, EyeLike, Random, Quantize, Dequantize,
-    DynamicQuantize, IntegerMatMul, Resize, StringNormalizer, StringConcat,
+    Unary(Unary),
+    Binary(Binary),
+    Fold(Fold),
+    Reduce(Reduce),
+    Move(Move),
+    Where,
+    Clip,
+    Cast,
+    Gather,
+    GatherElements,
+    GatherNd,
+    ScatterElements,
+    ScatterNd,
+    Compress,
+    OneHot,
+    NonZero,
+    TopK,
+    ArgMax,
+    ArgMin,
+    CumSum,
+    Softmax,
+    LogSoftmax,
+    Hardmax,
+    LayerNorm,
+    BatchNorm,
+    InstanceNorm,
+    MatMul,
+    Gemm,
+    Conv,
+    Einsum,
+    AveragePool,
+    MaxPool,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    Shape,
+    Size,
+    ConstantOfShape,
+    Range,
+    EyeLike,
+    Random,
+    Quantize,
+    Dequantize,
+    DynamicQuantize,
+    IntegerMatMul,
+    Resize,
+    StringNormalizer,
+    StringConcat,
     /// A branch of two, both of which are in the graph.
     Select,
-    Loop, Scan, Constant,
+    Loop,
+    Scan,
+    Constant,
     /// One that is not run.
     Other,
 }
@@ -58,9 +186,9 @@ pub(crate) fn named(name: &str) -> Op {
     use Op as O;
     unary(name)
         .map(O::Unary)
-        .or_else(|| binary(name).map(O::Binary))
-        .or_else(|| movement(name).map(O::Move))
-        .or_else(|| reduce(name).map(O::Reduce))
+        .or(binary(name).map(O::Binary))
+        .or(movement(name).map(O::Move))
+        .or(reduce(name).map(O::Reduce))
         .unwrap_or_else(|| match name {
             "Min" => O::Fold(Fold::Min),
             "Max" => O::Fold(Fold::Max),

@@ -10,7 +10,10 @@ pub(crate) fn plan(c: &Call<'_, '_>) -> Result<(Window, Dims, Dims), Halt> {
     let [n, ch, space @ ..] = x.dims.as_slice() else {
         return Err(Halt::Wrong("no image"));
     };
-    let kernel = c.attributes.ints("kernel_shape").ok_or(Halt::Wrong("no window"))?;
+    let kernel = c
+        .attributes
+        .ints("kernel_shape")
+        .ok_or(Halt::Wrong("no window"))?;
     let kernel: Option<Dims> = kernel.iter().map(|&k| usize::try_from(k).ok()).collect();
     let window = Window::of(c, space, kernel.ok_or(Halt::Wrong("no window"))?)?;
     let dims = [&[*n, *ch], window.out.as_slice()].concat();
@@ -70,5 +73,9 @@ pub(crate) fn global(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
         Op::GlobalMaxPool => r.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         _ => r.iter().sum::<f64>() / each as f64,
     };
-    Ok(vec![Tensor::numbers(x.kind, dims, v.chunks(each).map(one).collect())])
+    Ok(vec![Tensor::numbers(
+        x.kind,
+        dims,
+        v.chunks(each).map(one).collect(),
+    )])
 }

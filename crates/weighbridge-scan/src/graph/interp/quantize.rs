@@ -96,7 +96,9 @@ pub(crate) fn dynamic(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>
         ]);
     }
     let v = x.to_floats()?;
-    let (low, high) = v.iter().fold((0f64, 0f64), |(l, h), &x| (l.min(x), h.max(x)));
+    let (low, high) = v
+        .iter()
+        .fold((0f64, 0f64), |(l, h), &x| (l.min(x), h.max(x)));
     let scale = Kind::F32.round((high - low) / 255.0);
     let scale = if scale == 0.0 { 1.0 } else { scale };
     let zero = (-low / scale).round_ties_even().clamp(0.0, 255.0);
@@ -115,7 +117,11 @@ pub(crate) fn mat_mul(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>
             _ if unknown => Ok(Tensor::unknown(Kind::I32, t.dims.clone())),
             Some(z) if z.len() == 1 => {
                 let z = z.one()?;
-                let all = t.to_ints()?.into_iter().map(|n| n.wrapping_sub(z)).collect();
+                let all = t
+                    .to_ints()?
+                    .into_iter()
+                    .map(|n| n.wrapping_sub(z))
+                    .collect();
                 Ok(Tensor::int(Kind::I32, t.dims.clone(), all))
             }
             Some(_) => Err(Halt::Unsupported),

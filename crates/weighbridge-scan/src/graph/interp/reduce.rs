@@ -7,7 +7,10 @@ use super::{Call, Halt, Meter, Op, Reduce, axis};
 pub(crate) fn plan(c: &Call<'_, '_>, x: &Tensor) -> Result<(Vec<usize>, Dims, Dims), Halt> {
     let rank = x.dims.len();
     let axes = match c.ints(1, "axes")? {
-        Some(a) => a.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>, _>>()?,
+        Some(a) => a
+            .iter()
+            .map(|&a| axis(a, rank))
+            .collect::<Result<Vec<_>, _>>()?,
         None => Vec::new(),
     };
     let none = axes.is_empty() && c.attributes.int_or("noop_with_empty_axes", 0) != 0;
@@ -143,7 +146,11 @@ pub(crate) fn arg(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Ha
         }
         best as i64
     };
-    Ok(vec![Tensor::int(Kind::I64, dims, (0..n).map(one).collect())])
+    Ok(vec![Tensor::int(
+        Kind::I64,
+        dims,
+        (0..n).map(one).collect(),
+    )])
 }
 
 pub(crate) fn cum_sum(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
@@ -230,7 +237,9 @@ pub(crate) fn layer_norm(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tens
     if !known || c.outputs > 1 {
         return Ok(vec![Tensor::unknown(x.kind, x.dims.clone())]);
     }
-    let row = count(x.dims.get(at..).unwrap_or_default()).unwrap_or(1).max(1);
+    let row = count(x.dims.get(at..).unwrap_or_default())
+        .unwrap_or(1)
+        .max(1);
     let epsilon = c.attributes.float_or("epsilon", 1e-5);
     let (v, w) = (x.to_floats()?, scale.to_floats()?);
     let b = bias.map(Tensor::to_floats).transpose()?;
@@ -250,7 +259,11 @@ pub(crate) fn layer_norm(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tens
 
 /// The channel that each element of an image or a row of features is in.
 fn channels(x: &Tensor) -> (usize, usize) {
-    let run = x.dims.iter().skip(2).fold(1usize, |n, &d| n.saturating_mul(d));
+    let run = x
+        .dims
+        .iter()
+        .skip(2)
+        .fold(1usize, |n, &d| n.saturating_mul(d));
     (x.dims.get(1).copied().unwrap_or(1).max(1), run.max(1))
 }
 
@@ -261,7 +274,10 @@ pub(crate) fn batch_norm(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tens
     if !x.is_known() || four.iter().any(|t| !t.is_known()) {
         return Ok(vec![Tensor::unknown(x.kind, x.dims.clone())]);
     }
-    let four = four.iter().map(|t| t.to_floats()).collect::<Result<Vec<_>, _>>()?;
+    let four = four
+        .iter()
+        .map(|t| t.to_floats())
+        .collect::<Result<Vec<_>, _>>()?;
     let epsilon = c.attributes.float_or("epsilon", 1e-5);
     let (extent, run) = channels(x);
     let one = |(i, v): (usize, f64)| {
@@ -293,4 +309,3 @@ pub(crate) fn instance_norm(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<T
     }
     Ok(vec![Tensor::float(x.kind, x.dims.clone(), out)])
 }
-

@@ -16,7 +16,10 @@ fn plan(c: &Call<'_, '_>, x: &Tensor) -> Result<(Dims, Vec<f64>), Halt> {
         let sizes = sizes.to_ints()?;
         let dims: Option<Dims> = sizes.iter().map(|&n| usize::try_from(n).ok()).collect();
         let dims = dims.filter(|d| d.len() == x.dims.len()).ok_or(bad)?;
-        let by = dims.iter().zip(&x.dims).map(|(&o, &i)| o as f64 / (i.max(1)) as f64);
+        let by = dims
+            .iter()
+            .zip(&x.dims)
+            .map(|(&o, &i)| o as f64 / (i.max(1)) as f64);
         return Ok((dims.clone(), by.collect()));
     }
     let by = match given(at) {
@@ -31,7 +34,11 @@ fn plan(c: &Call<'_, '_>, x: &Tensor) -> Result<(Dims, Vec<f64>), Halt> {
     if by.len() != x.dims.len() || by.iter().any(|&s| !(s > 0.0 && s < 1e6)) {
         return Err(bad);
     }
-    let dims = x.dims.iter().zip(&by).map(|(&d, s)| (d as f64 * s).floor() as usize);
+    let dims = x
+        .dims
+        .iter()
+        .zip(&by)
+        .map(|(&d, s)| (d as f64 * s).floor() as usize);
     Ok((dims.collect(), by))
 }
 
@@ -70,7 +77,11 @@ pub(crate) fn resize(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
     if how == "tf_crop_and_resize" || x.dims.contains(&0) {
         return Err(Halt::Unsupported);
     }
-    let round = |v: f64| match c.attributes.text("nearest_mode").unwrap_or("round_prefer_floor") {
+    let round = |v: f64| match c
+        .attributes
+        .text("nearest_mode")
+        .unwrap_or("round_prefer_floor")
+    {
         _ if old => v.floor(),
         "floor" => v.floor(),
         "ceil" => v.ceil(),
@@ -82,7 +93,11 @@ pub(crate) fn resize(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
     for ((&from, &to), &s) in x.dims.iter().zip(&dims).zip(&by) {
         let clamp = |v: f64| (v.max(0.0) as usize).min(from.saturating_sub(1));
         let one = |i: usize| {
-            let at = if from == to { i as f64 } else { source(how, i, s, from, to) };
+            let at = if from == to {
+                i as f64
+            } else {
+                source(how, i, s, from, to)
+            };
             match linear {
                 true => {
                     let at = at.clamp(0.0, from.saturating_sub(1) as f64);
@@ -97,11 +112,11 @@ pub(crate) fn resize(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
     let (own, theirs) = (strides(&x.dims), strides(&dims));
     if !linear {
         let one = |flat: usize| {
-            let parts = axes.iter().zip(&own).zip(theirs.iter().zip(&dims));
-            let part = |((a, &s), (&t, &d)): ((&Vec<(usize, usize, f64)>, &usize), (&usize, &usize))| {
-                a.get(flat / t.max(1) % d.max(1)).map_or(0, |(i, ..)| i * s)
-            };
-            parts.map(part).sum()
+            let mut sum = 0usize;
+            for ((a, &s), (&t, &d)) in axes.iter().zip(&own).zip(theirs.iter().zip(&dims)) {
+                sum += a.get(flat / t.max(1) % d.max(1)).map_or(0, |(i, ..)| i * s);
+            }
+            sum
         };
         let order: Vec<usize> = (0..n).map(one).collect();
         return Ok(vec![x.picked(dims, &order)]);
@@ -119,14 +134,20 @@ pub(crate) fn resize(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
                 continue;
             }
             let both = corners.iter().flat_map(|&(p, weight)| {
-                [(p + low * s, weight * (1.0 - w)), (p + high * s, weight * w)]
+                [
+                    (p + low * s, weight * (1.0 - w)),
+                    (p + high * s, weight * w),
+                ]
             });
             corners = both.collect();
             if corners.len() > 16 {
                 break;
             }
         }
-        corners.iter().map(|&(p, w)| v.get(p).copied().unwrap_or_default() * w).sum()
+        corners
+            .iter()
+            .map(|&(p, w)| v.get(p).copied().unwrap_or_default() * w)
+            .sum()
     };
     let all: Vec<f64> = (0..n).map(one).collect();
     Ok(vec![Tensor::numbers(x.kind, dims, all)])

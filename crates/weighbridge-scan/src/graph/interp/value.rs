@@ -10,7 +10,7 @@ use super::Halt;
 pub(crate) type Dims = Vec<usize>;
 
 /// Most elements that one value may have.
-pub(crate) const MOST_ELEMENTS: usize = 1 << 21;
+pub(crate) const MOST_ELEMENTS: usize = 1 << 19;
 
 /// What elements are. Arithmetic is done in `f64` or `i64` and settled into these after every
 /// step, so that it rounds as a runtime's does.
@@ -352,7 +352,9 @@ pub(crate) fn load(stored: &Stored, most: usize) -> Result<Tensor, Halt> {
     if n > most || !stored.has_data() {
         return Err(Halt::Budget);
     }
-    let bytes = stored.bytes().map_err(|_| Halt::Wrong("data that cannot be read"))?;
+    let bytes = stored
+        .bytes()
+        .map_err(|_| Halt::Wrong("data that cannot be read"))?;
     Ok(match stored.dtype {
         DType::U4 | DType::I4 => Tensor::int(kind, dims, nibbles(&bytes, stored.dtype, n)),
         _ => decode(kind, dims, &bytes),

@@ -22,7 +22,13 @@ struct Side {
 }
 
 impl<'g> Solver<'_, 'g> {
-    pub(super) fn elements(&mut self, at: usize, node: &Node<'g>, wants: &Wants, goals: &mut Goals) {
+    pub(super) fn elements(
+        &mut self,
+        at: usize,
+        node: &Node<'g>,
+        wants: &Wants,
+        goals: &mut Goals,
+    ) {
         let Some(out) = node.outputs.first().copied().flatten() else {
             return;
         };
@@ -32,7 +38,10 @@ impl<'g> Solver<'_, 'g> {
         let given = self.given(node);
         let maps: Vec<Vec<usize>> = given
             .iter()
-            .map(|v| v.as_ref().map_or_else(Vec::new, |v| stretch(&v.dims, &out.dims)))
+            .map(|v| {
+                v.as_ref()
+                    .map_or_else(Vec::new, |v| stretch(&v.dims, &out.dims))
+            })
             .collect();
         for (&i, want) in wants {
             if self.meter.spend(64).is_err() {
@@ -141,7 +150,10 @@ impl<'g> Solver<'_, 'g> {
                 .filter(|k| *k != side.k)
                 .find_map(|k| given.get(k)?.as_ref()?.at(here(k)?));
             let squared = sides.len() == 2 && sides.iter().all(|s| s.id == side.id);
-            let kind = given.get(side.k).and_then(|v| v.as_ref()).map_or(Kind::F32, |v| v.kind);
+            let kind = given
+                .get(side.k)
+                .and_then(|v| v.as_ref())
+                .map_or(Kind::F32, |v| v.kind);
             let mut tried = candidates(node, side, other, (low, high), now, squared);
             for x in &mut tried {
                 *x = match kind.is_float() {
@@ -167,7 +179,10 @@ impl<'g> Solver<'_, 'g> {
                     }
                 })
                 .collect();
-            let Some(made) = self.call(node, &inputs).ok().and_then(|v| v.into_iter().next())
+            let Some(made) = self
+                .call(node, &inputs)
+                .ok()
+                .and_then(|v| v.into_iter().next())
             else {
                 continue;
             };
@@ -210,7 +225,13 @@ impl<'g> Solver<'_, 'g> {
     }
 
     /// `Where`, and the choice between the branches of an `If`.
-    pub(super) fn selected(&mut self, at: usize, node: &Node<'g>, wants: &Wants, goals: &mut Goals) {
+    pub(super) fn selected(
+        &mut self,
+        at: usize,
+        node: &Node<'g>,
+        wants: &Wants,
+        goals: &mut Goals,
+    ) {
         let out = node.outputs.first().copied().flatten();
         let Some(out) = out.and_then(|id| self.cone.value(id)) else {
             return;
@@ -228,7 +249,11 @@ impl<'g> Solver<'_, 'g> {
                 }
             };
             let Some(flag) = place(0) else { continue };
-            let now = given.first().and_then(|v| v.as_ref()?.at(flag)).unwrap_or(0.0) != 0.0;
+            let now = given
+                .first()
+                .and_then(|v| v.as_ref()?.at(flag))
+                .unwrap_or(0.0)
+                != 0.0;
             // Each way: the side, and whether its value has to change.
             let mut ways = Vec::new();
             for (k, side) in [(1usize, true), (2, false)] {
@@ -299,12 +324,21 @@ fn candidates(
     let c = other.unwrap_or(0.0);
     let gap = c.abs().max(1.0) * 1e-2;
     out.extend([c, c + 1.0, c - 1.0, c + gap, c - gap, -c, c * 2.0, c + 0.5]);
-    let mut targets = vec![low, high, low + 1.0, high - 1.0, now.clamp(low, high.max(low))];
+    let mut targets = vec![
+        low,
+        high,
+        low + 1.0,
+        high - 1.0,
+        now.clamp(low, high.max(low)),
+    ];
     let width = (high - low).abs();
     if width.is_finite() {
         targets.extend([low + width / 2.0, low + width * 0.1]);
     } else {
-        targets.extend([low + low.abs() * 0.05 + 0.01, high - high.abs() * 0.05 - 0.01]);
+        targets.extend([
+            low + low.abs() * 0.05 + 0.01,
+            high - high.abs() * 0.05 - 0.01,
+        ]);
     }
     targets.retain(|t| t.is_finite());
     for &t in &targets {
@@ -314,7 +348,13 @@ fn candidates(
 }
 
 /// What an operator would take to give `t`, with `x` now in place of the operand and `c` beside.
-fn inverse(node: &Node<'_>, side: &Side, (x, c, t): (f64, f64, f64), squared: bool, out: &mut Vec<f64>) {
+fn inverse(
+    node: &Node<'_>,
+    side: &Side,
+    (x, c, t): (f64, f64, f64),
+    squared: bool,
+    out: &mut Vec<f64>,
+) {
     use Binary as B;
     use Unary as U;
     let second = side.k == 1;

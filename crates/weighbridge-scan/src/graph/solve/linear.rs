@@ -66,17 +66,32 @@ impl<'g> Solver<'_, 'g> {
             }
             Op::AveragePool => {
                 let (window, space, _) = pool_plan(&c).ok()?;
-                let area = window.out.iter().fold(1usize, |n, &d| n.saturating_mul(d)).max(1);
+                let area = window
+                    .out
+                    .iter()
+                    .fold(1usize, |n, &d| n.saturating_mul(d))
+                    .max(1);
                 let whole = space.iter().fold(1usize, |n, &d| n.saturating_mul(d));
                 let mut taps = Taps::new();
-                window.cover(&space, i % area, |p, _| taps.push((i / area * whole + p, 1.0)));
+                window.cover(&space, i % area, |p, _| {
+                    taps.push((i / area * whole + p, 1.0))
+                });
                 let n = taps.len().max(1) as f64;
                 taps.iter_mut().for_each(|(_, w)| *w /= n);
                 Some(taps)
             }
             Op::GlobalAveragePool => {
-                let each = a.dims.iter().skip(2).fold(1usize, |n, &d| n.saturating_mul(d)).max(1);
-                Some((i * each..(i + 1) * each).map(|j| (j, 1.0 / each as f64)).collect())
+                let each = a
+                    .dims
+                    .iter()
+                    .skip(2)
+                    .fold(1usize, |n, &d| n.saturating_mul(d))
+                    .max(1);
+                Some(
+                    (i * each..(i + 1) * each)
+                        .map(|j| (j, 1.0 / each as f64))
+                        .collect(),
+                )
             }
             Op::CumSum => {
                 let at = axis(given.get(1)?.as_ref()?.one().ok()?, a.dims.len()).ok()?;
@@ -111,17 +126,27 @@ impl<'g> Solver<'_, 'g> {
             return;
         }
         let up = now < low;
-        let width = if (high - low).is_finite() { (high - low) / 2.0 } else { 0.0 };
+        let width = if (high - low).is_finite() {
+            (high - low) / 2.0
+        } else {
+            0.0
+        };
         let target = if up { low + width } else { high - width };
         let short = target - now;
         let value = |j: usize| x.at(j).unwrap_or(0.0);
-        let bits = taps.iter().all(|(j, _)| matches!(value(*j), v if v == 0.0 || v == 1.0));
+        let bits = taps
+            .iter()
+            .all(|(j, _)| matches!(value(*j), v if v == 0.0 || v == 1.0));
         let mut set = |j: usize, v: f64| goals.add(id, j, Want::exactly(v));
         let way = self.choice(at, 7);
         if bits && (way < 4 || x.kind == crate::graph::interp::value::Kind::Bool) {
             // Flags: as many of them as it takes.
             let mut left = short;
-            let start = if way < 2 { 0 } else { self.choice(at ^ 0x77, taps.len()) };
+            let start = if way < 2 {
+                0
+            } else {
+                self.choice(at ^ 0x77, taps.len())
+            };
             for k in 0..taps.len() {
                 let Some(&(j, w)) = taps.get((start + k) % taps.len()) else {
                     continue;
@@ -149,7 +174,11 @@ impl<'g> Solver<'_, 'g> {
                 };
                 // A little beyond an open end, where there is room.
                 let open = !(low.is_finite() && high.is_finite());
-                let part = if open { (part * 1.02).min(part.max(1.0)) } else { part };
+                let part = if open {
+                    (part * 1.02).min(part.max(1.0))
+                } else {
+                    part
+                };
                 for (j, w) in taps {
                     set(j, value(j) + (end(w) - value(j)) * part);
                 }
@@ -174,7 +203,10 @@ impl<'g> Solver<'_, 'g> {
             }
             // One of them alone: the heaviest, or any.
             _ => {
-                let heavy = taps.iter().copied().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
+                let heavy = taps
+                    .iter()
+                    .copied()
+                    .max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
                 let any = taps.get(self.choice(at ^ 0x99, taps.len())).copied();
                 if let Some((j, w)) = if way == 5 { heavy } else { any } {
                     set(j, value(j) + short / w);
@@ -195,7 +227,11 @@ fn products(
     let (a, b) = (given.first()?.as_ref()?, given.get(1)?.as_ref()?);
     let flag = |n: &str| node.op == Op::Gemm && node.attributes.int_or(n, 0) != 0;
     let (turn_a, turn_b) = (flag("transA"), flag("transB"));
-    let alpha = if node.op == Op::Gemm { node.attributes.float_or("alpha", 1.0) } else { 1.0 };
+    let alpha = if node.op == Op::Gemm {
+        node.attributes.float_or("alpha", 1.0)
+    } else {
+        1.0
+    };
     // Rows and columns, with the dimensions that vectors lack.
     let widen = |d: &[usize], front: bool| -> Vec<usize> {
         let mut d = d.to_vec();

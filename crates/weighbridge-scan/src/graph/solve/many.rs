@@ -35,14 +35,22 @@ impl<'g> Solver<'_, 'g> {
             }
             Op::MaxPool | Op::AveragePool => {
                 let (window, space, _) = pool_plan(&c).ok()?;
-                let area = window.out.iter().fold(1usize, |n, &d| n.saturating_mul(d)).max(1);
+                let area = window
+                    .out
+                    .iter()
+                    .fold(1usize, |n, &d| n.saturating_mul(d))
+                    .max(1);
                 let whole = space.iter().fold(1usize, |n, &d| n.saturating_mul(d));
                 for (&i, all) in wants.keys().zip(&mut out) {
                     window.cover(&space, i % area, |p, _| all.push(i / area * whole + p));
                 }
             }
             _ => {
-                let each = x.dims.iter().skip(2).fold(1usize, |n, &d| n.saturating_mul(d));
+                let each = x
+                    .dims
+                    .iter()
+                    .skip(2)
+                    .fold(1usize, |n, &d| n.saturating_mul(d));
                 for (&i, all) in wants.keys().zip(&mut out) {
                     all.extend(i * each..(i + 1) * each);
                 }
@@ -132,7 +140,11 @@ impl<'g> Solver<'_, 'g> {
                 continue;
             };
             let place = |k: usize| (i / run * extent + k) * run + i % run;
-            let k = if low.is_finite() { low.ceil() } else { high.floor() };
+            let k = if low.is_finite() {
+                low.ceil()
+            } else {
+                high.floor()
+            };
             let Some(k) = Some(k as usize).filter(|&k| k < extent && k as f64 <= high) else {
                 continue;
             };
