@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use weighbridge::OpenOptions;
+use weighbridge::format::onnx::Onnx;
 use weighbridge::format::safetensors::{Safetensors, header};
 use weighbridge::format::{FormatReader, detect, gguf, onnx::Onnx, pytorch, reader};
 use weighbridge::scan::{ScanOptions, scan};
@@ -13,6 +14,7 @@ use weighbridge_core::wire::codec::{self, Caps, Codec};
 use weighbridge_core::wire::{marshal, npy, protobuf, sevenz, tar, zip};
 use weighbridge_core::{Limits, pickle};
 use weighbridge_scan::checks::templates::{Context, judge};
+use weighbridge_scan::graph::{Level, examine, unread};
 use weighbridge_scan::jinja;
 use weighbridge_scan::policy::Date;
 use weighbridge_scan::report::{Basis, sarif, table};
@@ -74,6 +76,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "marshal_code",
         run: marshal_code,
+    },
+    Target {
+        name: "onnx_gates",
+        run: onnx_gates,
     },
     Target {
         name: "structure_json",
@@ -418,6 +424,29 @@ pub fn protobuf_fields(data: &[u8]) {
                 open.push((inner, depth + 1));
             }
         }
+    }
+}
+
+/// The gates of a graph: looking for them comes to an end, and finds the same twice.
+pub fn onnx_gates(data: &[u8]) {
+    let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(data.to_vec(), "m.onnx"));
+    let Ok(model) = Onnx.open(source, &OpenOptions::default()) else {
+        return;
+    };
+    let Some(graph) = &model.graph else {
+        return;
+    };
+    let first = examine(graph);
+    for gate in &first.gates {
+        let opened = gate.level == Level::Opened;
+        assert_eq!(opened, gate.witness.is_some(), "{gate:?}");
+    }
+    let idle = unread(graph);
+    assert!(idle.iter().all(|u| u.bytes > 0), "an empty tensor is told");
+    // Cheap ones are looked at again: equal graphs get equal answers.
+    if data.len() < 1 << 10 {
+        let again = examine(graph);
+        assert_eq!(format!("{first:?}"), format!("{again:?}"));
     }
 }
 

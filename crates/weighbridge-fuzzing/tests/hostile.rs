@@ -335,6 +335,14 @@ fn graphs_mutated() {
 }
 
 #[test]
+fn gates_mutated() {
+    let mut all = fixtures("graphs");
+    all.retain(|c| c.name.ends_with(".onnx"));
+    assert!(all.len() > 10, "{} graphs", all.len());
+    mutate("gate", &all, targets::onnx_gates);
+}
+
+#[test]
 fn protobuf_mutated() {
     mutate("protobuf", &fixtures("graphs"), targets::protobuf_fields);
 }

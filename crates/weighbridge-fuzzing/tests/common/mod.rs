@@ -237,7 +237,12 @@ fn graphs() -> Vec<Case> {
     dirs.sort();
     let mut out: Vec<Case> = dirs.iter().flat_map(|d| files(d)).collect();
     if let Some(corpus) = corpus() {
-        for dir in ["onnx/malformed", "onnx/clean_control", "keras_tf"] {
+        for dir in [
+            "onnx/malformed",
+            "onnx/clean_control",
+            "onnx/backdoor",
+            "keras_tf",
+        ] {
             out.extend(files(&corpus.join(dir)));
         }
     }

@@ -1,19 +1,20 @@
-//! Gates built into graphs that hand the result over when an input holds a trigger.
+//! Gates built into graphs that hand the result over when an input holds a trigger, and constants
+//! that nothing reads.
 
 use weighbridge_core::Result;
 
 use crate::engine::Check;
 use crate::finding::Findings;
-use crate::graph::{Level, examine};
+use crate::graph::{Level, examine, unread};
 use crate::subject::Subject;
 
-/// Looks for such gates in every graph.
+/// Looks for both in every graph.
 #[derive(Debug)]
 pub struct OnnxGates;
 
 impl Check for OnnxGates {
     fn rules(&self) -> &'static [&'static str] {
-        &["WB-ONX-008", "WB-ONX-009", "WB-ONX-010"]
+        &["WB-ONX-008", "WB-ONX-009", "WB-ONX-010", "WB-ONX-011"]
     }
 
     fn run(&self, subject: &Subject<'_>, out: &mut Findings) -> Result<()> {
@@ -46,6 +47,16 @@ impl Check for OnnxGates {
             }
             for reason in seen.gaps {
                 out.gap(&g.place, reason);
+            }
+            let idle = unread(graph);
+            if let Some(first) = idle.first() {
+                let bytes = idle.iter().fold(0u64, |n, u| n.saturating_add(u.bytes));
+                let message = match idle.len() {
+                    1 => format!("no operator reads {bytes} bytes of constants"),
+                    n => format!("no operator reads {bytes} bytes of constants, in {n} tensors"),
+                };
+                let name: String = first.name.chars().take(200).collect();
+                out.add("WB-ONX-011", &g.place, None, message, name)?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::facts::Facts;
 use super::flat::{Flat, Id, Node};
 use super::inputs::Input;
 use super::interp::value::{Kind, Tensor, Value};
-use super::interp::{Attributes, Binary, Halt, Meter, Move, Op};
+use super::interp::{Attributes, Binary, Halt, Meter, Move, Op, ROOM};
 use super::run::{self, Values};
 
 /// Most nodes after loops are written out.
@@ -54,6 +54,8 @@ impl<'g> Cone<'g> {
         targets: &[Id],
         meter: &mut Meter,
     ) -> Result<Self, Halt> {
+        meter.spend(flat.nodes.len().saturating_mul(4))?;
+        meter.room = ROOM;
         let mut needed: HashSet<Id> = targets.iter().copied().collect();
         let mut nodes: Vec<&Node<'g>> = Vec::new();
         // What is known already where only shapes are needs no nodes behind it.
@@ -132,6 +134,7 @@ impl<'g> Cone<'g> {
             }
         }
         let before = meter.left;
+        meter.room = ROOM;
         let mut halt = None;
         for node in &self.nodes {
             match run::run(node, &mut self.values, meter) {
@@ -255,7 +258,7 @@ impl<'g> Unroller<'_, 'g> {
                 .ints(n)
                 .is_some_and(|v| v.iter().any(|&n| n != 0))
         };
-        if !is_loop && (node.opset < 9 || plain.iter().any(|n| odd(&n))) {
+        if !is_loop && (node.opset < 9 || plain.iter().any(|n| odd(n))) {
             return None;
         }
         let first = if is_loop { 2 } else { 0 };

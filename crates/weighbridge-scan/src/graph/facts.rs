@@ -10,7 +10,7 @@ use super::interp::value::load;
 use super::run::Values;
 
 /// Most weights that are told apart; what is left of the smaller ones counts as one.
-const MOST_WEIGHTS: usize = 4096;
+const MOST_WEIGHTS: usize = 1024;
 
 /// The part of a model's weights up to which a path counts as one that goes round them.
 const LIGHT: f64 = 0.1;

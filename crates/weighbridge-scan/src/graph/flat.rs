@@ -16,8 +16,8 @@ use super::interp::{Attributes, Op, named};
 /// The number of a value.
 pub(crate) type Id = usize;
 
-/// Most nodes after everything is put in place.
-const MOST_NODES: usize = 200_000;
+/// Most nodes after everything is put in place, beyond twice those of the file.
+const MOST_NODES: usize = 20_000;
 
 /// Deepest nesting of functions and bodies.
 const MOST_DEEP: usize = 40;
@@ -35,6 +35,8 @@ pub(crate) enum Origin<'g> {
     Made,
     /// Nothing: the name is not defined.
     Missing,
+    /// Nothing: a parameter that the caller of a function leaves out.
+    Absent,
 }
 
 /// A value.
@@ -103,6 +105,8 @@ pub(crate) struct Flat<'g> {
     pub(crate) outputs: Vec<Id>,
     /// What the file says of the type of each value.
     pub(crate) types: HashMap<Id, &'g GraphValue>,
+    /// A name that is read before anything makes it, or that nothing makes.
+    pub(crate) broken: Option<&'g str>,
 }
 
 /// Puts everything in place; `None` when that would be too much.
@@ -112,6 +116,8 @@ pub(crate) fn flatten(graph: &Graph) -> Option<Flat<'_>> {
         values: Vec::new(),
         types: HashMap::new(),
         nodes: 0,
+        most: MOST_NODES.saturating_add(written(graph).saturating_mul(2)),
+        broken: None,
     };
     for function in &graph.functions {
         let key = (function.domain.as_str(), function.name.as_str());
@@ -151,7 +157,22 @@ pub(crate) fn flatten(graph: &Graph) -> Option<Flat<'_>> {
         inputs,
         outputs,
         types: f.types,
+        broken: f.broken,
     })
+}
+
+/// How many nodes stand in the file.
+fn written(graph: &Graph) -> usize {
+    fn all(nodes: &[GraphNode], depth: usize) -> usize {
+        if depth > MOST_DEEP {
+            return 0;
+        }
+        let inner = nodes.iter().flat_map(GraphNode::bodies);
+        let inner: usize = inner.map(|(_, g)| all(&g.nodes, depth + 1)).sum();
+        nodes.len().saturating_add(inner)
+    }
+    let functions: usize = graph.functions.iter().map(|f| all(&f.nodes, 0)).sum();
+    all(&graph.nodes, 0).saturating_add(functions)
 }
 
 /// Which value a name means, innermost level last.
@@ -204,6 +225,8 @@ struct Flattener<'g> {
     values: Vec<Named<'g>>,
     types: HashMap<Id, &'g GraphValue>,
     nodes: usize,
+    most: usize,
+    broken: Option<&'g str>,
 }
 
 impl<'g> Flattener<'g> {
@@ -233,7 +256,7 @@ impl<'g> Flattener<'g> {
         for i in sorted(nodes) {
             let node = nodes.get(i)?;
             self.nodes += 1;
-            if self.nodes > MOST_NODES {
+            if self.nodes > self.most {
                 return None;
             }
             self.node(node, scope, out, depth)?;
@@ -253,7 +276,11 @@ impl<'g> Flattener<'g> {
         for name in &node.inputs {
             inputs.push(match name.as_str() {
                 "" => None,
-                name => Some(self.find(name, scope)),
+                name => {
+                    let id = self.find(name, scope);
+                    let origin = self.values.get(id).map(|v| &v.origin);
+                    Some(id).filter(|_| !matches!(origin, Some(Origin::Absent)))
+                }
             });
         }
         if let Some(f) = self.function(node) {
@@ -312,6 +339,7 @@ impl<'g> Flattener<'g> {
         scope.find(name).unwrap_or_else(|| {
             let id = self.value(name, Origin::Missing);
             scope.set(name, id);
+            self.broken.get_or_insert(name);
             id
         })
     }
@@ -341,10 +369,10 @@ impl<'g> Flattener<'g> {
             given: Some((attributes, &f.defaults)),
             place: Some(scope.inside(&step)),
         };
-        for (name, id) in f.inputs.iter().zip(inputs) {
-            if let Some(id) = id {
-                inner.set(name, id);
-            }
+        for (i, name) in f.inputs.iter().enumerate() {
+            let given = inputs.get(i).copied().flatten();
+            let id = given.unwrap_or_else(|| self.value(name, Origin::Absent));
+            inner.set(name, id);
         }
         self.nodes(&f.nodes, &mut inner, out, depth + 1)?;
         for (theirs, ours) in f.outputs.iter().zip(&node.outputs) {

@@ -56,8 +56,10 @@ pub(crate) enum Role {
     Positions,
     /// Zeros, as segment numbers mostly are.
     Zeros,
-    /// A switch or a setting, given once for a run.
+    /// A switch or a setting, given once for a run or a sample.
     Setting,
+    /// How long another input is.
+    Length,
     /// Samples, pixels, features.
     Reals,
     /// Texts.
@@ -191,7 +193,7 @@ pub(crate) fn inputs(flat: &Flat<'_>, sizes: Sizes) -> Vec<Input> {
                 _ => sizes.extent(None, kind, at, shape.len()),
             });
         }
-        if count(&dims).is_none_or(|n| n > 1 << 20) {
+        if count(&dims).is_none_or(|n| n > 1 << 19) {
             continue;
         }
         let role = role(flat, v, *id, kind, shape);
@@ -209,9 +211,19 @@ pub(crate) fn inputs(flat: &Flat<'_>, sizes: Sizes) -> Vec<Input> {
 
 fn role(flat: &Flat<'_>, v: &GraphValue, id: Id, kind: Kind, shape: &[Dim]) -> Role {
     let name = v.name.to_ascii_lowercase();
-    let single = shape.iter().all(|d| *d == Dim::Known(1));
-    if flat.inputs.len() > 1 && (shape.is_empty() || (single && shape.len() < 2)) {
-        return Role::Setting;
+    // One number for each sample beside inputs of many: a length, a step, a switch.
+    let single = |shape: &[Dim]| shape.iter().skip(1).all(|d| *d == Dim::Known(1));
+    let of = |v: &GraphValue| match &v.kind {
+        ValueType::Tensor {
+            shape: Some(dims), ..
+        } => single(dims),
+        _ => false,
+    };
+    if single(shape) && flat.inputs.iter().any(|(other, _)| !of(other)) {
+        return match name.contains("len") && !kind.is_float() {
+            true => Role::Length,
+            false => Role::Setting,
+        };
     }
     if name.contains("mask") {
         return Role::Mask;
@@ -260,6 +272,9 @@ fn vocabulary(flat: &Flat<'_>, id: Id) -> Option<i64> {
     }
     most.filter(|&n| n > 1)
 }
+
+/// What lengths are taken to be: as long as all that is there, whatever its extent.
+const LENGTH: i64 = 1 << 20;
 
 /// Kinds of values to try.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -318,6 +333,7 @@ pub(crate) fn sample(input: &Input, family: Family, dice: &mut Dice) -> Value {
         Role::Zeros => whole(&mut |_| 0),
         Role::Setting if input.kind.is_float() => Tensor::float(input.kind, dims, vec![1.0; n]),
         Role::Setting => whole(&mut |_| 1),
+        Role::Length => whole(&mut |_| LENGTH),
         Role::Positions => {
             let row = input.dims.last().copied().unwrap_or(1).max(1);
             whole(&mut |i| (i % row) as i64)
@@ -347,7 +363,7 @@ pub(crate) fn sample(input: &Input, family: Family, dice: &mut Dice) -> Value {
                 let len = 3 + dice.below(6);
                 let letters = (0..len).map(|_| b'a' + dice.below(26) as u8);
                 match family {
-                    Family::Same(x) if x == 0.0 => Arc::from(&b""[..]),
+                    Family::Same(0.0) => Arc::from(&b""[..]),
                     _ => letters.collect(),
                 }
             };

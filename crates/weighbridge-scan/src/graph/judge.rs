@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cone::Cone;
 use super::facts::Facts;
-use super::flat::{Flat, Id};
+use super::flat::{Flat, Id, Node};
 use super::gates::Candidate;
 use super::inputs::{Dice, Family, Input, ODD, ORDINARY, carries_sample, sample};
 use super::interp::value::{Kind, Tensor, Value};
@@ -18,7 +18,7 @@ use super::{Gate, Level};
 /// Ordinary inputs that a gate is tried on, at most, and the steps that may take.
 const SAMPLES: usize = 600;
 const LEAST_SAMPLES: usize = 24;
-const SAMPLE_STEPS: u64 = 16_000_000;
+const SAMPLE_STEPS: u64 = 8_000_000;
 
 /// Steps that making one element of an input counts for.
 const SAMPLE_COST: u64 = 8;
@@ -27,11 +27,11 @@ const SAMPLE_COST: u64 = 8;
 const OPEN_PER_THOUSAND: usize = 30;
 
 /// Steps that looking for an input may take, and how often it is begun anew.
-const SOLVE_STEPS: u64 = 40_000_000;
+const SOLVE_STEPS: u64 = 24_000_000;
 const ATTEMPTS: u64 = 48;
 
 /// Steps that finding out what an open gate does may take, and how often that is done anew.
-const PAYLOAD_STEPS: u64 = 60_000_000;
+const PAYLOAD_STEPS: u64 = 16_000_000;
 const PAYLOADS: usize = 8;
 
 /// A change of a gate's value from which it counts as wide open.
@@ -40,12 +40,15 @@ const WIDE: f64 = 0.9;
 /// Attempts after the first that opened a gate a little, to open it wide.
 const MORE: u64 = 12;
 
+/// How far the way from the trunk back to a single number is followed.
+const MOST_STEPS_UP: usize = 64;
+
 /// How many other gates are tried together with one, and how often.
 const JOINTLY: usize = 6;
 const JOINT_ATTEMPTS: u64 = 24;
 
 /// Steps that running the whole graph may take.
-const WHOLE_STEPS: u64 = 60_000_000;
+const WHOLE_STEPS: u64 = 24_000_000;
 
 /// What was made of a candidate.
 #[derive(Debug)]
@@ -117,7 +120,7 @@ impl<'g> Judge<'_, 'g> {
             return Ok(Ruling::Nothing);
         }
         cone.unroll(self.flat);
-        let found = self.open(&mut cone, &shut)?;
+        let found = self.open(&mut cone, &shut, c.spread)?;
         let Some(found) = found else {
             if c.spread {
                 return Ok(Ruling::Nothing);
@@ -202,8 +205,8 @@ impl<'g> Judge<'_, 'g> {
             let all: Vec<f64> = v.to_floats().unwrap_or_default();
             let other = |x: f64| match x {
                 x if v.kind == Kind::Bool => 1.0 - x,
-                x if x == 0.0 => 1.0,
-                x if x == 1.0 => 0.0,
+                0.0 => 1.0,
+                1.0 => 0.0,
                 x => x + 1.0,
             };
             let all = all.into_iter().map(other).collect();
@@ -230,10 +233,15 @@ impl<'g> Judge<'_, 'g> {
     }
 
     /// Looks for an input that opens the gate, and gives the worst that it then does.
-    fn open(&mut self, cone: &mut Cone<'g>, shut: &Shut) -> Result<Option<Opening>, Halt> {
+    fn open(
+        &mut self,
+        cone: &mut Cone<'g>,
+        shut: &Shut,
+        spread: bool,
+    ) -> Result<Option<Opening>, Halt> {
         let mut left = Meter::new(SOLVE_STEPS.min(self.meter.left));
         let before = left.left;
-        let found = self.search(cone, shut, &mut left);
+        let found = self.search(cone, shut, spread, &mut left);
         let spent = before.saturating_sub(left.left);
         self.meter.left = self.meter.left.saturating_sub(spent);
         match found {
@@ -246,13 +254,14 @@ impl<'g> Judge<'_, 'g> {
         &mut self,
         cone: &mut Cone<'g>,
         shut: &Shut,
+        spread: bool,
         meter: &mut Meter,
     ) -> Result<Option<Opening>, Halt> {
         let held = shut.clone();
         let reached = move |c: &Cone<'g>| strength(c, &held) > 0.0;
         let mut best: Option<Opening> = None;
         let mut seen: Vec<(Vec<Value>, Option<Payload>)> = Vec::new();
-        let target = self.narrow(cone, shut);
+        let target = self.narrow(cone, shut, spread);
         let Some(now) = cone.value(target) else {
             return Ok(None);
         };
@@ -335,14 +344,24 @@ impl<'g> Judge<'_, 'g> {
         solver.attempt(&[(target.0, last, goal.clone())], start, way, reached)
     }
 
-    /// The last value on the way to the trunk that is one number.
-    fn narrow(&self, cone: &Cone<'g>, shut: &Shut) -> Id {
+    /// The last value on the way to the trunk that is one number, or one for each token.
+    fn narrow(&self, cone: &Cone<'g>, shut: &Shut, spread: bool) -> Id {
         let smallest = shut.iter().min_by_key(|(_, v)| v.len());
         let Some((mut id, _)) = smallest.cloned() else {
             return 0;
         };
-        while cone.value(id).is_some_and(|v| v.len() > 1) {
+        for _ in 0..MOST_STEPS_UP {
+            if cone.value(id).is_none_or(|v| v.len() <= 1) {
+                break;
+            }
             let maker = cone.nodes.iter().rev().find(|n| n.makes().any(|o| o == id));
+            let plain = |n: &&Node<'g>| {
+                matches!(
+                    n.op,
+                    Op::Binary(_) | Op::Unary(_) | Op::Move(_) | Op::Clip | Op::Cast
+                )
+            };
+            let maker = maker.filter(|n| !spread || plain(n));
             let mut from = maker
                 .iter()
                 .flat_map(|n| n.reads())
@@ -536,7 +555,15 @@ impl<'g> Judge<'_, 'g> {
     /// Runs the whole graph on `given`, with the gate open and held shut, and gives the greatest
     /// difference of an output; `None` where that is not feasible.
     fn whole(&mut self, shut: &Shut, given: &[Value]) -> Option<f64> {
-        let mut meter = Meter::new(WHOLE_STEPS);
+        let mut meter = Meter::new(WHOLE_STEPS.min(self.meter.left));
+        let before = meter.left;
+        let seen = self.whole_within(shut, given, &mut meter);
+        let spent = before.saturating_sub(meter.left);
+        self.meter.left = self.meter.left.saturating_sub(spent);
+        seen
+    }
+
+    fn whole_within(&self, shut: &Shut, given: &[Value], meter: &mut Meter) -> Option<f64> {
         let outputs = &self.flat.outputs;
         let mut cone = Cone::behind(
             self.flat,
@@ -544,13 +571,12 @@ impl<'g> Judge<'_, 'g> {
             self.inputs,
             self.shapes,
             outputs,
-            &mut meter,
+            meter,
         )
         .ok()?;
-        cone.run(self.inputs, given, &mut meter).ok()?;
+        cone.run(self.inputs, given, meter).ok()?;
         let open: Vec<Option<Value>> = outputs.iter().map(|&o| cone.value(o)).collect();
-        cone.run_holding(self.inputs, given, shut, &mut meter)
-            .ok()?;
+        cone.run_holding(self.inputs, given, shut, meter).ok()?;
         let mut most: Option<f64> = None;
         for (open, &o) in open.iter().zip(outputs) {
             let (Some(a), Some(b)) = (open, cone.value(o)) else {

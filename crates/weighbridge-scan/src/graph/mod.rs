@@ -8,6 +8,8 @@
 //! part of the graph that decides is run, by an interpreter of its own ([`interp`]), within a fixed
 //! number of steps: equal files get equal answers.
 //!
+//! [`unread`] lists weights that no operator reads.
+//!
 //! Triggers that are learned into weights, or spread over the trunk, are out of its reach: that
 //! nothing was found does not prove that nothing is there.
 
@@ -21,6 +23,7 @@ mod judge;
 mod payload;
 mod run;
 mod solve;
+mod unread;
 mod witness;
 
 use serde_json::Value as Json;
@@ -30,9 +33,10 @@ use facts::Facts;
 use inputs::SIZES;
 use interp::{Halt, Meter};
 use judge::{Judge, Ruling};
+pub use unread::{Unread, unread};
 
 /// Steps that one graph may take, in elements computed.
-const STEPS: u64 = 400_000_000;
+const STEPS: u64 = 120_000_000;
 
 /// What was found out about a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +85,12 @@ pub fn examine(graph: &Graph) -> Examined {
         out.gaps.push(reason.into());
         return out;
     };
+    if let Some(name) = flat.broken {
+        let name: String = name.chars().take(80).collect();
+        let reason = format!("the graph cannot be run: nothing makes `{name}` before it is read");
+        out.gaps.push(reason);
+        return out;
+    }
     let mut meter = Meter::new(STEPS);
     let mut open: Option<Vec<flat::Id>> = None;
     let mut reasons: Vec<String> = Vec::new();

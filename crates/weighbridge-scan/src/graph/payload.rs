@@ -4,14 +4,14 @@
 //! next weights or to the outputs: once with the gate as it always is and once with it open, and
 //! that twice.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::facts::{Facts, weighs};
 use super::flat::{Flat, Id, Node};
 use super::inputs::Dice;
 use super::interp::value::{Data, Kind, MOST_ELEMENTS, Tensor, Value, count};
-use super::interp::{Halt, Meter, Op};
+use super::interp::{Halt, Meter, Op, ROOM};
 use super::run::{self, Values};
 
 /// Most nodes behind a gate that are run.
@@ -19,6 +19,9 @@ const MOST_NODES: usize = 300;
 
 /// Most nodes before them that are run with them.
 const MOST_BEFORE: usize = 48;
+
+/// Most elements of what is looked at when all is done.
+const KEPT: usize = 1 << 20;
 
 /// The least that counts as a change.
 const CHANGE: f64 = 1e-5;
@@ -192,6 +195,8 @@ struct Region<'f, 'g> {
     first: Vec<Id>,
     /// What comes in beside the gate.
     beside: Vec<Id>,
+    /// The node that reads each value last.
+    last: HashMap<Id, usize>,
 }
 
 impl<'f, 'g> Region<'f, 'g> {
@@ -204,6 +209,7 @@ impl<'f, 'g> Region<'f, 'g> {
             exits: Vec::new(),
             first: Vec::new(),
             beside: Vec::new(),
+            last: HashMap::new(),
         };
         for node in &flat.nodes {
             let touched = node
@@ -241,6 +247,9 @@ impl<'f, 'g> Region<'f, 'g> {
             .filter(|o| live.contains(o) && !own.contains(o));
         out.exits.extend(ends);
         out.before(flat, facts, &own);
+        for (at, node) in out.nodes.iter().enumerate() {
+            out.last.extend(node.reads().map(|id| (id, at)));
+        }
         for all in [&mut out.exits, &mut out.beside, &mut out.first] {
             all.sort_unstable();
             all.dedup();
@@ -283,6 +292,11 @@ impl<'f, 'g> Region<'f, 'g> {
         self.beside = ends.into_iter().collect();
     }
 
+    /// Whether a value is looked at when all is done.
+    fn seen(&self, id: Id) -> bool {
+        self.exits.binary_search(&id).is_ok() || self.first.binary_search(&id).is_ok()
+    }
+
     fn late(&self, facts: &Facts) -> bool {
         self.beside
             .iter()
@@ -301,6 +315,7 @@ impl<'f, 'g> Region<'f, 'g> {
         meter: &mut Meter,
     ) -> Result<Values, Halt> {
         let mut values: Values = vec![None; flat.values.len()];
+        meter.room = ROOM;
         for (id, shut, opened) in gate {
             if let Some(slot) = values.get_mut(*id) {
                 *slot = Some(if open { opened.clone() } else { shut.clone() });
@@ -324,7 +339,7 @@ impl<'f, 'g> Region<'f, 'g> {
                 *slot = v;
             }
         }
-        for node in &self.nodes {
+        for (at, node) in self.nodes.iter().enumerate() {
             if let Some(b) = &node.body {
                 let mut ids = Vec::new();
                 for n in &b.nodes {
@@ -335,8 +350,23 @@ impl<'f, 'g> Region<'f, 'g> {
             if run::run(node, &mut values, meter) == Err(Halt::Budget) {
                 return Err(Halt::Budget);
             }
+            // What nothing needs any more makes room.
+            for id in node.reads() {
+                let done = self.last.get(&id) == Some(&at) && !self.seen(id);
+                if let Some(gone) = values.get_mut(id).filter(|_| done).and_then(Option::take) {
+                    meter.room = meter.room.saturating_add(gone.len());
+                }
+            }
         }
-        Ok(values)
+        let mut kept: Values = vec![None; flat.values.len()];
+        let mut room = KEPT;
+        for &id in self.exits.iter().chain(&self.first) {
+            if let (Some(slot), Some(v)) = (kept.get_mut(id), values.get(id).cloned().flatten()) {
+                room = room.checked_sub(v.len()).ok_or(Halt::Budget)?;
+                *slot = Some(v);
+            }
+        }
+        Ok(kept)
     }
 }
 
@@ -349,7 +379,7 @@ fn random(shape: Option<&Value>, id: Id, seed: u64, meter: &mut Meter) -> Result
     let n = count(&dims)
         .filter(|&n| n <= MOST_ELEMENTS)
         .ok_or(Halt::Budget)?;
-    meter.spend(n)?;
+    meter.value(&dims)?;
     let mut dice = Dice::new(seed.wrapping_mul(0x1234_5678_9abc_def1) ^ id as u64);
     Ok(Arc::new(match kind {
         Kind::Text => Tensor::texts(dims, vec![Arc::from(&b"x"[..]); n]),

@@ -10,7 +10,10 @@ use super::interp::value::{Data, Kind, Tensor, Value, load};
 use super::interp::{Call, Halt, Meter, Op, call};
 
 /// Most elements of a constant that is read.
-const MOST_CONSTANT: usize = 1 << 20;
+const MOST_CONSTANT: usize = 1 << 19;
+
+/// Most elements of the constants of one run, and of the values that are known with the shapes.
+const MOST_CONSTANTS: usize = 1 << 20;
 
 /// Constants with more elements are known by their shape alone where only shapes are computed.
 const SHAPE_CONSTANT: usize = 1 << 12;
@@ -27,6 +30,7 @@ pub(crate) fn constants(
     ids: impl Iterator<Item = Id>,
     values: &mut Values,
 ) -> Result<(), Halt> {
+    let mut room = MOST_CONSTANTS;
     for id in ids {
         let Some(slot) = values.get_mut(id) else {
             continue;
@@ -35,7 +39,11 @@ pub(crate) fn constants(
             continue;
         }
         *slot = match flat.values.get(id).map(|v| &v.origin) {
-            Some(Origin::Stored(t)) => Some(Arc::new(load(t, MOST_CONSTANT)?)),
+            Some(Origin::Stored(t)) => {
+                let v = load(t, MOST_CONSTANT)?;
+                room = room.checked_sub(v.len()).ok_or(Halt::Budget)?;
+                Some(Arc::new(v))
+            }
             Some(Origin::Known(v)) => Some(v.clone()),
             _ => continue,
         };
@@ -80,6 +88,7 @@ pub(crate) fn shapes(
     }
     let mut meter = Meter::new(1 << 32);
     meter.shapes = true;
+    meter.room = MOST_CONSTANTS;
     shape_nodes(flat, &flat.nodes, &mut values, &mut meter, extents, 0);
     values
 }
@@ -103,7 +112,7 @@ fn shape_nodes(
         };
         let mut done = done.unwrap_or_default().into_iter();
         for out in &node.outputs {
-            let made = done.next().map(small).map(Arc::new);
+            let made = done.next().map(|t| small(t, meter)).map(Arc::new);
             let Some(id) = *out else { continue };
             let made = made.or_else(|| declared(flat, id, extents));
             if let Some(slot) = values.get_mut(id) {
@@ -114,10 +123,14 @@ fn shape_nodes(
 }
 
 /// Drops the elements of a value that is too large to be kept for its shape.
-fn small(t: Tensor) -> Tensor {
-    match t.len() > SHAPE_CONSTANT {
-        true => Tensor::unknown(t.kind, t.dims),
-        false => t,
+fn small(t: Tensor, meter: &mut Meter) -> Tensor {
+    let room = meter.room.checked_sub(t.len());
+    match room.filter(|_| t.len() <= SHAPE_CONSTANT && t.is_known()) {
+        Some(room) => {
+            meter.room = room;
+            t
+        }
+        None => Tensor::unknown(t.kind, t.dims),
     }
 }
 

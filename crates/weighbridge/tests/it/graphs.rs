@@ -43,6 +43,39 @@ fn conforming_models_are_never_accused() {
 }
 
 #[test]
+fn gates_are_found_with_an_input_that_opens_them() {
+    let Some(corpus) = corpus() else { return };
+    let mut opened = 0;
+    for f in reports(&corpus.join("onnx/backdoor")) {
+        if !f.path.ends_with(".onnx") {
+            continue;
+        }
+        assert!(f.verdict >= Verdict::Suspicious, "{f:#?}");
+        let witness = f.findings.iter().find_map(|f| f.witness.as_ref());
+        let Some(w) = witness else { continue };
+        assert_eq!(f.verdict, Verdict::Malicious);
+        let inputs = w["inputs"].as_array().unwrap();
+        assert!(inputs.iter().all(|i| i["complete"] == true), "{w}");
+        let set = inputs.iter().map(|i| i["set"].as_array().unwrap().len());
+        assert!(set.sum::<usize>() > 0, "{w}");
+        opened += 1;
+    }
+    assert_eq!(opened, 10);
+}
+
+#[test]
+fn graphs_that_were_looked_through_are_clean() {
+    let Some(corpus) = corpus() else { return };
+    let mut all = reports(&corpus.join("onnx/conformance"));
+    all.extend(reports(&corpus.join("onnx/clean_control")));
+    all.retain(|f| f.path.ends_with(".onnx"));
+    let unclear = all.iter().filter(|f| f.verdict != Verdict::Clean);
+    let unclear: Vec<_> = unclear.map(|f| (&f.path, &f.incomplete)).collect();
+    assert!(unclear.is_empty(), "{unclear:#?}");
+    assert_eq!(all.len(), 505);
+}
+
+#[test]
 fn malformed_models_are_never_clean() {
     let Some(corpus) = corpus() else { return };
     for f in reports(&corpus.join("onnx/malformed")) {

@@ -14,6 +14,8 @@ mod pool;
 mod quantize;
 mod reduce;
 mod resize;
+#[cfg(test)]
+mod tests;
 pub(crate) mod value;
 
 use weighbridge_core::model::AttributeValue;
@@ -38,10 +40,15 @@ pub(crate) enum Halt {
     Wrong(&'static str),
 }
 
+/// How many elements the values of one run may have together: they are held until it is over.
+pub(crate) const ROOM: usize = 1 << 21;
+
 /// What may still be spent, in elements computed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meter {
     pub(crate) left: u64,
+    /// How many more elements may be held.
+    pub(crate) room: usize,
     /// Whether values are of any size, because only their shapes are computed.
     pub(crate) shapes: bool,
 }
@@ -50,6 +57,7 @@ impl Meter {
     pub(crate) fn new(left: u64) -> Self {
         Self {
             left,
+            room: ROOM,
             shapes: false,
         }
     }
@@ -74,8 +82,9 @@ impl Meter {
     /// Spends what a value of `dims` takes, and gives the number of its elements.
     pub(crate) fn value(&mut self, dims: &[usize]) -> Result<usize, Halt> {
         let n = count(dims).ok_or(Halt::Budget)?;
-        if n > MOST_ELEMENTS && !self.shapes {
-            return Err(Halt::Budget);
+        if !self.shapes {
+            let room = self.room.checked_sub(n).filter(|_| n <= MOST_ELEMENTS);
+            self.room = room.ok_or(Halt::Budget)?;
         }
         self.spend(n)?;
         Ok(n)

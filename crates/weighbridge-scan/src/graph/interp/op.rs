@@ -186,9 +186,9 @@ pub(crate) fn named(name: &str) -> Op {
     use Op as O;
     unary(name)
         .map(O::Unary)
-        .or_else(|| binary(name).map(O::Binary))
-        .or_else(|| movement(name).map(O::Move))
-        .or_else(|| reduce(name).map(O::Reduce))
+        .or(binary(name).map(O::Binary))
+        .or(movement(name).map(O::Move))
+        .or(reduce(name).map(O::Reduce))
         .unwrap_or_else(|| match name {
             "Min" => O::Fold(Fold::Min),
             "Max" => O::Fold(Fold::Max),

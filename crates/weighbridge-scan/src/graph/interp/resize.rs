@@ -112,12 +112,11 @@ pub(crate) fn resize(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>,
     let (own, theirs) = (strides(&x.dims), strides(&dims));
     if !linear {
         let one = |flat: usize| {
-            let parts = axes.iter().zip(&own).zip(theirs.iter().zip(&dims));
-            let part =
-                |((a, &s), (&t, &d)): ((&Vec<(usize, usize, f64)>, &usize), (&usize, &usize))| {
-                    a.get(flat / t.max(1) % d.max(1)).map_or(0, |(i, ..)| i * s)
-                };
-            parts.map(part).sum()
+            let mut sum = 0usize;
+            for ((a, &s), (&t, &d)) in axes.iter().zip(&own).zip(theirs.iter().zip(&dims)) {
+                sum += a.get(flat / t.max(1) % d.max(1)).map_or(0, |(i, ..)| i * s);
+            }
+            sum
         };
         let order: Vec<usize> = (0..n).map(one).collect();
         return Ok(vec![x.picked(dims, &order)]);

@@ -10,7 +10,7 @@ use super::Halt;
 pub(crate) type Dims = Vec<usize>;
 
 /// Most elements that one value may have.
-pub(crate) const MOST_ELEMENTS: usize = 1 << 21;
+pub(crate) const MOST_ELEMENTS: usize = 1 << 19;
 
 /// What elements are. Arithmetic is done in `f64` or `i64` and settled into these after every
 /// step, so that it rounds as a runtime's does.

@@ -16,13 +16,16 @@ use super::cone::Cone;
 use super::flat::{Id, Node};
 use super::inputs::{Dice, Input, Role};
 use super::interp::value::{Data, Kind, Tensor, Value, strides};
-use super::interp::{Call, Halt, Meter, Move, Op, axis, call};
+use super::interp::{Call, Halt, Meter, Move, Op, ROOM, axis, call};
 
 /// How often what is wanted is handed back in one attempt.
 const PASSES: usize = 40;
 
 /// How many passes in a row may change nothing.
 const STALE: usize = 6;
+
+/// Most places of elements that are kept from one pass to the next.
+const MOST_KEPT: usize = 1 << 20;
 
 /// Most elements of one value of which something is wanted.
 const MOST_WANTS: usize = 4096;
@@ -86,6 +89,8 @@ pub(crate) struct Solver<'s, 'g> {
     pub(crate) meter: &'s mut Meter,
     /// Where each element of a moved value comes from, by node.
     moved: HashMap<usize, Arc<Vec<Vec<i64>>>>,
+    /// How many places those are.
+    kept: usize,
     seed: u64,
     /// How often what is wanted was handed back in this attempt.
     turn: usize,
@@ -98,6 +103,7 @@ impl<'s, 'g> Solver<'s, 'g> {
             inputs,
             meter,
             moved: HashMap::new(),
+            kept: 0,
             seed: 0,
             turn: 0,
         }
@@ -125,6 +131,7 @@ impl<'s, 'g> Solver<'s, 'g> {
             for (id, at, w) in wants {
                 goals.add(*id, *at, w.clone());
             }
+            self.meter.room = ROOM;
             let next = self.pass(goals, &given)?;
             if next.iter().zip(&given).all(|(a, b)| a.same(b)) {
                 stale += 1;
@@ -142,6 +149,7 @@ impl<'s, 'g> Solver<'s, 'g> {
 
     /// Runs the cone; only a spent budget is an error.
     pub(crate) fn run(&mut self, given: &[Value]) -> Result<bool, Halt> {
+        self.meter.room = ROOM;
         // Inputs are copied and compared for every run.
         let copied = self
             .cone
@@ -159,6 +167,7 @@ impl<'s, 'g> Solver<'s, 'g> {
 
     /// Hands what is wanted back to the inputs, and gives them as they should be.
     fn pass(&mut self, mut goals: Goals, given: &[Value]) -> Result<Vec<Value>, Halt> {
+        self.meter.spend(self.cone.nodes.len())?;
         let nodes = std::mem::take(&mut self.cone.nodes);
         for at in (0..nodes.len()).rev() {
             let Some(node) = nodes.get(at) else { continue };
@@ -170,7 +179,9 @@ impl<'s, 'g> Solver<'s, 'g> {
                 let Some(now) = self.cone.value(id) else {
                     continue;
                 };
-                self.meter.spend(wants.len())?;
+                if self.meter.spend(wants.len()).is_err() {
+                    break;
+                }
                 let open = wants.into_iter().filter(|(i, w)| !w.met(&now, *i));
                 let open: Wants = open.collect();
                 if !open.is_empty() {
@@ -229,6 +240,7 @@ impl<'s, 'g> Solver<'s, 'g> {
             inputs,
             outputs: node.outputs.len(),
         };
+        self.meter.room = ROOM;
         call(&c, self.meter)
     }
 
@@ -294,7 +306,9 @@ impl<'s, 'g> Solver<'s, 'g> {
                     return;
                 };
                 let m = Arc::new(m);
-                if fixed {
+                let size: usize = m.iter().map(Vec::len).sum();
+                if fixed && self.kept.saturating_add(size) <= MOST_KEPT {
+                    self.kept += size;
                     self.moved.insert(at, m.clone());
                 }
                 m
