@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use weighbridge::OpenOptions;
-use weighbridge::format::onnx::Onnx;
 use weighbridge::format::safetensors::{Safetensors, header};
 use weighbridge::format::{FormatReader, detect, gguf, onnx::Onnx, pytorch, reader};
 use weighbridge::scan::{ScanOptions, scan};
