@@ -379,10 +379,23 @@ impl<'g> Judge<'_, 'g> {
         let Some(p) = payload.filter(|p| p.late && p.effect.destroys(true)) else {
             return Ruling::Nothing;
         };
-        let compares = cone.nodes.iter().any(|n| {
-            matches!(n.op, Op::Binary(Binary::Equal))
-                && n.reads().any(|id| !cone.moving.contains(&id))
-        });
+        let constant = |n: &Node<'g>| n.reads().any(|id| !cone.moving.contains(&id));
+        // Less than this apart is as good as equal.
+        let apart = |id: Option<Id>| {
+            let made = |m: &&Node<'g>| m.makes().any(|o| Some(o) == id);
+            let from = cone.nodes.iter().find(made);
+            from.is_some_and(|m| matches!(m.op, Op::Unary(Unary::Abs)))
+        };
+        let compares = cone
+            .nodes
+            .iter()
+            .filter(|n| constant(n))
+            .any(|n| match n.op {
+                Op::Binary(Binary::Equal) => true,
+                Op::Binary(Binary::Less | Binary::LessOrEqual) => apart(n.reads().next()),
+                Op::Binary(Binary::Greater | Binary::GreaterOrEqual) => apart(n.reads().last()),
+                _ => false,
+            });
         let guards = cone
             .nodes
             .iter()

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::facts::{Facts, weighs};
-use super::flat::{Flat, Id, Node};
+use super::flat::{Flat, Id, Node, Origin};
 use super::inputs::Dice;
 use super::interp::value::{Data, Kind, MOST_ELEMENTS, Tensor, Value, count};
 use super::interp::{Halt, Meter, Op, ROOM};
@@ -19,6 +19,9 @@ const MOST_NODES: usize = 300;
 
 /// Most nodes before them that are run with them.
 const MOST_BEFORE: usize = 48;
+
+/// Most elements of a matrix that puts values in other places.
+const MOST_PICKED: u64 = 1 << 14;
 
 /// Most elements of what is looked at when all is done.
 const KEPT: usize = 1 << 20;
@@ -186,6 +189,18 @@ pub(crate) fn judge(
     Ok(best)
 }
 
+/// Whether a node multiplies what the weights made by a small matrix of few numbers, as one does
+/// that puts elements in other places.
+fn picks(flat: &Flat<'_>, facts: &Facts, node: &Node<'_>) -> bool {
+    let small = |id: Id| match flat.values.get(id).map(|v| &v.origin) {
+        Some(Origin::Stored(t)) => {
+            t.numel().is_some_and(|n| n <= MOST_PICKED) && facts.is_light(id)
+        }
+        _ => false,
+    };
+    node.op == Op::MatMul && node.reads().any(small)
+}
+
 /// The nodes behind a gate.
 struct Region<'f, 'g> {
     nodes: Vec<&'f Node<'g>>,
@@ -269,7 +284,7 @@ impl<'f, 'g> Region<'f, 'g> {
             let node = maker.and_then(|n| Some((n, flat.nodes.get(n)?)));
             let Some((at, node)) = node.filter(|(_, n)| {
                 facts.is_data(id)
-                    && !weighs(n)
+                    && (!weighs(n) || picks(flat, facts, n))
                     && !matches!(n.op, Op::Other | Op::Gather | Op::Loop | Op::Scan)
                     && n.reads().all(|r| !own.contains(&r))
                     && n.reads().any(|r| facts.is_data(r) && facts.has_weights(r))
