@@ -203,11 +203,18 @@ impl<'w> Dynamic<'w> {
 
     fn product(&mut self, p: &Product<'w>) {
         let left = self.activation(p.at, p.left);
+        // Of a stack of matrices ONNX Runtime takes one scale only.
+        let single = p.right.held.tensor.shape.len() == 2;
         let axis = match (self.options.per_channel, p.right.turn) {
             (true, true) => Some(0),
-            (true, false) => p.right.held.tensor.shape.len().checked_sub(1),
-            (false, _) => None,
+            (true, false) if single => Some(1),
+            _ => None,
         };
+        if self.options.per_channel && !single {
+            let why =
+                "one scale for all channels: ONNX Runtime takes them apart for single matrices";
+            self.out.notes.push((p.right.name.to_owned(), why.into()));
+        }
         let right = self.constant(p.right, self.linear(axis, p.right.turn));
         let name = quant(&p.name);
         let inputs = [&left.integers, &right.integers, &left.zero, &right.zero];

@@ -130,6 +130,7 @@ pub(super) fn rewrite(
             true => &WITHOUT_BF16,
             false => &[],
         },
+        wide_only: opset(model) < 19,
         floats,
         made: HashMap::new(),
         needed: HashMap::new(),
@@ -152,12 +153,20 @@ struct Forms {
     narrow: bool,
 }
 
+/// The names of the sparse initializers.
+fn sparse(graph: &raw::Graph) -> impl Iterator<Item = &str> {
+    let values = graph.sparse_initializers.iter();
+    values.map(|s| s.values.name())
+}
+
 struct Half<'w> {
     view: &'w View<'w>,
     options: &'w OnnxOptions,
     to: DType,
     /// Operators that do not take that type.
     without: &'static [&'static str],
+    /// Whether `DequantizeLinear` gives binary32 only.
+    wide_only: bool,
     /// Values of binary32.
     floats: HashSet<&'w str>,
     /// Whether a value comes as binary32, and the names of both forms.
@@ -180,6 +189,7 @@ impl<'w> Half<'w> {
             || plain
             || BLOCKED.contains(&name)
             || self.without.contains(&name)
+            || (self.wide_only && name == "DequantizeLinear")
             || self.options.block_ops.iter().any(|o| o == name)
             || self.view.is_excluded(node)
     }
@@ -193,6 +203,10 @@ impl<'w> Half<'w> {
             if self.floats.contains(v.name.text.as_str()) {
                 wide(&mut self.made, v.name.text.as_str(), true);
             }
+        }
+        // Sparse ones stay as they are.
+        for name in sparse(self.view.raw).filter(|n| self.floats.contains(n)) {
+            wide(&mut self.made, name, true);
         }
         for node in &self.view.raw.nodes {
             let blocked = self.blocked(node);
@@ -319,8 +333,8 @@ impl<'w> Half<'w> {
             .map(raw::Tensor::name)
             .collect();
         let first = self.view.raw.nodes.first();
-        for v in &self.view.raw.inputs {
-            let name = v.name.text.as_str();
+        let inputs = self.view.raw.inputs.iter().map(|v| v.name.text.as_str());
+        for name in inputs.chain(sparse(self.view.raw)) {
             let needed = self.needed.get(name).is_some_and(|f| f.narrow);
             if constants.contains(name) || !needed {
                 continue;

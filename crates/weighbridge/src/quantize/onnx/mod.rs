@@ -19,6 +19,7 @@ mod types;
 mod view;
 mod weight;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -288,6 +289,7 @@ fn change(
     let exclude = exclude.collect::<Result<Vec<_>>>()?;
     let small = matches!(options.kind, OnnxType::Int4 | OnnxType::Uint4);
     let view = || View::new(raw, low, &exclude);
+    let mut raised = false;
     if options.int().is_none() {
         newer_than(model, 13)?;
         half::rewrite(model, &view(), options, out)?;
@@ -301,8 +303,12 @@ fn change(
     } else if options.qdq {
         newer_than(model, 13)?;
         qdq::rewrite(&view(), options, out)?;
-        if (small || options.block_size.is_some()) && !out.jobs.is_empty() {
+        let blocks = small || options.block_size.is_some();
+        // Scales are of the weights' type.
+        let half = |j: &Job| j.tensor.dtype != DType::F32;
+        if (blocks && !out.jobs.is_empty()) || (opset(model) < 19 && out.jobs.iter().any(half)) {
             newer::raise(model, source, out)?;
+            raised = true;
         }
     } else if small || options.block_size.is_some() {
         nbits::rewrite(raw, low, &exclude, options, out)?;
@@ -315,6 +321,9 @@ fn change(
         if out.microsoft {
             import_microsoft(model, source, out);
         }
+    }
+    if !raised && !out.jobs.is_empty() {
+        newer::free_initializers(model, source, out);
     }
     out.settle();
     Ok(())
@@ -454,7 +463,8 @@ fn done(low: &Graph, out: &Rewrite, outcomes: &[Outcome]) -> Vec<Done> {
         after: job.after,
         quality: outcome.quality,
     });
-    let gone = |t: &&Tensor| !out.jobs.iter().any(|j| j.name == t.name);
+    let names: HashSet<&str> = out.jobs.iter().map(|j| j.name.as_str()).collect();
+    let gone = |t: &&Tensor| !names.contains(t.name.as_str());
     let stayed = low.initializers.iter().filter(gone).map(|t| Done {
         name: t.name.clone(),
         shape: t.shape.to_vec(),

@@ -40,6 +40,19 @@ const OTHERS: [(&str, i64); 5] = [
     ("Upsample", 22),
 ];
 
+/// Raises the format to version 4 where it is older: before, every initializer has to be an input
+/// as well, which those that are added are not.
+pub(super) fn free_initializers(model: &raw::Model, source: &dyn ByteSource, out: &mut Rewrite) {
+    let Some(format) = model.ir_version.filter(|v| *v < 4) else {
+        return;
+    };
+    let field = Fields::new().int(1, 4);
+    out.edits
+        .set(Span::of(source), 1, vec![Piece::Fields(field)]);
+    let why = format!("raised from {format} to 4, in which initializers need not be inputs");
+    out.notes.push(("onnx.ir_version".into(), why));
+}
+
 /// Raises the standard operators to version 21.
 ///
 /// # Errors
@@ -51,7 +64,7 @@ pub(super) fn raise(model: &raw::Model, source: &dyn ByteSource, out: &mut Rewri
         let field = Fields::new().int(1, FORMAT);
         out.edits
             .set(Span::of(source), 1, vec![Piece::Fields(field)]);
-        let why = format!("raised from {format} to {FORMAT}, which has 4-bit integers");
+        let why = format!("raised from {format} to {FORMAT}, which has its types");
         out.notes.push(("onnx.ir_version".into(), why));
     }
     if from >= VERSION {
@@ -66,7 +79,9 @@ pub(super) fn raise(model: &raw::Model, source: &dyn ByteSource, out: &mut Rewri
         let field = Fields::new().int(2, VERSION);
         out.edits.set(o.span, 2, vec![Piece::Fields(field)]);
     }
-    let why = format!("raised from {from} to {VERSION}, which has blocks in DequantizeLinear");
+    let why = format!(
+        "raised from {from} to {VERSION}, whose DequantizeLinear takes blocks and half floats"
+    );
     out.notes.push(("onnx.opset_import".into(), why));
     Ok(())
 }

@@ -89,6 +89,9 @@ impl Rewrite {
         self.names.extend(infos.map(|v| v.name.text.clone()));
         self.names
             .extend(g.initializers.iter().map(|t| t.name().to_owned()));
+        let sparse = g.sparse_initializers.iter();
+        self.names
+            .extend(sparse.map(|s| s.values.name().to_owned()));
         for n in &g.nodes {
             let texts = n.inputs.iter().chain(&n.outputs);
             self.names.extend(texts.map(|t| t.text.clone()));

@@ -24,6 +24,9 @@ pub(super) fn of<'a>(raw: &'a raw::Graph, low: &Graph) -> HashMap<&'a str, i64> 
     for t in &raw.initializers {
         out.insert(t.name(), t.data_type);
     }
+    for t in raw.sparse_initializers.iter().map(|s| &s.values) {
+        out.insert(t.name(), t.data_type);
+    }
     for (node, lowered) in raw.nodes.iter().zip(&low.nodes) {
         for (i, o) in node.outputs.iter().enumerate() {
             if o.text.is_empty() || out.contains_key(o.text.as_str()) {
