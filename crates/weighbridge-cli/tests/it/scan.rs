@@ -1,6 +1,7 @@
 //! `scan`.
 
 use serde_json::json;
+use weighbridge::format::onnx::encode::Fields;
 
 use crate::common::{Folder, corpus, run, run_json, small};
 
@@ -197,6 +198,24 @@ fn the_sandbox_changes_no_answer() {
         .map(|x| x["verdict"].as_str().unwrap())
         .collect();
     assert_eq!(verdicts, ["clean", "malicious", "clean"]);
+}
+
+/// A graph that is named keeps its right to the weights beside it.
+#[test]
+fn the_sandbox_leaves_a_graph_its_weights() {
+    let f = Folder::new();
+    let tensor = Fields::new().int(1, 1).int(2, 1).bytes(8, "w");
+    let tensor = tensor.entry(13, "location", "w.data").int(14, 1);
+    let node = Fields::new().bytes(1, "w").bytes(2, "y").bytes(4, "Relu");
+    let graph = Fields::new().bytes(1, node).bytes(2, "g").bytes(5, tensor);
+    let opset = Fields::new().int(2, 17);
+    let model = Fields::new().int(1, 8).bytes(7, graph).bytes(8, opset);
+    let path = f.write("m.onnx", &model.0);
+    f.write("w.data", &[0, 0, 0x80, 0x3f]);
+    let inside = run(&["scan", "--json", &path]);
+    let outside = run(&["scan", "--json", "--no-sandbox", &path]);
+    assert_eq!(inside.stdout, outside.stdout);
+    assert_eq!(inside.code, 0, "{}", inside.stdout);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use weighbridge_scan::{Engine, FileReport};
 
 use super::gate::Gate;
 use super::walk::{Entry, Listing, What, list};
+use super::weights::Weights;
 use super::{ScanOptions, scan_file, unread};
 
 /// How far beyond the first file whose report is not out yet others are begun.
@@ -62,6 +63,7 @@ pub fn scan_listed(
     let threads = threads.min(listing.entries.len());
     let job = Job {
         models: model_folders(&listing.entries),
+        weights: Weights::new(&listing.entries, &options.limits),
         entries: &listing.entries,
         engine: &engine,
         limits: &options.limits,
@@ -82,6 +84,8 @@ struct Job<'a> {
     entries: &'a [Entry],
     /// The folders in which a model lies.
     models: HashSet<&'a Path>,
+    /// The weights of graphs that lie outside of them.
+    weights: Weights<'a>,
     engine: &'a Engine,
     limits: &'a Limits,
     contain: bool,
@@ -104,7 +108,7 @@ impl Job<'_> {
     fn look(&self, path: &Path) -> Result<FileReport> {
         let _visit = self.gate.file();
         let beside = path.parent().is_some_and(|p| self.models.contains(p));
-        let look = || scan_file(self.engine, path, beside, self.limits);
+        let look = || scan_file(self.engine, path, beside, &self.weights, self.limits);
         if !self.contain {
             return look();
         }

@@ -14,6 +14,7 @@ use weighbridge_core::{Error, ErrorKind, Limits, Result};
 use weighbridge_scan::{Fault, Gap, Subject};
 
 use super::shape::Shape;
+use super::weights::Weights;
 use super::{
     HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise,
     sentencepiece, sevenz, strings, tar, tensorflow, text, tflite, zip,
@@ -155,6 +156,8 @@ pub(super) struct Examiner<'s, 'a> {
     pub(super) shape: Option<Shape>,
     /// The reasons of gaps that are told once.
     told: HashSet<String>,
+    /// The path of the file, and the weights that graphs of the same scan keep in others.
+    pub(super) weights: Option<(&'s Path, &'s Weights<'s>)>,
 }
 
 impl<'s, 'a> Examiner<'s, 'a> {
@@ -169,6 +172,7 @@ impl<'s, 'a> Examiner<'s, 'a> {
             payload_left,
             shape: None,
             told: HashSet::new(),
+            weights: None,
         }
     }
 
@@ -419,12 +423,36 @@ impl<'s, 'a> Examiner<'s, 'a> {
         }
     }
 
+    /// Whether `item` is a file that a graph of the same scan keeps weights in.
+    fn weights_alone(&mut self, item: &Item) -> bool {
+        let Some((path, weights)) = self.weights else {
+            return false;
+        };
+        match weights.rest(path, item.source.as_ref()) {
+            Ok(None) => return false,
+            Ok(Some(rest)) => {
+                self.named(item, "onnx-data");
+                self.subject.of_folder = true;
+                if let Some(first) = rest.first() {
+                    let bytes: u64 = rest.iter().map(|r| r.end - r.start).sum();
+                    let reason = format!("{bytes} bytes belong to no tensor of the graph");
+                    self.gap(&item.place, Some(first.start), reason);
+                }
+            }
+            Err(e) => self.failed(&item.place, e),
+        }
+        true
+    }
+
     /// Nothing known.
     fn unknown(&mut self, item: &Item, detected: Detected) {
         if !item.is_file() {
             if !item.source.is_empty() {
                 self.gap(&item.place, None, "no format that this version looks into");
             }
+            return;
+        }
+        if matches!(detected, Detected::Unknown) && self.weights_alone(item) {
             return;
         }
         let e = match detected {

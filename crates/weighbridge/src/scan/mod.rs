@@ -34,6 +34,7 @@ mod tensorflow_graph;
 mod text;
 mod tflite;
 mod walk;
+mod weights;
 mod xml;
 mod yaml;
 mod zip;
@@ -46,6 +47,7 @@ use weighbridge_core::{Limits, Result};
 use weighbridge_scan::{Engine, FileReport, Program, Settings, Subject};
 
 use examine::{Examiner, Item, Place};
+use weights::Weights;
 
 pub use drive::{scan, scan_listed};
 pub use walk::{Listing, list};
@@ -85,8 +87,15 @@ fn unread(path: &Path, reason: String) -> FileReport {
     FileReport::unread(path.display().to_string(), reason)
 }
 
-/// Looks into one file; `beside` says whether a model lies in the same folder.
-fn scan_file(engine: &Engine, path: &Path, beside: bool, limits: &Limits) -> Result<FileReport> {
+/// Looks into one file; `beside` says whether a model lies in the same folder, and `weights` what
+/// belongs to graphs.
+fn scan_file(
+    engine: &Engine,
+    path: &Path,
+    beside: bool,
+    weights: &Weights<'_>,
+    limits: &Limits,
+) -> Result<FileReport> {
     let source = match open_file(path, Backend::Pread) {
         Ok(source) => source,
         Err(e) => return Ok(unread(path, e.message().to_owned())),
@@ -105,7 +114,11 @@ fn scan_file(engine: &Engine, path: &Path, beside: bool, limits: &Limits) -> Res
         },
         path.display().to_string(),
     )
-    .and_then(|item| Examiner::new(&mut subject, &limits).examine(&item));
+    .and_then(|item| {
+        let mut examiner = Examiner::new(&mut subject, &limits);
+        examiner.weights = Some((path, weights));
+        examiner.examine(&item)
+    });
     if let Err(e) = taken {
         subject.failed(&e);
     }

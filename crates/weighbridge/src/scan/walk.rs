@@ -10,6 +10,9 @@ use weighbridge_core::{Error, Result};
 use super::ScanOptions;
 use super::ignored::Ignored;
 
+/// Most files beside a graph that it may read.
+const MOST_BESIDE: usize = 1024;
+
 /// What will be scanned, in the order of the reports: the paths as they were given, and in each
 /// folder by name.
 #[derive(Debug, Default)]
@@ -19,6 +22,8 @@ pub struct Listing {
     roots: Vec<PathBuf>,
     /// Links to files: they may lead out of the folders.
     links: Vec<PathBuf>,
+    /// Files beside graphs that were given.
+    beside: Vec<PathBuf>,
     ignored: u64,
     missing: u64,
     bytes: u64,
@@ -67,10 +72,12 @@ impl Listing {
         self.missing
     }
 
-    /// Everything that has to be readable for the scan: the paths that were given, and the links
-    /// met beneath them, which may lead elsewhere.
+    /// Everything that has to be readable for the scan: the paths that were given, the links met
+    /// beneath them, which may lead elsewhere, and the files beside an ONNX graph that was given,
+    /// where its weights may lie.
     pub fn reads(&self) -> impl Iterator<Item = &Path> {
-        self.roots.iter().chain(&self.links).map(PathBuf::as_path)
+        let more = self.links.iter().chain(&self.beside);
+        self.roots.iter().chain(more).map(PathBuf::as_path)
     }
 }
 
@@ -104,6 +111,12 @@ pub fn list(
         };
         walk.listing.roots.push(path.clone());
         if !meta.is_dir() {
+            let graph = path
+                .extension()
+                .is_some_and(|x| x.eq_ignore_ascii_case("onnx"));
+            if graph {
+                walk.beside(path);
+            }
             walk.file(path.clone(), &meta);
             continue;
         }
@@ -169,6 +182,20 @@ impl Walk<'_> {
                 self.file(p, &link);
             }
         }
+    }
+
+    /// Lists the files beside the graph at `path`: which of them hold its weights it only says
+    /// itself, and nothing can be opened any more by the time that it is read. Folders are left
+    /// out, so that little is opened by naming a model in a home folder.
+    fn beside(&mut self, path: &Path) {
+        let folder = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let Ok(names) = names(folder) else { return };
+        let files = names.into_iter().map(|n| folder.join(n));
+        let files = files.filter(|p| std::fs::metadata(p).is_ok_and(|m| m.is_file()));
+        self.listing.beside.extend(files.take(MOST_BESIDE));
     }
 
     /// A link to a file is followed (model caches are made of them); one to a folder is not,
