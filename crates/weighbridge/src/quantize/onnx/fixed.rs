@@ -52,7 +52,7 @@ pub(super) fn rewrite(
     options: &OnnxOptions,
     out: &mut Rewrite,
 ) -> Result<()> {
-    let types = types::of(view.raw, view.low);
+    let types = types::of(view.raw, view.low, true);
     let mut work = Fixed {
         view,
         options,
