@@ -19,6 +19,7 @@ mod gguf_hostile;
 mod graphs;
 mod hostile_cases;
 mod models;
+mod onnx_quantize;
 mod pytorch;
 mod quantize;
 mod rule_fixtures;
