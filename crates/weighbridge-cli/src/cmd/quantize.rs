@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use weighbridge::output::{Sink, same_file};
 use weighbridge::quantize::recipe::Recipe;
 use weighbridge::quantize::{
-    Blocks, Done, FileType, OnnxOptions, OnnxType, QuantizeOptions, Quantized, Ranges, imatrix,
-    quantize, quantize_onnx, tensor_type, with_gguf_blocks,
+    Blocks, Done, FileType, OnnxOptions, OnnxType, Quality, QuantizeOptions, Quantized, Ranges,
+    imatrix, quantize, quantize_onnx, tensor_type, with_gguf_blocks,
 };
 use weighbridge::{Error, FormatId, Model, Result};
 
@@ -307,6 +307,7 @@ fn human(args: &Quantize, target: &Path, done: &Quantized, out: &mut Output) -> 
         let text = format!("{dtype} × {}, {}", count(n), size(bytes));
         summary::field(out, "", text)?;
     }
+    worst(done, out)?;
     notes(out, "changed", &done.report.changed)?;
     notes(out, "lost", &done.report.lost)?;
     let verb = if args.dry_run { "would write" } else { "wrote" };
@@ -328,6 +329,27 @@ fn human(args: &Quantize, target: &Path, done: &Quantized, out: &mut Output) -> 
     let bytes = size(done.report.bytes);
     let text = format!("{}{more}, {bytes}{seconds}", files.join(", "));
     summary::field(out, verb, text)
+}
+
+/// The tensors that lose most for their size, where that was measured.
+fn worst(done: &Quantized, out: &mut Output) -> Result<()> {
+    const SHOWN: usize = 8;
+    let measured = done.tensors.iter().filter_map(|t| Some((t, t.quality?)));
+    let mut all: Vec<(&Done, Quality)> = measured.filter(|(_, q)| q.relative > 0.0).collect();
+    all.sort_by(|(_, a), (_, b)| b.relative.total_cmp(&a.relative));
+    for (i, (t, q)) in all.iter().take(SHOWN).enumerate() {
+        let name = if i == 0 { "loses most" } else { "" };
+        let decibels = q
+            .snr_db
+            .map_or_else(String::new, |n| format!(", {n:.1} dB"));
+        let cosine = q
+            .cosine
+            .map_or_else(String::new, |c| format!(", cosine {c:.6}"));
+        let loss = 100.0 * q.relative;
+        let text = format!("{:<40} {loss:.3} %{decibels}{cosine}", brief(&t.name, 60));
+        summary::field(out, name, text)?;
+    }
+    Ok(())
 }
 
 fn tensor(t: &Done, out: &mut Output) -> Result<()> {

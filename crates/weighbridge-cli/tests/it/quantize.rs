@@ -187,3 +187,69 @@ fn nothing_that_is_read_is_written_over() {
     }
     assert!((read(&m), read(&recipe)) == before);
 }
+
+#[test]
+fn an_onnx_model_becomes_one_of_small_integers() {
+    let data = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../weighbridge/tests/data/onnx_quantize"
+    );
+    let from = format!("{data}/dense.onnx");
+    let f = Folder::new();
+    let (out, report) = (f.at("q.onnx"), f.at("report.json"));
+    let args = [
+        "quantize",
+        &from,
+        &out,
+        "-t",
+        "int8",
+        "--per-channel",
+        "--report",
+        &report,
+    ];
+    let (code, d) = run_json("quantize", &args);
+    assert_eq!((code, &d["type"]), (0, &json!("int8")));
+    let r: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    crate::schema::assert_valid("quantize", &r);
+    let list = r["tensor_list"].as_array().unwrap();
+    let measured = list
+        .iter()
+        .filter(|t| t["quality"]["relative_rmse"].is_number());
+    assert_eq!(measured.count(), 4);
+    // What loses most is told.
+    let args = ["quantize", &from, &out, "-t", "int4", "--report", &report];
+    let r = run(&args);
+    assert_eq!(r.code, 0, "{}", r.stderr);
+    assert!(
+        r.stdout.contains("loses most") && r.stdout.contains("cosine"),
+        "{}",
+        r.stdout
+    );
+    // Types and flags of the other kind of file.
+    let r = run(&["quantize", &from, &out, "-t", "Q4_0"]);
+    assert_eq!(
+        (r.code, r.stderr.contains("quantize.type")),
+        (2, true),
+        "{}",
+        r.stderr
+    );
+    let r = run(&["quantize", &from, &out, "-t", "int8", "--pure"]);
+    assert_eq!(
+        (r.code, r.stderr.contains("quantize.flag")),
+        (2, true),
+        "{}",
+        r.stderr
+    );
+    let ranges = f.write("ranges.json", br#"{"x": [1, -1]}"#);
+    let r = run(&["quantize", &from, &out, "-t", "int8", "--ranges", &ranges]);
+    assert_eq!(
+        (r.code, r.stderr.contains("quantize.ranges")),
+        (2, true),
+        "{}",
+        r.stderr
+    );
+    // Sizes of a dry run, without an OUT.
+    let (code, d) = run_json("quantize", &["quantize", &from, "-t", "uint4", "--dry-run"]);
+    assert_eq!((code, d["tensor_list"].is_array()), (0, true));
+    assert_eq!(run(&["check", &out]).code, 0);
+}

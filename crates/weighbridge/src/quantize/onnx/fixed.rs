@@ -52,7 +52,7 @@ pub(super) fn rewrite(
     options: &OnnxOptions,
     out: &mut Rewrite,
 ) -> Result<()> {
-    let types = types::of(view.raw, view.low);
+    let types = types::of(view.raw, view.low, true);
     let mut work = Fixed {
         view,
         options,
@@ -272,10 +272,8 @@ impl<'w> Fixed<'w> {
                     self.same(result, first);
                 }
             }
-            "Where" => {
-                if self.is_marked(input(node, 1)) && self.is_marked(input(node, 2)) {
-                    self.activation(result);
-                }
+            "Where" if self.is_marked(input(node, 1)) && self.is_marked(input(node, 2)) => {
+                self.activation(result);
             }
             "InstanceNormalization" | "LayerNormalization" | "BatchNormalization" => {
                 self.activation(first);
@@ -599,7 +597,10 @@ impl<'w> Fixed<'w> {
             false => self.out.fresh(format!("{base}_DequantizeLinear_Output")),
         };
         let inputs = names.each_ref().map(String::as_str);
-        let title = format!("{base}_DequantizeLinear");
+        let title = match alone {
+            true => format!("{base}_DequantizeLinear"),
+            false => values.replace("_Output", ""),
+        };
         let mut new = NewNode::new("DequantizeLinear", title, &inputs, &[&values]);
         if scales > 1 {
             new.attributes.push(int_attribute("axis", 0));

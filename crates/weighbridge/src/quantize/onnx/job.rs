@@ -89,6 +89,11 @@ impl Grid {
         self.k.div_ceil((self.how.block as u64).max(1))
     }
 
+    /// Whether a column's integers are made one behind the other.
+    fn by_column(&self) -> bool {
+        self.turned || !self.standard
+    }
+
     /// Bytes of a block in `MatMulNBits`.
     pub(super) fn blob(&self) -> u64 {
         (self.how.block as u64).saturating_mul(u64::from(self.how.bits)) / 8
@@ -465,6 +470,7 @@ impl Job {
         };
         let out = nbits::Quantized {
             levels: &mut s.levels,
+            by_column: grid.by_column(),
             scales: &mut s.scales,
             zero_points: &mut s.zeros,
         };
@@ -662,23 +668,21 @@ impl Tile<'_> {
         })
     }
 
-    /// Puts integers one column behind the other, `per` bytes each.
+    /// Packs columns of integers into `per` bytes each.
     fn pack(&self, levels: &[u8], per: usize, out: &mut [u8]) {
-        let four = self.grid.how.bits == 4;
-        for (c, out) in out.chunks_exact_mut(per.max(1)).enumerate() {
-            let (start, step) = match self.grid.turned {
-                true => (c * self.rows, 1),
-                false => (c, self.columns.max(1)),
-            };
-            let column = levels.iter().skip(start).step_by(step).take(self.rows);
-            if four {
-                for (i, &l) in column.enumerate() {
-                    if let Some(o) = out.get_mut(i / 2) {
-                        *o |= l << (i % 2 * 4);
+        let columns = levels.chunks_exact(self.rows.max(1));
+        for (out, column) in out.chunks_exact_mut(per.max(1)).zip(columns) {
+            match self.grid.how.bits {
+                4 => {
+                    let (whole, last) = column.as_chunks::<2>();
+                    out.iter_mut()
+                        .zip(whole)
+                        .for_each(|(o, [a, b])| *o = a | b << 4);
+                    if let (Some(o), Some(&l)) = (out.get_mut(whole.len()), last.first()) {
+                        *o = l;
                     }
                 }
-            } else {
-                out.iter_mut().zip(column).for_each(|(o, &l)| *o = l);
+                _ => out.iter_mut().zip(column).for_each(|(o, &l)| *o = l),
             }
         }
     }
@@ -743,15 +747,20 @@ impl Tile<'_> {
 
     /// The values that the blocks stand for.
     fn back(&self, s: &mut Scratch) {
-        let g = self.grid;
         let across = (self.part.columns as usize).max(1);
-        for (i, (o, &l)) in s.back.iter_mut().zip(&s.levels).enumerate() {
+        let by_column = self.grid.by_column();
+        for (i, o) in s.back.iter_mut().enumerate() {
             let (a, b) = (i / across, i % across);
-            let (k, n) = if g.turned { (b, a) } else { (a, b) };
-            let at = n * self.blocks + k / g.how.block.max(1);
+            let (k, n) = if self.grid.turned { (b, a) } else { (a, b) };
+            let level = match by_column {
+                true => s.levels.get(n * self.rows + k),
+                false => s.levels.get(i),
+            };
+            let at = n * self.blocks + k / self.grid.how.block.max(1);
             let scale = s.scales.get(at).copied().unwrap_or(0.0);
             let zero = s.zeros.get(at).copied().unwrap_or(0);
-            *o = (i32::from(l) - i32::from(zero)) as f32 * scale;
+            let level = level.copied().unwrap_or(0);
+            *o = (i32::from(level) - i32::from(zero)) as f32 * scale;
         }
     }
 }

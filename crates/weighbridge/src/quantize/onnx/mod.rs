@@ -289,7 +289,14 @@ fn change(
     let small = matches!(options.kind, OnnxType::Int4 | OnnxType::Uint4);
     let view = || View::new(raw, low, &exclude);
     if options.int().is_none() {
-        newer_than(model, 13)?;
+        newer_than(
+            model,
+            if options.kind == OnnxType::Bf16 {
+                13
+            } else {
+                10
+            },
+        )?;
         half::rewrite(model, &view(), options, out)?;
     } else if let Some(ranges) = &options.ranges {
         if small || options.block_size.is_some() {
@@ -299,7 +306,7 @@ fn change(
         newer_than(model, if options.per_channel { 13 } else { 11 })?;
         fixed::rewrite(model, &view(), ranges, options, out)?;
     } else if options.qdq {
-        newer_than(model, 13)?;
+        newer_than(model, if options.per_channel { 13 } else { 10 })?;
         qdq::rewrite(&view(), options, out)?;
         if (small || options.block_size.is_some()) && !out.jobs.is_empty() {
             newer::raise(model, source, out)?;

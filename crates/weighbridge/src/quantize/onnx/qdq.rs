@@ -165,7 +165,8 @@ impl Weights<'_> {
         };
         let values = self.out.fresh(format!("{name}_DequantizeLinear_Output"));
         let inputs = names.each_ref().map(String::as_str);
-        let title = format!("{name}_DequantizeLinear");
+        // A weight that is quantized in two ways has two of them.
+        let title = values.replace("_DequantizeLinear_Output", "_DequantizeLinear");
         let mut new = NewNode::new("DequantizeLinear", title, &inputs, &[&values]);
         new.attributes = attributes;
         self.out
