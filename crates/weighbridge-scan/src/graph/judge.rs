@@ -412,8 +412,15 @@ impl<'g> Judge<'_, 'g> {
         let enough = found.strength * 0.9;
         let reached = move |c: &Cone<'g>| strength(c, &held) >= enough;
         let Some(p) = found.payload else {
-            return Ok(Ruling::Nothing);
+            return Err(Halt::Unsupported);
         };
+        let blind = c.meets.iter().any(|m| {
+            let met = self.flat.nodes.get(m.0);
+            met.is_some_and(|n| n.op == Op::Other && is_standard(&n.node.domain))
+        });
+        if p.effect == Effect::None && blind {
+            return Err(Halt::Unsupported);
+        }
         if p.effect.suppresses() && !c.spread {
             let mut gate = self.gate(c, cone, Level::Filter, p);
             gate.message = format!(
@@ -637,7 +644,7 @@ impl<'g> Judge<'_, 'g> {
         let met = c.meets.first().and_then(|m| self.flat.nodes.get(m.0));
         let Some(met) = met else { return Vec::new() };
         vec![format!(
-            "what decides at {} is made by operators that this version does not run",
+            "what decides at {} comes from, or goes to, operators that this version does not run",
             met.title()
         )]
     }
@@ -735,6 +742,10 @@ fn strength(cone: &Cone<'_>, shut: &Shut) -> f64 {
         apart(v, &now).filter(|_| now.dims == v.dims)
     };
     shut.iter().filter_map(one).fold(0.0, f64::max)
+}
+
+fn is_standard(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
 }
 
 fn finite(v: &Tensor) -> bool {
