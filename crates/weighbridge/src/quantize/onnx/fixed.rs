@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet};
 use weighbridge_core::model::{AttributeValue, DType};
 use weighbridge_core::{Error, Result};
 
-use super::job::{Bias, Linear};
+use super::bias::Bias;
+use super::job::Linear;
 use super::params::{Int, scale_and_zero};
 use super::qdq::factor;
 use super::rewrite::{Constant, Data, NewNode, Rewrite, data_type, int_attribute};

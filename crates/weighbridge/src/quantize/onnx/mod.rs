@@ -3,9 +3,11 @@
 //! What becomes of a model is decided on its structure alone; positions of all bytes are known
 //! before the first weight is read. Then weights go through in parts, on every core.
 
+mod bias;
 mod dynamic;
 mod fixed;
 mod gguf;
+mod grid;
 mod half;
 mod job;
 mod layout;

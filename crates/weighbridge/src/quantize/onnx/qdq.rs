@@ -9,7 +9,8 @@ use weighbridge_core::model::DType;
 use weighbridge_kernels::nbits::Blocks;
 
 use super::OnnxOptions;
-use super::job::{Grid, Job, Linear, To, scale_kind};
+use super::grid::{Grid, scale_kind};
+use super::job::{Job, Linear, To};
 use super::nbits::blocks;
 use super::params::Int;
 use super::rewrite::{NewNode, Rewrite, int_attribute};
