@@ -10,7 +10,8 @@ use weighbridge::FormatId;
 
 pub(crate) use edit::{Edit, Merge, Split};
 pub(crate) use quantize::{
-    Activations, Dequantize, Imatrix, ImatrixVerb, MatrixArgs, MatrixForm, Quantize, Recipe,
+    Activations, Dequantize, Imatrix, ImatrixVerb, MatrixArgs, MatrixForm, OnnxArgs, Quantize,
+    Recipe,
 };
 
 use crate::sandbox::Confine;

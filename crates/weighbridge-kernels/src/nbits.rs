@@ -6,15 +6,21 @@
 //! steps beside the one that the range of a block asks for, takes for each the step that fits its
 //! integers best (least squares), and keeps the plain rounding of a block where nothing is better.
 //!
-//! Work is done in strips of [`STRIP`] columns, a column a lane.
+//! Columns are read in strips, and worked on eight at a time, a column a lane.
 
 use crate::arch::{Body, wide};
 use crate::scalar;
 
-/// Columns that are worked on together.
-pub const STRIP: usize = 32;
+/// Columns that are read together: whole lines of the cache.
+const STRIP: usize = 32;
 
-type Lanes = [f32; STRIP];
+/// Columns that are worked on together.
+const LANES: usize = 8;
+
+type Lanes = [f32; LANES];
+
+/// Adding and taking it away rounds to the nearest integer, half to even, where |x| < 2^22.
+const MAGIC: f32 = 12_582_912.0;
 
 /// How scales are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,34 +89,44 @@ impl Matrix<'_> {
         }
     }
 
-    /// Loads rows `from` and on of the strip that begins with column `first`.
+    /// Loads rows `from` and on of the strip that begins with column `first`: a block of every
+    /// eight columns.
     #[inline(always)]
-    fn load(&self, from: usize, first: usize, into: &mut [Lanes]) {
+    fn load(&self, from: usize, first: usize, rows: usize, into: &mut [Vec<Lanes>]) {
         let width = (self.columns - first).min(STRIP);
         if self.by_column {
-            for lane in 0..width {
-                let start = self.at(from, first + lane);
-                let column = self.values.get(start..).unwrap_or_default();
-                for (row, &v) in into.iter_mut().zip(column) {
-                    row[lane] = v;
+            for column in 0..width {
+                let start = self.at(from, first + column);
+                let values = self.values.get(start..start + rows).unwrap_or_default();
+                let Some(block) = into.get_mut(column / LANES) else {
+                    return;
+                };
+                for (row, &v) in block.iter_mut().zip(values) {
+                    row[column % LANES] = v;
                 }
             }
             return;
         }
-        for (i, row) in into.iter_mut().enumerate() {
+        for i in 0..rows {
             let start = self.at(from + i, first);
             let values = self.values.get(start..start + width).unwrap_or_default();
-            row[..values.len()].copy_from_slice(values);
+            for (block, values) in into.iter_mut().zip(values.chunks(LANES)) {
+                if let Some(row) = block.get_mut(i) {
+                    row[..values.len()].copy_from_slice(values);
+                }
+            }
         }
     }
 }
 
-/// What becomes of a matrix: integers in the layout of the values, one a byte, and for every
-/// column its blocks' scales and zero points behind each other.
+/// What becomes of a matrix: integers, one a byte, and for every column its blocks' scales and zero
+/// points behind each other.
 #[derive(Debug)]
 pub struct Quantized<'a> {
     /// The integers.
     pub levels: &'a mut [u8],
+    /// Whether a column's integers lie behind each other.
+    pub by_column: bool,
     /// The scales.
     pub scales: &'a mut [f32],
     /// The zero points.
@@ -161,73 +177,94 @@ impl Body for Whole<'_> {
             out,
             blocks,
         } = self;
-        let mut values = vec![[0f32; STRIP]; how.block.min(x.rows)];
+        let rows = how.block.min(x.rows);
+        let mut strip = vec![vec![[0f32; LANES]; rows]; STRIP / LANES];
         for first in (0..x.columns).step_by(STRIP) {
             for block in 0..blocks {
                 let from = block * how.block;
-                let n = (x.rows - from).min(how.block);
-                let values = values.get_mut(..n).unwrap_or_default();
-                x.load(from, first, values);
-                let (scale, zero) = parameters(values, how);
-                for lane in 0..(x.columns - first).min(STRIP) {
-                    let at = (first + lane) * blocks + block;
-                    if let Some(s) = out.scales.get_mut(at) {
-                        *s = scale[lane];
+                let rows = (x.rows - from).min(how.block);
+                x.load(from, first, rows, &mut strip);
+                for (i, values) in strip.iter().enumerate() {
+                    let first = first + i * LANES;
+                    let values = values.get(..rows).unwrap_or_default();
+                    let width = x.columns.saturating_sub(first).min(LANES);
+                    if width == 0 {
+                        break;
                     }
-                    if let Some(z) = out.zero_points.get_mut(at) {
-                        *z = zero[lane] as u8;
+                    let (scale, zero) = parameters(values, how);
+                    for lane in 0..width {
+                        let at = (first + lane) * blocks + block;
+                        if let Some(s) = out.scales.get_mut(at) {
+                            *s = scale[lane];
+                        }
+                        if let Some(z) = out.zero_points.get_mut(at) {
+                            *z = zero[lane] as u8;
+                        }
                     }
+                    let place = Place {
+                        matrix: Matrix {
+                            by_column: out.by_column,
+                            ..x
+                        },
+                        from,
+                        first,
+                        width,
+                    };
+                    place.put(values, (&scale, &zero), how, out.levels);
                 }
-                put(&x, values, (from, first), (&scale, &zero), how, out.levels);
             }
         }
     }
 }
 
-/// Writes the integers of a strip's block.
-#[inline(always)]
-fn put(
-    x: &Matrix<'_>,
-    values: &[Lanes],
-    (from, first): (usize, usize),
-    (scale, zero): (&Lanes, &Lanes),
-    how: Blocks,
-    levels: &mut [u8],
-) {
-    let inverse = inverse(scale);
-    let width = (x.columns - first).min(STRIP);
-    for (i, row) in values.iter().enumerate() {
-        let row = level(row, &inverse, zero, how);
-        if x.by_column {
-            for (lane, &l) in row.iter().enumerate().take(width) {
-                let at = x.at(from + i, first + lane);
-                if let Some(o) = levels.get_mut(at) {
-                    *o = l as u8;
-                }
+/// Where a block's integers go.
+struct Place<'a> {
+    matrix: Matrix<'a>,
+    from: usize,
+    first: usize,
+    width: usize,
+}
+
+impl Place<'_> {
+    /// Writes the integers of eight columns' block.
+    #[inline(always)]
+    fn put(&self, values: &[Lanes], (scale, zero): (&Lanes, &Lanes), how: Blocks, out: &mut [u8]) {
+        let inverse = inverse(scale);
+        for (i, row) in values.iter().enumerate() {
+            let row = level(row, &inverse, zero, how);
+            let mut bytes = [0u8; LANES];
+            for lane in 0..LANES {
+                bytes[lane] = (row[lane] + MAGIC).to_bits() as u8;
             }
-            continue;
-        }
-        let start = x.at(from + i, first);
-        let out = levels.get_mut(start..start + width).unwrap_or_default();
-        for (o, &l) in out.iter_mut().zip(&row) {
-            *o = l as i32 as u8;
+            if self.matrix.by_column {
+                for (lane, &b) in bytes.iter().enumerate().take(self.width) {
+                    let at = self.matrix.at(self.from + i, self.first + lane);
+                    if let Some(o) = out.get_mut(at) {
+                        *o = b;
+                    }
+                }
+            } else {
+                let start = self.matrix.at(self.from + i, self.first);
+                let out = out.get_mut(start..start + self.width).unwrap_or_default();
+                out.iter_mut().zip(bytes).for_each(|(o, b)| *o = b);
+            }
         }
     }
 }
 
-/// Scales and zero points of a strip's block.
+/// Scales and zero points of eight columns' block.
 #[inline(always)]
 fn parameters(x: &[Lanes], how: Blocks) -> (Lanes, Lanes) {
-    let (mut least, mut most) = ([f32::MAX; STRIP], [f32::MIN; STRIP]);
+    let (mut least, mut most) = ([f32::MAX; LANES], [f32::MIN; LANES]);
     for row in x {
-        for lane in 0..STRIP {
+        for lane in 0..LANES {
             let v = row[lane];
             least[lane] = if v < least[lane] { v } else { least[lane] };
             most[lane] = if v > most[lane] { v } else { most[lane] };
         }
     }
-    let (mut scale, mut zero) = ([0f32; STRIP], [how.half(); STRIP]);
-    for lane in 0..STRIP {
+    let (mut scale, mut zero) = ([0f32; LANES], [how.half(); LANES]);
+    for lane in 0..LANES {
         let (low, high) = (least[lane], most[lane]);
         if how.symmetric {
             let far = if high.abs() > low.abs() { high } else { low };
@@ -237,7 +274,7 @@ fn parameters(x: &[Lanes], how: Blocks) -> (Lanes, Lanes) {
         let (low, high) = (low.min(0.0), high.max(0.0));
         let step = (high - low) / how.most();
         let at = if step != 0.0 { 0.0 - low / step } else { low };
-        zero[lane] = (at.clamp(0.0, how.most()) + BELOW_HALF).trunc();
+        zero[lane] = cut(at.clamp(0.0, how.most()) + BELOW_HALF);
         scale[lane] = how.stored(step);
     }
     if how.search {
@@ -249,10 +286,17 @@ fn parameters(x: &[Lanes], how: Blocks) -> (Lanes, Lanes) {
 /// The greatest number below 0.5: with it, cutting off rounds halves away from zero.
 const BELOW_HALF: f32 = 0.499_999_97;
 
+/// The integer part of what is not negative and below 2^22.
+#[inline(always)]
+fn cut(x: f32) -> f32 {
+    let near = (x + MAGIC) - MAGIC;
+    if near > x { near - 1.0 } else { near }
+}
+
 #[inline(always)]
 fn inverse(scale: &Lanes) -> Lanes {
-    let mut out = [0f32; STRIP];
-    for lane in 0..STRIP {
+    let mut out = [0f32; LANES];
+    for lane in 0..LANES {
         let s = scale[lane];
         out[lane] = if s != 0.0 { 1.0 / s } else { 0.0 };
     }
@@ -263,37 +307,40 @@ fn inverse(scale: &Lanes) -> Lanes {
 #[inline(always)]
 fn level(x: &Lanes, inverse: &Lanes, zero: &Lanes, how: Blocks) -> Lanes {
     let most = how.most();
-    let mut out = [0f32; STRIP];
+    let mut out = [0f32; LANES];
     if how.round_first {
-        for lane in 0..STRIP {
+        for lane in 0..LANES {
             let v = x[lane] * inverse[lane];
-            let v = (v + BELOW_HALF.copysign(v)) as i32 as f32 + zero[lane];
+            let v = cut(v.abs() + BELOW_HALF).copysign(v) + zero[lane];
             let v = if v < 0.0 { 0.0 } else { v };
             out[lane] = if v > most { most } else { v };
         }
         return out;
     }
-    for lane in 0..STRIP {
+    for lane in 0..LANES {
         // Negative ones are cut to zero, so that only one side of zero is rounded.
         let v = x[lane] * inverse[lane] + zero[lane];
         let v = if v < 0.0 { 0.0 } else { v };
         let v = if v > most { most } else { v };
-        out[lane] = (v + BELOW_HALF) as i32 as f32;
+        out[lane] = cut(v + BELOW_HALF);
     }
     out
 }
 
-/// Steps that are tried, as parts of the one that the range asks for.
-const STEPS: [f32; 9] = [0.72, 0.78, 0.83, 0.87, 0.91, 0.94, 0.97, 1.0, 1.06];
+/// Steps that are tried, as parts of the one that the range asks for: with its zero point, with
+/// those beside it, and of eight bits, where little is won.
+const STEPS: [f32; 8] = [0.74, 0.80, 0.85, 0.89, 0.93, 0.96, 1.0, 1.05];
+const BESIDE: [f32; 4] = [0.82, 0.89, 0.95, 1.0];
+const EIGHT: [f32; 3] = [0.98, 0.99, 1.0];
 
-/// Squares of what a strip's block loses.
+/// Squares of what a block loses.
 #[inline(always)]
 fn loss(x: &[Lanes], scale: &Lanes, zero: &Lanes, how: Blocks) -> Lanes {
     let inverse = inverse(scale);
-    let mut out = [0f32; STRIP];
+    let mut out = [0f32; LANES];
     for row in x {
         let l = level(row, &inverse, zero, how);
-        for lane in 0..STRIP {
+        for lane in 0..LANES {
             let e = row[lane] - (l[lane] - zero[lane]) * scale[lane];
             out[lane] += e * e;
         }
@@ -305,11 +352,15 @@ fn loss(x: &[Lanes], scale: &Lanes, zero: &Lanes, how: Blocks) -> Lanes {
 /// squared integers.
 #[inline(always)]
 fn fit(x: &[Lanes], inverse: &Lanes, zero: &Lanes, how: Blocks) -> (Lanes, Lanes) {
-    let (mut product, mut square) = ([0f32; STRIP], [0f32; STRIP]);
+    let (mut product, mut square) = ([0f32; LANES], [0f32; LANES]);
+    let most = how.most();
     for row in x {
-        let l = level(row, inverse, zero, how);
-        for lane in 0..STRIP {
-            let n = l[lane] - zero[lane];
+        for lane in 0..LANES {
+            // Ties may go either way here.
+            let l = row[lane] * inverse[lane] + zero[lane];
+            let l = if l < 0.0 { 0.0 } else { l };
+            let l = if l > most { most } else { l };
+            let n = (l + MAGIC) - MAGIC - zero[lane];
             product[lane] += row[lane] * n;
             square[lane] += n * n;
         }
@@ -319,7 +370,7 @@ fn fit(x: &[Lanes], inverse: &Lanes, zero: &Lanes, how: Blocks) -> (Lanes, Lanes
 
 #[inline(always)]
 fn search(x: &[Lanes], how: Blocks, scale: &mut Lanes, zero: &mut Lanes) {
-    let (mut best, mut step, mut at) = ([0f32; STRIP], *scale, *zero);
+    let (mut best, mut step, mut at) = ([0f32; LANES], *scale, *zero);
     let turns: &[f32] = match (how.symmetric, how.bits) {
         (false, 4) => &[0.0, -1.0, 1.0],
         // The other end of the range may be the one that is met.
@@ -329,19 +380,24 @@ fn search(x: &[Lanes], how: Blocks, scale: &mut Lanes, zero: &mut Lanes) {
     for &turn in turns {
         let mut zeros = *zero;
         let mut sign = 1.0;
-        for lane in 0..STRIP {
+        for lane in 0..LANES {
             match how.symmetric {
                 true => sign = if turn == 0.0 { 1.0 } else { -8.0 / 7.0 },
                 false => zeros[lane] = (zero[lane] + turn).clamp(0.0, how.most()),
             }
         }
-        for part in STEPS {
-            let mut tried = [0f32; STRIP];
-            for lane in 0..STRIP {
+        let steps: &[f32] = match (how.bits, turn == 0.0) {
+            (4, true) => &STEPS,
+            (4, false) => &BESIDE,
+            _ => &EIGHT,
+        };
+        for part in steps {
+            let mut tried = [0f32; LANES];
+            for lane in 0..LANES {
                 tried[lane] = scale[lane] * part * sign;
             }
             let (product, square) = fit(x, &inverse(&tried), &zeros, how);
-            for lane in 0..STRIP {
+            for lane in 0..LANES {
                 let (p, q) = (product[lane], square[lane]);
                 // The error is the sum of squares of the values less this.
                 let gain = if q > 0.0 { p * p / q } else { 0.0 };
@@ -357,7 +413,7 @@ fn search(x: &[Lanes], how: Blocks, scale: &mut Lanes, zero: &mut Lanes) {
         *s = how.stored(*s);
     }
     let (plain, found) = (loss(x, scale, zero, how), loss(x, &step, &at, how));
-    for lane in 0..STRIP {
+    for lane in 0..LANES {
         if found[lane] < plain[lane] && step[lane].is_finite() {
             scale[lane] = step[lane];
             zero[lane] = at[lane];
@@ -395,6 +451,7 @@ mod tests {
         };
         let to = Quantized {
             levels: &mut out.levels,
+            by_column: x.by_column,
             scales: &mut out.scales,
             zero_points: &mut out.zero_points,
         };

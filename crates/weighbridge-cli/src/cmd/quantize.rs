@@ -1,16 +1,17 @@
 //! `weighbridge quantize`.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use weighbridge::output::{Sink, same_file};
+use weighbridge::output::{Sink, same_file, same_place};
 use weighbridge::quantize::recipe::Recipe;
 use weighbridge::quantize::{
-    Blocks, Done, FileType, OnnxOptions, OnnxType, QuantizeOptions, Quantized, Ranges, imatrix,
-    quantize, quantize_onnx, tensor_type, with_gguf_blocks,
+    Blocks, Done, FileType, OnnxOptions, OnnxType, Quality, QuantizeOptions, Quantized, Ranges,
+    imatrix, quantize, quantize_onnx, tensor_type, with_gguf_blocks,
 };
 use weighbridge::{Error, FormatId, Model, Result};
 
-use crate::args::{Activations, MatrixArgs, Quantize};
+use crate::args::{Activations, MatrixArgs, OnnxArgs, Quantize};
 use crate::cmd::convert::file_name;
 use crate::cmd::summary::notes;
 use crate::cmd::{open_options, summary};
@@ -96,17 +97,9 @@ pub(crate) fn run(args: &Quantize, out: &mut Output) -> Result<Exit> {
 
 /// Refuses a report in the place of the result or of what it is made from.
 fn apart(report: &Path, target: &Path, model: &Model, inputs: &[PathBuf]) -> Result<()> {
-    let place = |p: &Path| {
-        let folder = std::path::absolute(p).ok()?.parent()?.canonicalize().ok()?;
-        Some(folder.join(p.file_name()?))
-    };
     let parts = model.parts.iter().map(|p| &p.path);
     let mut inputs = parts.chain(inputs);
-    let one = place(report);
-    if (one.is_some() && one == place(target))
-        || same_file(report, target)
-        || inputs.any(|p| same_file(report, p))
-    {
+    if same_place(report, target) || inputs.any(|p| same_file(report, p)) {
         let message = "the report would take the place of the result or of a file it is made from";
         let e = Error::parameter("quantize.report", message);
         return Err(e
@@ -192,7 +185,7 @@ fn onnx_options(args: &Quantize, kind: OnnxType) -> Result<OnnxOptions> {
 
 /// Reads ranges of activations: an object of names with least and greatest value.
 fn ranges(path: &Path) -> Result<Ranges> {
-    let text = small_file(path, "the ranges")?;
+    let text = small_file(path, "the file of ranges")?;
     let wrong = |message: String| {
         let e = Error::parameter("quantize.ranges", message);
         let e = e.in_file(path.display().to_string());
@@ -222,15 +215,23 @@ fn ranges(path: &Path) -> Result<Ranges> {
 fn small_file(path: &Path, what: &str) -> Result<String> {
     let named = |e: Error| e.in_file(path.display().to_string());
     let io = |e| named(Error::io(format!("cannot read {what}"), e));
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > LONGEST_RECIPE {
-        let message = format!("{what}: {bytes} bytes");
+    // What is no file does not say how long it is: a pipe may, a device will give more.
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mut bytes = Vec::new();
+    let n = file.take(LONGEST_RECIPE + 1).read_to_end(&mut bytes);
+    if n.map_err(io)? as u64 > LONGEST_RECIPE {
+        let message = format!("{what} has more than {LONGEST_RECIPE} bytes");
         return Err(named(Error::limit("quantize.size", message)));
     }
-    std::fs::read_to_string(path).map_err(io)
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to() as u64;
+        let e = Error::malformed("quantize.utf8", format!("{what} is no UTF-8 text"));
+        named(e.at(at).help("name the text file that is meant"))
+    })
 }
 
 fn options(args: &Quantize) -> Result<QuantizeOptions> {
+    no_onnx(&args.onnx)?;
     let by_name = args.tensor_type.iter();
     let read = [
         Some(&args.input),
@@ -259,7 +260,33 @@ fn options(args: &Quantize) -> Result<QuantizeOptions> {
         dry_run: args.dry_run,
         sync: !args.no_sync,
         inputs: read.into_iter().flatten().cloned().collect(),
+        report: args.report.clone(),
     })
+}
+
+/// Refuses what only ONNX models are quantized with: it would change nothing.
+fn no_onnx(a: &OnnxArgs) -> Result<()> {
+    let foreign = [
+        ("--block-size", a.block_size.is_some()),
+        ("--per-channel", a.per_channel),
+        ("--symmetric", a.symmetric.is_some()),
+        ("--reduce-range", a.reduce_range),
+        ("--qdq", a.qdq),
+        ("--rtn", a.rtn),
+        ("--ranges", a.ranges.is_some()),
+        ("--from-gguf", a.from_gguf.is_some()),
+        ("--keep-op", !a.keep_op.is_empty()),
+        ("--accuracy-level", a.accuracy_level.is_some()),
+    ];
+    match foreign.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            let message = format!("{flag} is for ONNX files, and the result is GGUF");
+            let help =
+                "leave it out; an ONNX model with --type int8, uint8, int4 or uint4 stays one";
+            Err(Error::parameter("quantize.flag", message).help(help))
+        }
+        None => Ok(()),
+    }
 }
 
 fn matrix(args: &MatrixArgs) -> Result<Option<(String, imatrix::Matrix)>> {
@@ -307,6 +334,7 @@ fn human(args: &Quantize, target: &Path, done: &Quantized, out: &mut Output) -> 
         let text = format!("{dtype} × {}, {}", count(n), size(bytes));
         summary::field(out, "", text)?;
     }
+    worst(done, out)?;
     notes(out, "changed", &done.report.changed)?;
     notes(out, "lost", &done.report.lost)?;
     let verb = if args.dry_run { "would write" } else { "wrote" };
@@ -328,6 +356,27 @@ fn human(args: &Quantize, target: &Path, done: &Quantized, out: &mut Output) -> 
     let bytes = size(done.report.bytes);
     let text = format!("{}{more}, {bytes}{seconds}", files.join(", "));
     summary::field(out, verb, text)
+}
+
+/// The tensors that lose most for their size, where that was measured.
+fn worst(done: &Quantized, out: &mut Output) -> Result<()> {
+    const SHOWN: usize = 8;
+    let measured = done.tensors.iter().filter_map(|t| Some((t, t.quality?)));
+    let mut all: Vec<(&Done, Quality)> = measured.filter(|(_, q)| q.relative > 0.0).collect();
+    all.sort_by(|(_, a), (_, b)| b.relative.total_cmp(&a.relative));
+    for (i, (t, q)) in all.iter().take(SHOWN).enumerate() {
+        let name = if i == 0 { "loses most" } else { "" };
+        let decibels = q
+            .snr_db
+            .map_or_else(String::new, |n| format!(", {n:.1} dB"));
+        let cosine = q
+            .cosine
+            .map_or_else(String::new, |c| format!(", cosine {c:.6}"));
+        let loss = 100.0 * q.relative;
+        let text = format!("{:<40} {loss:.3} %{decibels}{cosine}", brief(&t.name, 60));
+        summary::field(out, name, text)?;
+    }
+    Ok(())
 }
 
 fn tensor(t: &Done, out: &mut Output) -> Result<()> {

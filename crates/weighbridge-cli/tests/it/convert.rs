@@ -224,8 +224,8 @@ fn onnx(a: &[f32], b: &[f32]) -> Vec<u8> {
         let values = bytes(9, &crate::common::f32s(x));
         bytes(5, &[dims, kind, bytes(8, name.as_bytes()), values].concat())
     };
-    let graph = [tensor("a", a), tensor("b", b)].concat();
-    [vec![0x08, 8], bytes(7, &graph)].concat()
+    let graph = [bytes(2, b"g"), tensor("a", a), tensor("b", b)].concat();
+    [vec![0x08, 8], bytes(7, &graph), bytes(8, &[0x10, 17])].concat()
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::common::{Folder, command, corpus, finished, run, run_json, small};
+use crate::common::{
+    Folder, T, command, corpus, f32s, finished, run, run_json, safetensors, small,
+};
 
 #[test]
 fn a_model_of_the_corpus_and_its_companions() {
@@ -186,4 +188,151 @@ fn nothing_that_is_read_is_written_over() {
         assert_eq!(f.names(), names, "{args:?}");
     }
     assert!((read(&m), read(&recipe)) == before);
+}
+
+#[test]
+fn an_onnx_model_becomes_one_of_small_integers() {
+    let data = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../weighbridge/tests/data/onnx_quantize"
+    );
+    let from = format!("{data}/dense.onnx");
+    let f = Folder::new();
+    let (out, report) = (f.at("q.onnx"), f.at("report.json"));
+    let args = [
+        "quantize",
+        &from,
+        &out,
+        "-t",
+        "int8",
+        "--per-channel",
+        "--report",
+        &report,
+    ];
+    let (code, d) = run_json("quantize", &args);
+    assert_eq!((code, &d["type"]), (0, &json!("int8")));
+    let r: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    crate::schema::assert_valid("quantize", &r);
+    let list = r["tensor_list"].as_array().unwrap();
+    let measured = list
+        .iter()
+        .filter(|t| t["quality"]["relative_rmse"].is_number());
+    assert_eq!(measured.count(), 4);
+    // What loses most is told.
+    let args = ["quantize", &from, &out, "-t", "int4", "--report", &report];
+    let r = run(&args);
+    assert_eq!(r.code, 0, "{}", r.stderr);
+    assert!(
+        r.stdout.contains("loses most") && r.stdout.contains("cosine"),
+        "{}",
+        r.stdout
+    );
+    // Types and flags of the other kind of file.
+    let r = run(&["quantize", &from, &out, "-t", "Q4_0"]);
+    assert_eq!(
+        (r.code, r.stderr.contains("quantize.type")),
+        (2, true),
+        "{}",
+        r.stderr
+    );
+    let r = run(&["quantize", &from, &out, "-t", "int8", "--pure"]);
+    assert_eq!(
+        (r.code, r.stderr.contains("quantize.flag")),
+        (2, true),
+        "{}",
+        r.stderr
+    );
+    let ranges = f.write("ranges.json", br#"{"x": [1, -1]}"#);
+    let r = run(&["quantize", &from, &out, "-t", "int8", "--ranges", &ranges]);
+    assert_eq!(
+        (r.code, r.stderr.contains("quantize.ranges")),
+        (2, true),
+        "{}",
+        r.stderr
+    );
+    // Sizes of a dry run, without an OUT.
+    let (code, d) = run_json("quantize", &["quantize", &from, "-t", "uint4", "--dry-run"]);
+    assert_eq!((code, d["tensor_list"].is_array()), (0, true));
+    assert_eq!(run(&["check", &out]).code, 0);
+}
+
+/// Files of a split result have other names than OUT, and a link another than what it means.
+#[test]
+fn a_report_takes_the_place_of_no_file_of_the_result() {
+    let f = Folder::new();
+    let m = f.write("m.safetensors", &small());
+    let (out, first) = (f.at("q.gguf"), f.at("q-00001-of-00001.gguf"));
+    let split = ["--keep-split", "--report", &first];
+    let mut cases = vec![split.to_vec()];
+    let link = f.at("report.json");
+    if cfg!(unix) {
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("q.gguf", &link).unwrap();
+        cases.push(vec!["--report", &link]);
+    }
+    let names = f.names();
+    for args in cases {
+        let args = [&["quantize", &m, &out, "-t", "Q8_0"][..], &args].concat();
+        let (code, d) = run_json("quantize", &args);
+        assert_eq!(
+            (code, &d["error"]["rule"]),
+            (2, &json!("quantize.report")),
+            "{args:?}"
+        );
+        assert_eq!(f.names(), names);
+    }
+}
+
+#[test]
+fn flags_of_onnx_are_refused_and_not_passed_over() {
+    let f = Folder::new();
+    let m = f.write("m.safetensors", &small());
+    let out = f.at("q.gguf");
+    for flags in [
+        &["--per-channel"][..],
+        &["--block-size", "32"],
+        &["--symmetric=false"],
+        &["--keep-op", "MatMul"],
+        &["--accuracy-level", "4"],
+    ] {
+        let args = [&["quantize", &m, &out, "-t", "Q8_0"][..], flags].concat();
+        let (code, d) = run_json("quantize", &args);
+        let e = &d["error"];
+        assert_eq!((code, &e["rule"]), (2, &json!("quantize.flag")), "{d}");
+        assert!(e["help"].is_string());
+    }
+    assert_eq!(f.names(), ["m.safetensors"]);
+}
+
+/// What is shown for a terminal's sake as something else would not be the name any more.
+#[test]
+fn a_recipe_gives_every_name_back() {
+    let f = Folder::new();
+    let one = f32s(&[1.0; 32]);
+    let names = ["a\u{202e}b", "a\u{85}b", "two\nlines", "\u{200b}", "é"];
+    let tensors: Vec<T<'_>> = names.iter().map(|n| T(n, "F32", &[1, 32], &one)).collect();
+    let m = f.write("m.safetensors", &safetensors(&tensors, &[]));
+    let recipe = f.write("r.txt", run(&["recipe", &m]).stdout.as_bytes());
+    let args = ["quantize", &m, &f.at("q.gguf"), "--recipe", &recipe];
+    let (code, d) = run_json("quantize", &args);
+    assert_eq!((code, &d["tensors"]), (0, &json!(5)), "{d}");
+    let rules = d["warnings"].as_array().unwrap().iter();
+    let rules: Vec<_> = rules.map(|w| &w["rule"]).collect();
+    assert!(!rules.contains(&&json!("quantize.recipe")), "{d}");
+}
+
+#[test]
+fn a_recipe_that_is_no_text_or_has_no_end_is_refused() {
+    let f = Folder::new();
+    let m = f.write("m.safetensors", &small());
+    let (out, bytes) = (f.at("q.gguf"), f.write("r.txt", b"a=f32\n\xff"));
+    let (code, d) = run_json("quantize", &["quantize", &m, &out, "--recipe", &bytes]);
+    let e = &d["error"];
+    let want = (2, &json!("malformed"), &json!("quantize.utf8"), &json!(6));
+    assert_eq!((code, &e["kind"], &e["rule"], &e["offset"]), want);
+    if std::path::Path::new("/dev/zero").exists() {
+        let args = ["quantize", &m, &out, "--recipe", "/dev/zero"];
+        let (code, d) = run_json("quantize", &args);
+        assert_eq!((code, &d["error"]["kind"]), (2, &json!("limit")));
+    }
 }

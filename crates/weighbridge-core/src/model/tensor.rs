@@ -196,6 +196,11 @@ pub trait Compute: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Whatever reading the inputs gives, and what `sink` returns.
     fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>;
+
+    /// The tensor of the file, where the values are that one's and only their bytes are others.
+    fn stored(&self) -> Option<&Tensor> {
+        None
+    }
 }
 
 /// Where a tensor's bytes come from.

@@ -253,12 +253,12 @@ impl<'g> Unroller<'_, 'g> {
             "scan_input_directions",
             "scan_output_directions",
         ];
-        let odd = |n: &&str| {
+        let odd = |n: &str| {
             node.attributes
                 .ints(n)
                 .is_some_and(|v| v.iter().any(|&n| n != 0))
         };
-        if !is_loop && (node.opset < 9 || plain.iter().any(|n| odd(n))) {
+        if !is_loop && (node.opset < 9 || plain.into_iter().any(odd)) {
             return None;
         }
         let first = if is_loop { 2 } else { 0 };

@@ -38,10 +38,11 @@ impl Dice {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A number of the normal distribution (Box and Muller).
+    /// A number of about the normal distribution: a sum of four even ones.
     pub(crate) fn normal(&mut self) -> f64 {
-        let (a, b) = (self.unit().max(1e-12), self.unit());
-        (-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos()
+        let n = self.next();
+        let four = [n, n >> 16, n >> 32, n >> 48].map(|n| (n & 0xffff) as f64 / 65536.0);
+        (four.iter().sum::<f64>() - 2.0) * 3f64.sqrt()
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::cone::Cone;
 use super::facts::Facts;
-use super::flat::{Flat, Id, Node};
+use super::flat::{Flat, Id};
 use super::gates::Candidate;
 use super::inputs::{Dice, Family, Input, ODD, ORDINARY, carries_sample, sample};
 use super::interp::value::{Kind, Tensor, Value};
 use super::interp::{Binary, Halt, Meter, Op, Unary};
+use super::opening::{Opening, SOLVE_STEPS};
 use super::payload::{self, Effect, Payload};
 use super::run::Values;
-use super::solve::{Solver, Want};
 use super::witness::{self, Witness};
 use super::{Gate, Level};
 
@@ -26,26 +26,9 @@ const SAMPLE_COST: u64 = 8;
 /// How many in a thousand of them may open a gate that still counts as hidden.
 const OPEN_PER_THOUSAND: usize = 30;
 
-/// Steps that looking for an input may take, and how often it is begun anew.
-const SOLVE_STEPS: u64 = 24_000_000;
-const ATTEMPTS: u64 = 48;
-
 /// Steps that finding out what an open gate does may take, and how often that is done anew.
 const PAYLOAD_STEPS: u64 = 16_000_000;
-const PAYLOADS: usize = 8;
-
-/// A change of a gate's value from which it counts as wide open.
-const WIDE: f64 = 0.9;
-
-/// Attempts after the first that opened a gate a little, to open it wide.
-const MORE: u64 = 12;
-
-/// How far the way from the trunk back to a single number is followed.
-const MOST_STEPS_UP: usize = 64;
-
-/// How many other gates are tried together with one, and how often.
-const JOINTLY: usize = 6;
-const JOINT_ATTEMPTS: u64 = 24;
+pub(super) const PAYLOADS: usize = 8;
 
 /// Steps that running the whole graph may take.
 const WHOLE_STEPS: u64 = 24_000_000;
@@ -68,23 +51,8 @@ pub(crate) struct Judge<'j, 'g> {
     pub(crate) others: &'j [Candidate],
 }
 
-/// An input that opens a gate, and what then happens.
-struct Opening {
-    payload: Option<Payload>,
-    destroys: bool,
-    strength: f64,
-    given: Vec<Value>,
-}
-
-impl Opening {
-    /// Which of several is worse.
-    fn rank(&self) -> (bool, bool, f64) {
-        (self.destroys, self.payload.is_some(), self.strength)
-    }
-}
-
 /// The values of a gate where it meets the trunk, when it is shut.
-type Shut = Vec<(Id, Value)>;
+pub(super) type Shut = Vec<(Id, Value)>;
 
 impl<'g> Judge<'_, 'g> {
     pub(crate) fn candidate(&mut self, c: &Candidate) -> Result<Ruling, Halt> {
@@ -134,7 +102,11 @@ impl<'g> Judge<'_, 'g> {
     }
 
     /// Runs ordinary inputs. Gives the values of the gate, unless it opens for some of them.
-    fn shut(&mut self, cone: &mut Cone<'g>, entries: &[Id]) -> Result<Option<Shut>, Halt> {
+    pub(super) fn shut(
+        &mut self,
+        cone: &mut Cone<'g>,
+        entries: &[Id],
+    ) -> Result<Option<Shut>, Halt> {
         let mut dice = Dice::new(7);
         let mut seen: Vec<Vec<(Value, usize)>> = vec![Vec::new(); entries.len()];
         let mut runs = 0usize;
@@ -182,7 +154,7 @@ impl<'g> Judge<'_, 'g> {
     }
 
     /// Values for the inputs of a cone; the others get none that costs.
-    fn samples(
+    pub(super) fn samples(
         &mut self,
         cone: &Cone<'g>,
         family: Family,
@@ -218,7 +190,7 @@ impl<'g> Judge<'_, 'g> {
         shut.iter().map(|(id, v)| (*id, flip(v))).collect()
     }
 
-    fn payload(&mut self, shut: &Shut, open: &[(Id, Value)]) -> Result<Payload, Halt> {
+    pub(super) fn payload(&mut self, shut: &Shut, open: &[(Id, Value)]) -> Result<Payload, Halt> {
         let gate: Vec<(Id, Value, Value)> = shut
             .iter()
             .zip(open)
@@ -230,148 +202,6 @@ impl<'g> Judge<'_, 'g> {
         let spent = PAYLOAD_STEPS.saturating_sub(meter.left);
         self.meter.left = self.meter.left.saturating_sub(spent);
         done
-    }
-
-    /// Looks for an input that opens the gate, and gives the worst that it then does.
-    fn open(
-        &mut self,
-        cone: &mut Cone<'g>,
-        shut: &Shut,
-        spread: bool,
-    ) -> Result<Option<Opening>, Halt> {
-        let mut left = Meter::new(SOLVE_STEPS.min(self.meter.left));
-        let before = left.left;
-        let found = self.search(cone, shut, spread, &mut left);
-        let spent = before.saturating_sub(left.left);
-        self.meter.left = self.meter.left.saturating_sub(spent);
-        match found {
-            Err(Halt::Budget) => Ok(None),
-            other => other,
-        }
-    }
-
-    fn search(
-        &mut self,
-        cone: &mut Cone<'g>,
-        shut: &Shut,
-        spread: bool,
-        meter: &mut Meter,
-    ) -> Result<Option<Opening>, Halt> {
-        let held = shut.clone();
-        let reached = move |c: &Cone<'g>| strength(c, &held) > 0.0;
-        let mut best: Option<Opening> = None;
-        let mut seen: Vec<(Vec<Value>, Option<Payload>)> = Vec::new();
-        let target = self.narrow(cone, shut, spread);
-        let Some(now) = cone.value(target) else {
-            return Ok(None);
-        };
-        let goals = goals(&now);
-        let mut last = ATTEMPTS + ODD.len() as u64;
-        let mut way = 0;
-        while way < last {
-            let found = self.attempt(cone, (target, now.len()), &goals, way, &reached, meter)?;
-            way += 1;
-            let Some(given) = found else { continue };
-            let open: Option<Vec<(Id, Value)>> = shut
-                .iter()
-                .map(|(id, _)| Some((*id, cone.value(*id)?)))
-                .collect();
-            let Some(open) = open else { continue };
-            let values: Vec<Value> = open.iter().map(|o| o.1.clone()).collect();
-            let known = seen
-                .iter()
-                .find(|(v, _)| v.iter().zip(&values).all(|(a, b)| a.same(b)));
-            let payload = match known {
-                Some((_, p)) => *p,
-                None if seen.len() >= PAYLOADS => continue,
-                None => {
-                    let p = self.payload(shut, &open).ok();
-                    seen.push((values, p));
-                    p
-                }
-            };
-            let next = Opening {
-                destroys: payload.is_some_and(|p| p.effect.destroys(p.late)),
-                payload,
-                strength: strength(cone, shut),
-                given,
-            };
-            let wide = next.destroys && next.strength >= WIDE;
-            if next.destroys {
-                last = last.min(way + MORE);
-            }
-            if best.as_ref().is_none_or(|b| next.rank() > b.rank()) {
-                best = Some(next);
-            }
-            if wide {
-                break;
-            }
-        }
-        Ok(best)
-    }
-
-    /// One attempt at opening a gate.
-    fn attempt(
-        &mut self,
-        cone: &mut Cone<'g>,
-        target: (Id, usize),
-        goals: &[Want],
-        way: u64,
-        reached: &dyn Fn(&Cone<'g>) -> bool,
-        meter: &mut Meter,
-    ) -> Result<Option<Vec<Value>>, Halt> {
-        let mut dice = Dice::new(way.wrapping_add(1000));
-        let odd = ODD.get(way as usize).copied();
-        let family = odd.unwrap_or_else(|| {
-            let all = [Family::Even(0.0, 1.0), Family::Normal, Family::Same(0.5)];
-            all.get(way as usize % all.len())
-                .copied()
-                .unwrap_or(Family::Normal)
-        });
-        let start = self.samples(cone, family, &mut dice)?;
-        meter.spend(start.iter().map(|v| v.len()).sum())?;
-        let mut solver = Solver::new(cone, self.inputs, meter);
-        if odd.is_some() {
-            // Odd inputs as they are.
-            solver.run(&start)?;
-            return Ok(reached(cone).then_some(start));
-        }
-        let Some(goal) = goals.get(way as usize % goals.len().max(1)) else {
-            return Ok(None);
-        };
-        // Of one element for each token the last is tried: it is behind all others.
-        let last = target.1.saturating_sub(1);
-        solver.attempt(&[(target.0, last, goal.clone())], start, way, reached)
-    }
-
-    /// The last value on the way to the trunk that is one number, or one for each token.
-    fn narrow(&self, cone: &Cone<'g>, shut: &Shut, spread: bool) -> Id {
-        let smallest = shut.iter().min_by_key(|(_, v)| v.len());
-        let Some((mut id, _)) = smallest.cloned() else {
-            return 0;
-        };
-        for _ in 0..MOST_STEPS_UP {
-            if cone.value(id).is_none_or(|v| v.len() <= 1) {
-                break;
-            }
-            let maker = cone.nodes.iter().rev().find(|n| n.makes().any(|o| o == id));
-            let plain = |n: &&Node<'g>| {
-                matches!(
-                    n.op,
-                    Op::Binary(_) | Op::Unary(_) | Op::Move(_) | Op::Clip | Op::Cast
-                )
-            };
-            let maker = maker.filter(|n| !spread || plain(n));
-            let mut from = maker
-                .iter()
-                .flat_map(|n| n.reads())
-                .filter(|r| cone.moving.contains(r));
-            match (from.next(), from.next()) {
-                (Some(one), None) => id = one,
-                _ => break,
-            }
-        }
-        id
     }
 
     /// No input was found: whether what stands there is enough to say so.
@@ -425,8 +255,15 @@ impl<'g> Judge<'_, 'g> {
         let enough = found.strength * 0.9;
         let reached = move |c: &Cone<'g>| strength(c, &held) >= enough;
         let Some(p) = found.payload else {
-            return Ok(Ruling::Nothing);
+            return Err(Halt::Unsupported);
         };
+        let blind = c.meets.iter().any(|m| {
+            let met = self.flat.nodes.get(m.0);
+            met.is_some_and(|n| n.op == Op::Other && is_standard(&n.node.domain))
+        });
+        if p.effect == Effect::None && blind {
+            return Err(Halt::Unsupported);
+        }
         if p.effect.suppresses() && !c.spread {
             let mut gate = self.gate(c, cone, Level::Filter, p);
             gate.message = format!(
@@ -484,60 +321,6 @@ impl<'g> Judge<'_, 'g> {
         Ok(Ruling::Gate(Box::new(gate)))
     }
 
-    /// Looks for an input that opens another gate too, so that an output changes.
-    fn jointly(&mut self, c: &Candidate, shut: &Shut, start: &[Value]) -> Option<(Witness, f64)> {
-        let own = shut.first()?.0;
-        let others = self.others.iter().filter(|o| o.root != c.root && !o.spread);
-        let others: Vec<Id> = others
-            .filter_map(|o| o.meets.first().map(|m| m.1))
-            .collect();
-        for &other in others.iter().take(JOINTLY) {
-            let mut meter = Meter::new(SOLVE_STEPS.min(self.meter.left));
-            let found = self.pair(own, other, shut, start, &mut meter);
-            self.meter.left = self.meter.left.saturating_sub(SOLVE_STEPS / 4);
-            if let Ok(Some(w)) = found
-                && let Some(by) = self.whole(shut, &w.inputs).filter(|by| *by > 0.0)
-            {
-                return Some((w, by));
-            }
-        }
-        None
-    }
-
-    fn pair(
-        &mut self,
-        own: Id,
-        other: Id,
-        shut: &Shut,
-        start: &[Value],
-        meter: &mut Meter,
-    ) -> Result<Option<Witness>, Halt> {
-        let both = [own, other];
-        let (flat, facts) = (self.flat, self.facts);
-        let mut cone = Cone::behind(flat, facts, self.inputs, self.shapes, &both, meter)?;
-        let Some(second) = self.shut(&mut cone, &[other])? else {
-            return Ok(None);
-        };
-        cone.unroll(self.flat);
-        let mut held: Shut = shut.iter().filter(|s| s.0 == own).cloned().collect();
-        held.extend(second);
-        let all = held.clone();
-        let reached = move |c: &Cone<'g>| all.iter().all(|s| strength(c, &vec![s.clone()]) > 0.0);
-        let wants: Vec<Vec<Want>> = held.iter().map(|(_, v)| goals(v)).collect();
-        for way in 0..JOINT_ATTEMPTS {
-            let one = |(w, (id, _)): (&Vec<Want>, &(Id, Value))| {
-                w.get(way as usize % w.len().max(1))
-                    .map(|w| (*id, 0, w.clone()))
-            };
-            let wants: Vec<_> = wants.iter().zip(&held).filter_map(one).collect();
-            let mut solver = Solver::new(&mut cone, self.inputs, meter);
-            if let Some(given) = solver.attempt(&wants, start.to_vec(), way, &reached)? {
-                return witness::reduce(&mut cone, self.inputs, &given, &reached, meter).map(Some);
-            }
-        }
-        Ok(None)
-    }
-
     /// Whether it only acts on inputs that are odd as a whole: silence, or a blank image.
     fn is_guard(
         &self,
@@ -567,7 +350,7 @@ impl<'g> Judge<'_, 'g> {
 
     /// Runs the whole graph on `given`, with the gate open and held shut, and gives the greatest
     /// difference of an output; `None` where that is not feasible.
-    fn whole(&mut self, shut: &Shut, given: &[Value]) -> Option<f64> {
+    pub(super) fn whole(&mut self, shut: &Shut, given: &[Value]) -> Option<f64> {
         let mut meter = Meter::new(WHOLE_STEPS.min(self.meter.left));
         let before = meter.left;
         let seen = self.whole_within(shut, given, &mut meter);
@@ -650,7 +433,7 @@ impl<'g> Judge<'_, 'g> {
         let met = c.meets.first().and_then(|m| self.flat.nodes.get(m.0));
         let Some(met) = met else { return Vec::new() };
         vec![format!(
-            "what decides at {} is made by operators that this version does not run",
+            "what decides at {} comes from, or goes to, operators that this version does not run",
             met.title()
         )]
     }
@@ -663,28 +446,6 @@ impl<'g> Judge<'_, 'g> {
             "what decides at {} takes too many steps to be tried",
             met.title()
         )]
-    }
-}
-
-/// What is tried to be had of a value in place of what it is.
-fn goals(now: &Tensor) -> Vec<Want> {
-    let x = now.at(0).unwrap_or(0.0);
-    let open = f64::INFINITY;
-    match now.kind {
-        Kind::Bool => vec![Want::exactly(1.0 - x)],
-        k if k.is_float() => vec![
-            Want::Range(x + 0.9, open),
-            Want::Range(-open, x - 0.9),
-            Want::Range(x + 20.0, open),
-            Want::Range(-open, x - 20.0),
-            Want::Range(x + 0.05, open),
-            Want::Range(-open, x - 0.05),
-        ],
-        _ => vec![
-            Want::Range(x + 1.0, open),
-            Want::Range(-open, x - 1.0),
-            Want::exactly(x + 1.0),
-        ],
     }
 }
 
@@ -740,7 +501,7 @@ fn is_local(cone: &Cone<'_>, shut: &Shut, w: &Witness, inputs: &[Input]) -> bool
 }
 
 /// How far a gate's values are from what they are when it is shut; zero where they are the same.
-fn strength(cone: &Cone<'_>, shut: &Shut) -> f64 {
+pub(super) fn strength(cone: &Cone<'_>, shut: &Shut) -> f64 {
     let one = |(id, v): &(Id, Value)| {
         let now = cone
             .value(*id)
@@ -748,6 +509,10 @@ fn strength(cone: &Cone<'_>, shut: &Shut) -> f64 {
         apart(v, &now).filter(|_| now.dims == v.dims)
     };
     shut.iter().filter_map(one).fold(0.0, f64::max)
+}
+
+fn is_standard(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
 }
 
 fn finite(v: &Tensor) -> bool {

@@ -1,11 +1,11 @@
 //! Backdoors that are built into a graph: parts that watch the input, go round the learned
 //! weights, and take over the result when they see what they wait for.
 //!
-//! [`examine`] puts a graph in order ([`flat`]), finds out what each value depends on ([`facts`]),
+//! [`examine`] puts a graph in order (`flat`), finds out what each value depends on (`facts`),
 //! lists the places where a value that stands for the whole sample meets the weights' own answer
-//! ([`gates`]), and tries each of them ([`judge`]): whether ordinary inputs ever open it, what it
-//! does when it is open ([`payload`]), and which input opens it ([`solve`], [`witness`]). Only the
-//! part of the graph that decides is run, by an interpreter of its own ([`interp`]), within a fixed
+//! (`gates`), and tries each of them (`judge`): whether ordinary inputs ever open it, what it
+//! does when it is open (`payload`), and which input opens it (`opening`, `solve`, `witness`). Only the
+//! part of the graph that decides is run, by an interpreter of its own (`interp`), within a fixed
 //! number of steps: equal files get equal answers.
 //!
 //! [`unread`] lists weights that no operator reads.
@@ -20,6 +20,7 @@ mod gates;
 mod inputs;
 mod interp;
 mod judge;
+mod opening;
 mod payload;
 mod run;
 mod solve;

@@ -205,7 +205,9 @@ fn refuse_changes(report: &Report) -> Result<()> {
 }
 
 fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Error {
-    let e = match report.lost.iter().find(|n| n.what != GRAPH) {
+    // Metadata that has no place is no tensor that does not fit.
+    let lost = report.lost.iter().find(|n| n.what != GRAPH);
+    let e = match lost.filter(|_| !model.tensors.is_empty()) {
         Some(n) => Error::unsupported(
             "convert.nothing-fits",
             format!("no tensor fits the target: {}: {}", n.what, n.why),
@@ -214,7 +216,7 @@ fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Err
     };
     match model.format == FormatId::Onnx && !options.constants {
         true => e.help("some exporters keep weights in Constant nodes: --constants"),
-        false => e,
+        false => e.help("`weighbridge inspect --tensors` shows what the model holds"),
     }
 }
 
@@ -269,6 +271,13 @@ impl Job {
             &mut changed,
         )?;
         turn.apply(&mut model, true, &mut changed)?;
+        let was_blocks = |t: &&Tensor| {
+            let was = before.get(&t.name).and_then(|d| d.block());
+            was.is_some() && t.dtype.block().is_none()
+        };
+        if let Some(dtype) = model.tensors.iter().find(was_blocks).map(|t| t.dtype) {
+            crate::quantize::retype(&mut model, dtype);
+        }
         state::refresh_aliases(&mut model, &before);
         check_expansion(&model, &options.limits)?;
         let flat = !renamed.is_empty();

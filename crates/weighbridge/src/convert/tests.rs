@@ -364,8 +364,8 @@ fn requests_that_make_no_sense_are_refused() {
     });
     assert_eq!(e.rule(), "convert.bad-regex");
     assert_eq!(
-        refused(checkpoint(), "m.onnx", &d()).kind(),
-        ErrorKind::Unsupported
+        refused(checkpoint(), "m.onnx", &d()).rule(),
+        "convert.graph"
     );
     assert_eq!(
         refused(checkpoint(), "m.txt", &d()).kind(),
@@ -375,6 +375,12 @@ fn requests_that_make_no_sense_are_refused() {
         refused(Model::new(FormatId::PyTorch), "m.pt", &d()).rule(),
         "convert.no-tensors"
     );
+    // Nor is a vocabulary alone a tensor that does not fit.
+    let mut bare = Model::new(FormatId::Gguf);
+    bare.metadata = vec![("general.architecture".into(), Value::Str("x".into()))];
+    let e = refused(bare, "m.pt", &d());
+    assert_eq!(e.rule(), "convert.no-tensors");
+    assert!(e.advice().is_some());
     let mut limits = Limits::default();
     limits.expand_bytes = Some(20);
     let e = with(ConvertOptions { limits, ..d() });

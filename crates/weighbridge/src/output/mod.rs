@@ -25,7 +25,7 @@ use crate::format::{FormatWriter, Plan};
 
 pub use file::Output;
 pub(crate) use place::keep_inputs;
-pub use place::{remove_temporaries, same_file};
+pub use place::{remove_temporaries, same_file, same_place};
 pub use positioned::Positioned;
 pub(crate) use run::{Run, raw_bytes};
 pub use set::OutputSet;

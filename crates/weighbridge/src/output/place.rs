@@ -188,6 +188,17 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
+/// Whether writing to `a` and to `b` would write one file, be it there already or not.
+pub fn same_place(a: &Path, b: &Path) -> bool {
+    let place = |p: &Path| {
+        let p = std::path::absolute(resolve(p).ok()?).ok()?;
+        let folder = p.parent()?.canonicalize().ok()?;
+        Some(folder.join(p.file_name()?))
+    };
+    let one = place(a);
+    (one.is_some() && one == place(b)) || same_file(a, b)
+}
+
 /// Refuses outputs that would take the place of a file that is read.
 ///
 /// # Errors

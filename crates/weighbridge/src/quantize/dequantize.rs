@@ -32,6 +32,29 @@ impl Default for DequantizeOptions {
     }
 }
 
+/// The file type of a model of `dtype`.
+fn file_of(dtype: DType) -> Option<FileType> {
+    match dtype {
+        DType::F32 => Some(FileType::F32),
+        DType::F16 => Some(FileType::F16),
+        DType::BF16 => Some(FileType::BF16),
+        _ => None,
+    }
+}
+
+/// Has the metadata of `model`, whose blocks have become `dtype`, tell of that type where they told
+/// of the blocks'; nothing where there is no number for it.
+pub(crate) fn retype(model: &mut Model, dtype: DType) {
+    const KEY: &str = "general.file_type";
+    match file_of(dtype) {
+        Some(file) => {
+            let told = model.metadata.iter_mut().filter(|(k, _)| k == KEY);
+            told.for_each(|(_, v)| *v = Value::Number(Number::U32(file.number())));
+        }
+        None => model.metadata.retain(|(k, _)| k != KEY),
+    }
+}
+
 /// Writes `model` to `path` with its block tensors as `dtype`; everything else stays as it is.
 /// The path's extension tells the format.
 ///
@@ -45,15 +68,10 @@ pub fn dequantize(
     how: &DequantizeOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
-    let file = match dtype {
-        DType::F32 => FileType::F32,
-        DType::F16 => FileType::F16,
-        DType::BF16 => FileType::BF16,
-        other => {
-            let message = format!("blocks are not dequantized to {other}");
-            return Err(Error::parameter("dequantize.dtype", message).help("use f32, f16 or bf16"));
-        }
-    };
+    if file_of(dtype).is_none() {
+        let message = format!("blocks are not dequantized to {dtype}");
+        return Err(Error::parameter("dequantize.dtype", message).help("use f32, f16 or bf16"));
+    }
     let out = [path.to_owned()];
     let read = convert::parts(&model);
     keep_inputs(&out, read, "dequantize.same-file", "name another OUT")?;
@@ -65,10 +83,8 @@ pub fn dequantize(
             *t = values;
         }
     }
-    for (key, value) in &mut model.metadata {
-        if key == "general.file_type" && !changed.is_empty() {
-            *value = Value::Number(Number::U32(file.number()));
-        }
+    if !changed.is_empty() {
+        retype(&mut model, dtype);
     }
     let mut options = ConvertOptions {
         sync: how.sync,

@@ -25,9 +25,10 @@ use std::time::Instant;
 
 use regex::Regex;
 use serde_json::{Value as Json, json};
-use weighbridge_core::model::{DType, Model, Warning};
+use weighbridge_core::model::{DType, FormatId, Model, Warning};
 use weighbridge_core::{Error, Result};
 
+pub(crate) use dequantize::retype;
 pub use dequantize::{DequantizeOptions, dequantize};
 pub use ftype::{FileType, tensor_type};
 pub use measure::Quality;
@@ -35,7 +36,7 @@ pub use onnx::{Blocks, OnnxOptions, OnnxType, Ranges, quantize_onnx, with_gguf_b
 
 use crate::convert;
 use crate::format::Note;
-use crate::output::{OutputSet, Positioned, keep_inputs};
+use crate::output::{OutputSet, Positioned, keep_inputs, same_place};
 use recipe::Recipe;
 
 /// How a model is quantized.
@@ -77,6 +78,8 @@ pub struct QuantizeOptions {
     pub sync: bool,
     /// Files read besides the model, which the result may not take the place of either.
     pub inputs: Vec<PathBuf>,
+    /// Where a report of it will be written, which no file of the result may be.
+    pub report: Option<PathBuf>,
 }
 
 impl Default for QuantizeOptions {
@@ -100,6 +103,7 @@ impl Default for QuantizeOptions {
             dry_run: false,
             sync: true,
             inputs: Vec::new(),
+            report: None,
         }
     }
 }
@@ -247,6 +251,8 @@ pub fn quantize(
     let help = "what is quantized cannot be made wide again: name another OUT";
     let read = inputs.iter().map(PathBuf::as_path);
     keep_inputs(&output, read, "quantize.same-file", help)?;
+    only_gguf(path)?;
+    keep_report(&output, options)?;
     let mut quality = Vec::new();
     if !options.dry_run {
         let mut outputs = Vec::with_capacity(plan.files.len());
@@ -298,6 +304,35 @@ pub fn quantize(
         kind: plan.file.name().to_owned(),
         tensors,
     })
+}
+
+/// Refuses a name by which the file would be taken for one of another format.
+fn only_gguf(path: &Path) -> Result<()> {
+    match convert::target_of(path) {
+        Ok(other) if other != FormatId::Gguf => {
+            let message = format!("the result is GGUF, its name says {}", other.as_str());
+            let e = Error::parameter("quantize.target", message);
+            Err(e
+                .in_file(path.display().to_string())
+                .help("name an OUT that ends in .gguf"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a report in the place of a file of the result, which would be lost.
+fn keep_report(output: &[PathBuf], options: &QuantizeOptions) -> Result<()> {
+    let Some(report) = &options.report else {
+        return Ok(());
+    };
+    if !output.iter().any(|out| same_place(out, report)) {
+        return Ok(());
+    }
+    let message = "the report would take the place of a file of the result";
+    let e = Error::parameter("quantize.report", message);
+    Err(e
+        .in_file(report.display().to_string())
+        .help("write it under another name"))
 }
 
 /// Compiles a pattern of names; case is ignored, as the reference turns patterns into lower case.

@@ -32,6 +32,8 @@ pub(super) struct Order {
     pub(super) layers: Option<u32>,
     /// Names that were taken out.
     pub(super) pruned: Vec<String>,
+    /// Layers that were to be left out, and that no name tells of.
+    pub(super) absent: Vec<u32>,
 }
 
 /// The layer as `sscanf("blk.%d.")` reads it; -1 without.
@@ -82,12 +84,13 @@ pub(super) fn order(model: &Model, prune: &[u32], keep_split: bool) -> Result<Or
         visits,
         layers: renumbered.layers(),
         pruned,
+        absent: renumbered.absent(),
     })
 }
 
 /// The number of the input's file that holds `t`.
 fn part(model: &Model, t: &Tensor) -> usize {
-    let TensorSource::View(v) = &t.source else {
+    let TensorSource::View(v) = &stored(t).source else {
         return 0;
     };
     let Some((source, _)) = v.storage.raw_range() else {
@@ -102,9 +105,17 @@ fn part(model: &Model, t: &Tensor) -> usize {
 }
 
 fn offset(t: &Tensor) -> u64 {
-    match &t.source {
+    match &stored(t).source {
         TensorSource::View(v) => v.offset,
         _ => 0,
+    }
+}
+
+/// The tensor as its file has it: blocks of a big-endian file are turned round on the way.
+fn stored(t: &Tensor) -> &Tensor {
+    match &t.source {
+        TensorSource::Computed(c) => c.stored().unwrap_or(t),
+        _ => t,
     }
 }
 
@@ -158,6 +169,11 @@ impl Renumbered {
         let mut out = name.to_owned();
         out.replace_range(number.range(), &to.to_string());
         Some(out)
+    }
+
+    fn absent(&self) -> Vec<u32> {
+        let met = |layer: &&u32| !self.mapped.contains_key(layer);
+        self.prune.iter().filter(met).copied().collect()
     }
 
     fn layers(&self) -> Option<u32> {
@@ -314,8 +330,8 @@ mod tests {
         assert_eq!(names(&m, &[0]), ["out", "blk.0.a", "blk.1.a", "blk.2.a"]);
         let last = order(&m, &[3, 9], false).unwrap();
         assert_eq!(
-            (last.layers, last.pruned),
-            (Some(3), vec!["blk.3.a".into()])
+            (last.layers, last.pruned, last.absent),
+            (Some(3), vec!["blk.3.a".into()], vec![9])
         );
     }
 

@@ -129,6 +129,7 @@ impl Plan {
         options: &QuantizeOptions,
     ) -> Result<Vec<Chosen>> {
         let wishes = wishes(self.file, options)?;
+        self.say_unmet(&wishes, order);
         let names = order.visits.iter().map(|v| v.name.as_str());
         let mut mix = Mix::new(&wishes, arch, names);
         let (mut out, mut met) = (Vec::with_capacity(order.visits.len()), 0);
@@ -164,6 +165,25 @@ impl Plan {
         }
         self.say_recipe(options, met, out.len())?;
         Ok(out)
+    }
+
+    /// Tells of patterns and layers that mean nothing of the model: a slip of the pen, mostly.
+    fn say_unmet(&mut self, wishes: &Wishes, order: &Order) {
+        let told = wishes.by_name.iter().map(|(r, _)| r);
+        for r in told.chain(&wishes.exclude) {
+            if !order.visits.iter().any(|v| r.is_match(&v.name)) {
+                let message = format!("no tensor has {:?} in its name", r.as_str());
+                warn(&mut self.warnings, "quantize.pattern", message);
+            }
+        }
+        if !wishes.by_name.is_empty() && !self.file.is_blocks() {
+            let message = format!("types by name do not count for {}", self.file.name());
+            warn(&mut self.warnings, "quantize.pattern", message);
+        }
+        for layer in &order.absent {
+            let message = format!("the model has no layer {layer} to leave out");
+            warn(&mut self.warnings, "quantize.layer", message);
+        }
     }
 
     fn say_recipe(&mut self, options: &QuantizeOptions, met: usize, all: usize) -> Result<()> {

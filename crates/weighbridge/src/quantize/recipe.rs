@@ -3,8 +3,8 @@
 //! Lines of `NAME=TYPE`, as the reference's `--tensor-type-file` has them (there each name is a
 //! pattern); a line that begins with `#` is a comment, and the one that begins with `#type` tells
 //! the file type. A name that a line would not give back (it begins with `#`, `"` or `{`, begins or
-//! ends with white space, or has a control character or a separator of lines in it) stands in
-//! quotation marks, as JSON has texts; all others stand as they are. The JSON form has the same:
+//! ends with white space, or has a character in it that ends lines, is not seen or moves others)
+//! stands in quotation marks, as JSON has texts, in ASCII; all others stand as they are. The JSON form has the same:
 //! `{"type", "tensors": {NAME: TYPE}}`.
 
 use std::borrow::Cow;
@@ -86,8 +86,7 @@ impl Recipe {
             let to = to.as_str().to_ascii_lowercase();
             match is_plain(name) {
                 true => out.push_str(&format!("{name}={to}\n")),
-                // JSON escapes what would end the line.
-                false => out.push_str(&format!("{}={to}\n", Json::from(name))),
+                false => out.push_str(&format!("{}={to}\n", quoted(name))),
             }
         }
         out
@@ -168,11 +167,29 @@ impl Recipe {
 
 /// Whether a line gives `name` back as it stands.
 fn is_plain(name: &str) -> bool {
-    let odd = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    // Beyond ASCII only letters and digits: among the others are those that terminals obey, and
+    // that are therefore shown as something else.
+    let odd = |c: char| c.is_control() || !(c.is_ascii() || c.is_alphanumeric());
     !name.is_empty()
         && !name.starts_with(['#', '"', '{', '\u{feff}'])
         && name.trim() == name
         && !name.contains(odd)
+}
+
+/// `name` as a JSON text that every terminal and every reader of lines leaves as it is.
+fn quoted(name: &str) -> String {
+    let json = Json::from(name).to_string();
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() && !c.is_ascii_control() {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            out.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    out
 }
 
 /// The name that a line has before its `=`.
@@ -223,6 +240,10 @@ mod tests {
             "back\\slash",
             "é",
             "\u{1}",
+            "\u{7f}",
+            "a\u{202e}b",
+            "a\u{200b}\u{e0041}",
+            "é😀",
         ];
         for (i, name) in names.iter().enumerate() {
             r.add(name, [DType::Q4_K, DType::F32][i % 2]);
@@ -239,6 +260,11 @@ mod tests {
         assert!(lines.contains("\n\"# comment\"=q4_k\n"), "{lines}");
         assert!(lines.contains("\n\"two\\nlines=f32\"=f32\n"), "{lines}");
         assert!(lines.contains("\nback\\slash=f32\n"), "{lines}");
+        assert!(lines.contains("\n\"a\\u202eb\"="), "{lines}");
+        assert!(lines.contains("\n\"\\u00e9\\ud83d\\ude00\"="), "{lines}");
+        // What a terminal is not shown as it is, is not there.
+        let shown = |c: char| c == '\n' || !c.is_control() && (c.is_ascii() || c.is_alphanumeric());
+        assert!(lines.chars().all(shown), "{lines}");
     }
 
     #[test]

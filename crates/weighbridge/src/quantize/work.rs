@@ -86,7 +86,7 @@ impl<'a> Worker<'a> {
         self.values.resize(piece.values, 0.0);
         let n = wide(from, bytes, &mut self.values);
         full(from, n, piece.values)?;
-        check_finite(item, piece, &self.values)?;
+        check_finite(item, piece, bytes, &self.values)?;
         let measure = self.run.measure;
         if item.to == from {
             out.write_at(at, bytes)?;
@@ -192,12 +192,19 @@ fn place(item: &Item, piece: &Piece, i: usize) -> String {
 }
 
 /// Refuses what is no finite number: what quantizers make of it is not defined.
-fn check_finite(item: &Item, piece: &Piece, values: &[f32]) -> Result<()> {
+fn check_finite(item: &Item, piece: &Piece, bytes: &[u8], values: &[f32]) -> Result<()> {
     const EXPONENT: u32 = 0x7f80_0000;
     let odd = |x: &f32| x.to_bits() & EXPONENT == EXPONENT;
     // Without a branch in the loop, which is over before the values leave the cache.
     if !values.iter().fold(false, |any, x| any | odd(x)) {
         return Ok(());
+    }
+    if item.from.dtype == DType::F64 && only_large(bytes) {
+        // As it is, it stays.
+        return match item.to {
+            DType::F64 => Ok(()),
+            _ => check_range(item, piece, f32::INFINITY, values),
+        };
     }
     let i = values.iter().position(odd).unwrap_or(0);
     let x = values.get(i).copied().unwrap_or_default();
@@ -209,6 +216,12 @@ fn check_finite(item: &Item, piece: &Piece, values: &[f32]) -> Result<()> {
     let message = format!("{} is {x}", place(item, piece, i));
     let e = Error::malformed("quantize.not-finite", message);
     Err(e.help("the model is damaged or was trained to overflow; `inspect --stats` counts them"))
+}
+
+/// Whether doubles are finite all, though as singles they are not.
+fn only_large(bytes: &[u8]) -> bool {
+    let (doubles, _) = bytes.as_chunks::<8>();
+    doubles.iter().all(|b| f64::from_le_bytes(*b).is_finite())
 }
 
 /// No type with half-precision scales holds a value like this: Q6_K reaches furthest. Sums over

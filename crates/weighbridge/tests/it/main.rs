@@ -22,6 +22,7 @@ mod models;
 mod onnx_check;
 mod onnx_convert;
 mod onnx_external;
+mod onnx_quantize;
 mod onnx_quantize_types;
 mod onnx_tensors;
 mod onnx_weights;

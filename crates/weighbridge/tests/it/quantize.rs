@@ -479,12 +479,19 @@ fn blocks_become_the_values_they_stand_for() {
         };
         let m = weighbridge::open(&from).unwrap();
         convert(m, &again, &options, &mut |_, _| {}).unwrap();
-        let (a, b) = (weighbridge::open(&again), weighbridge::open(&wide));
-        for (a, b) in a.unwrap().tensors.iter().zip(&b.unwrap().tensors) {
-            assert_eq!((&a.name, a.dtype), (&b.name, b.dtype));
-            assert!(a.bytes().unwrap() == b.bytes().unwrap(), "{}", a.name);
-        }
+        assert_same(&again, &wide);
     }
+    // For eight bytes a value there is no file type: the one of the blocks does not stay.
+    let options = ConvertOptions {
+        dtype: Some(DType::F64),
+        sync: false,
+        ..ConvertOptions::default()
+    };
+    let m = weighbridge::open(&from).unwrap();
+    convert(m, &again, &options, &mut |_, _| {}).unwrap();
+    let m = weighbridge::open(&again).unwrap();
+    let kind = m.metadata.iter().find(|(k, _)| k == "general.file_type");
+    assert!(kind.is_none());
 }
 
 #[test]
@@ -664,6 +671,126 @@ fn as_many_files_as_there_were() {
             t.name
         );
         assert_eq!(other.bytes().unwrap(), t.bytes().unwrap(), "{}", t.name);
+    }
+}
+
+/// Blocks of a big-endian file are turned round on the way, and yet lie in one of its files.
+#[test]
+fn big_endian_blocks_stay_in_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, blocks) = (dir.path().join("m.gguf"), dir.path().join("q8.gguf"));
+    layered(&whole, Some("llama"), 2);
+    run(&whole, &blocks, &to("Q8_0"));
+    let options = ConvertOptions {
+        endian: Some(weighbridge::convert::Endian::Big),
+        shard_tensors: Some(2),
+        sync: false,
+        ..ConvertOptions::default()
+    };
+    let model = weighbridge::open(&blocks).unwrap();
+    let big = convert(model, &dir.path().join("b.gguf"), &options, &mut |_, _| {}).unwrap();
+    assert!(big.output.len() > 1);
+    let options = QuantizeOptions {
+        keep_split: true,
+        ..to("COPY")
+    };
+    let split = weighbridge::open(&big.output[0]).unwrap();
+    let done = quantize(split, &dir.path().join("c"), &options, &mut |_, _| {}).unwrap();
+    assert_eq!(done.report.output.len(), big.output.len());
+    // Opened, a file is the whole model: what is in it alone is seen in its header.
+    let all = weighbridge::open(&blocks).unwrap();
+    let inside = |p: &PathBuf| {
+        let bytes = std::fs::read(p).unwrap();
+        let has = |name: &str| bytes.windows(name.len()).any(|w| w == name.as_bytes());
+        let names = all.tensors.iter().map(|t| t.name.clone());
+        names.filter(|n| has(n)).collect::<Vec<_>>()
+    };
+    for (ours, theirs) in done.report.output.iter().zip(&big.output) {
+        assert!(!inside(ours).is_empty());
+        assert_eq!(inside(ours), inside(theirs));
+    }
+}
+
+#[test]
+fn wishes_that_mean_nothing_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("m.gguf"), dir.path().join("q.gguf"));
+    layered(&path, Some("llama"), 2);
+    let options = QuantizeOptions {
+        by_name: vec![("ffn_dwon".into(), DType::Q6_K)],
+        exclude: vec!["token_embd".into(), "no such".into()],
+        prune: vec![1, 7],
+        ..to("Q4_K_M")
+    };
+    let done = run(&path, &out, &options);
+    let told = done.report.warnings.iter().map(|w| w.message.as_str());
+    let want = [
+        "no tensor has \"ffn_dwon\" in its name",
+        "no tensor has \"no such\" in its name",
+        "the model has no layer 7 to leave out",
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), want);
+    let options = QuantizeOptions {
+        by_name: vec![("ffn_down".into(), DType::Q6_K)],
+        ..to("F16")
+    };
+    let done = run(&path, &out, &options);
+    let told = done.report.warnings.iter().map(|w| w.rule);
+    assert_eq!(told.collect::<Vec<_>>(), ["quantize.pattern"]);
+}
+
+#[test]
+fn a_result_is_not_named_for_another_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    layered(&path, Some("llama"), 1);
+    for name in ["q.safetensors", "q.onnx", "q.pt"] {
+        let model = weighbridge::open(&path).unwrap();
+        let e = quantize(model, &dir.path().join(name), &to("Q8_0"), &mut |_, _| {});
+        assert_eq!(e.unwrap_err().rule(), "quantize.target");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// Doubles that singles do not reach are no sign of damage.
+#[test]
+fn large_doubles_stay_or_are_beyond_the_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("m.gguf"), dir.path().join("q.gguf"));
+    for (last, shape, rule) in [
+        (1e300, &[32u64][..], None),
+        (1e300, &[2, 32], Some("quantize.range")),
+        (f64::INFINITY, &[32], Some("quantize.not-finite")),
+        (f64::NAN, &[2, 32], Some("quantize.not-finite")),
+    ] {
+        let mut values = vec![1f64; shape.iter().product::<u64>() as usize];
+        *values.last_mut().unwrap() = last;
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let len = bytes.len() as u64;
+        let data = StorageData::Raw {
+            source: Arc::new(SliceSource::new(bytes, "t")),
+            offset: 0,
+            crc32: None,
+        };
+        let storage = Arc::new(Storage::new("t", len, false, data).unwrap());
+        let view = TensorSource::View(View { storage, offset: 0 });
+        let mut m = Model::new(FormatId::Gguf);
+        m.metadata = vec![("general.architecture".into(), Value::Str("llama".into()))];
+        let name = "blk.0.ffn_up.weight";
+        m.tensors.push(Tensor::new(name, DType::F64, shape, view));
+        let options = ConvertOptions {
+            sync: false,
+            ..ConvertOptions::default()
+        };
+        convert(m, &path, &options, &mut |_, _| {}).unwrap();
+        let model = weighbridge::open(&path).unwrap();
+        let done = quantize(model, &out, &to("Q8_0"), &mut |_, _| {});
+        assert_eq!(done.err().map(|e| e.rule()), rule, "{last}");
+        if rule.is_none() {
+            let (a, b) = (weighbridge::open(&path), weighbridge::open(&out));
+            let bytes = |m: Model| m.tensor(name).unwrap().bytes().unwrap().into_owned();
+            assert!(bytes(a.unwrap()) == bytes(b.unwrap()));
+        }
     }
 }
 

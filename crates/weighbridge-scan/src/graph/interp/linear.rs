@@ -137,6 +137,9 @@ impl Window {
             let all: Option<Dims> = all.iter().map(one).collect();
             all.filter(|a| a.len() == rank).ok_or(bad)
         };
+        if rank > 3 {
+            return Err(Halt::Unsupported);
+        }
         if kernel.len() != rank || kernel.contains(&0) || kernel.iter().any(|&k| k > 1 << 16) {
             return Err(bad);
         }
@@ -194,24 +197,47 @@ impl Window {
     /// Calls `each` with the positions in a space of shape `space`, and in the kernel, that the
     /// window at result `at` covers.
     pub(crate) fn cover(&self, space: &[usize], at: usize, mut each: impl FnMut(usize, usize)) {
-        let (os, ks, ss) = (strides(&self.out), strides(&self.kernel), strides(space));
-        let n = count(&self.kernel).unwrap_or(0);
-        'tap: for k in 0..n {
-            let mut place = 0usize;
-            for a in 0..space.len() {
-                let get = |v: &[usize]| v.get(a).copied().unwrap_or(1);
-                let o = at / get(&os).max(1) % get(&self.out).max(1);
-                let tap = k / get(&ks).max(1) % get(&self.kernel).max(1);
-                let i = (o * get(&self.steps) + tap * get(&self.gaps)) as i64
-                    - self.before.get(a).copied().unwrap_or(0);
-                match usize::try_from(i) {
-                    Ok(i) if i < get(space) => place += i * get(&ss),
-                    _ => continue 'tap,
+        // Three axes always; those that are missing in front have one place.
+        let [d0, d1, d2] = three(space, 1);
+        let [k0, k1, k2] = three(&self.kernel, 1);
+        let [s0, s1, s2] = three(&self.steps, 1);
+        let [g0, g1, g2] = three(&self.gaps, 1);
+        let [b0, b1, b2] = three(&self.before, 0);
+        let [_, n1, n2] = three(&self.out, 1);
+        let (o2, rest) = (at % n2.max(1), at / n2.max(1));
+        let (o1, o0) = (rest % n1.max(1), rest / n1.max(1));
+        // What lies before the first place wraps round and is beyond the last.
+        let start = |o: usize, step: usize, before: i64| (o * step).wrapping_sub(before as usize);
+        let (p0, p1, p2) = (start(o0, s0, b0), start(o1, s1, b1), start(o2, s2, b2));
+        for i in 0..k0 {
+            let y0 = p0.wrapping_add(i * g0);
+            if y0 >= d0 {
+                continue;
+            }
+            for j in 0..k1 {
+                let y1 = p1.wrapping_add(j * g1);
+                if y1 >= d1 {
+                    continue;
+                }
+                let (row, tap) = ((y0 * d1 + y1) * d2, (i * k1 + j) * k2);
+                for l in 0..k2 {
+                    let y2 = p2.wrapping_add(l * g2);
+                    if y2 < d2 {
+                        each(row + y2, tap + l);
+                    }
                 }
             }
-            each(place, k);
         }
     }
+}
+
+/// The last three of `all`, with `missing` for those that are not there.
+fn three<T: Copy>(all: &[T], missing: T) -> [T; 3] {
+    let mut out = [missing; 3];
+    for (o, v) in out.iter_mut().rev().zip(all.iter().rev()) {
+        *o = *v;
+    }
+    out
 }
 
 /// The parts of a convolution's shapes.

@@ -40,6 +40,9 @@ pub(crate) enum Halt {
     Wrong(&'static str),
 }
 
+/// The greatest extent, even of a value without elements.
+const MOST_EXTENT: usize = 1 << 40;
+
 /// How many elements the values of one run may have together: they are held until it is over.
 pub(crate) const ROOM: usize = 1 << 21;
 
@@ -82,6 +85,9 @@ impl Meter {
     /// Spends what a value of `dims` takes, and gives the number of its elements.
     pub(crate) fn value(&mut self, dims: &[usize]) -> Result<usize, Halt> {
         let n = count(dims).ok_or(Halt::Budget)?;
+        if dims.iter().any(|&d| d > MOST_EXTENT) {
+            return Err(Halt::Budget);
+        }
         if !self.shapes {
             let room = self.room.checked_sub(n).filter(|_| n <= MOST_ELEMENTS);
             self.room = room.ok_or(Halt::Budget)?;

@@ -387,7 +387,7 @@ fn pad(c: &Call<'_, '_>, meter: &mut Meter) -> Result<Vec<Tensor>, Halt> {
     let own = strides(&x.dims);
     let order = mapped(&dims, n, x.is_known(), |a, i| {
         let d = *x.dims.get(a)? as i64;
-        let at = i as i64 - before.get(a)?;
+        let at = (i as i64).saturating_sub(*before.get(a)?);
         let at = match mode {
             _ if (0..d).contains(&at) => at,
             "edge" => at.clamp(0, d - 1),

@@ -189,7 +189,7 @@ pub(crate) fn named(name: &str) -> Op {
         .or(binary(name).map(O::Binary))
         .or(movement(name).map(O::Move))
         .or(reduce(name).map(O::Reduce))
-        .unwrap_or_else(|| match name {
+        .unwrap_or(match name {
             "Min" => O::Fold(Fold::Min),
             "Max" => O::Fold(Fold::Max),
             "Sum" => O::Fold(Fold::Sum),

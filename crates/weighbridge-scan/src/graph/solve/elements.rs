@@ -62,6 +62,12 @@ impl<'g> Solver<'_, 'g> {
                         goals.add(s.id, s.at, want.clone());
                     }
                 }
+                Want::Range(low, _) if low.is_nan() => undefined(node, &sides, goals),
+                Want::Range(low, _) if *low > 0.0 && node.op == Op::Unary(Unary::IsNan) => {
+                    for s in &sides {
+                        goals.add(s.id, s.at, Want::exactly(f64::NAN));
+                    }
+                }
                 Want::Range(low, high) => {
                     if let Some(text) = equal_text(node, &given, &here) {
                         if *low > 0.0
@@ -289,6 +295,18 @@ impl<'g> Solver<'_, 'g> {
                 goals.add(id, j, want.clone());
             }
         }
+    }
+}
+
+/// What it takes for a result that is no number.
+fn undefined(node: &Node<'_>, sides: &[Side], goals: &mut Goals) {
+    let each = match node.op {
+        Op::Binary(Binary::Div) => Want::exactly(0.0),
+        Op::Unary(Unary::Log | Unary::Sqrt) => Want::exactly(-1.0),
+        _ => Want::exactly(f64::NAN),
+    };
+    for s in sides {
+        goals.add(s.id, s.at, each.clone());
     }
 }
 

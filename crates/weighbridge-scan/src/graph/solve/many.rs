@@ -107,6 +107,21 @@ impl<'g> Solver<'_, 'g> {
                     let sum = all.iter().map(|&j| now(j) * w).sum();
                     self.line(at ^ i, (id, &x), taps, sum, (low, high), goals);
                 }
+                Reduce::L1 | Reduce::L2 | Reduce::SumSquare
+                    if all.iter().any(|&j| now(j) != 0.0) =>
+                {
+                    // Longer or shorter in the same direction.
+                    let t = if low.is_finite() { low } else { high };
+                    let sum = |f: &dyn Fn(f64) -> f64| all.iter().map(|&j| f(now(j))).sum::<f64>();
+                    let by = match how {
+                        Reduce::L1 => t / sum(&f64::abs),
+                        Reduce::L2 => t / sum(&|x| x * x).sqrt(),
+                        _ => (t / sum(&|x| x * x)).sqrt(),
+                    };
+                    for &j in all.iter().filter(|_| by.is_finite()) {
+                        goals.add(id, j, Want::exactly(now(j) * by));
+                    }
+                }
                 _ => {
                     let t = if low.is_finite() { low } else { high };
                     let each = match how {

@@ -469,6 +469,7 @@ fn changed(input: &Input, old: &Value, wants: &Wants) -> Tensor {
 /// A number from `low` to `high`, near `now`.
 fn near(low: f64, high: f64, now: f64) -> f64 {
     match (low.is_finite(), high.is_finite()) {
+        _ if low.is_nan() || high.is_nan() => now,
         _ if low <= now && now <= high => now,
         (true, false) => low,
         (false, true) => high,

@@ -38,7 +38,7 @@ pub(super) fn convert(
         (None, FormatId::Onnx, None) => carry::prepare(&model, path, options)?,
         (None, other, _) => {
             let message = format!("{} weights alone are no ONNX graph", other.as_str());
-            return Err(Error::parameter("convert.graph", message)
+            return Err(Error::unsupported("convert.graph", message)
                 .help("name the graph that they belong into: --graph base.onnx"));
         }
     };

@@ -190,6 +190,10 @@ impl Compute for Swapped {
     fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         stream(&self.stored, &mut Chunks::new(), sink)
     }
+
+    fn stored(&self) -> Option<&Tensor> {
+        Some(&self.stored)
+    }
 }
 
 #[cfg(test)]

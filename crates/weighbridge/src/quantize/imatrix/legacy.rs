@@ -129,6 +129,17 @@ pub(super) fn write(matrix: &Matrix, path: &Path, sync: bool) -> Result<()> {
     // An entry that no token reached has nothing to say in this form.
     let told = |e: &&Entry| matrix.form == Form::Legacy || e.counts.iter().any(|c| *c > 0);
     let n = matrix.entries.values().filter(told).count();
+    if n == 0 {
+        let message = "no token reached an entry, and the older form has no place for such";
+        let e = Error::unsupported("imatrix.write", message);
+        return Err(e.help("write the GGUF form"));
+    }
+    let dataset = matrix.datasets.last().map_or(&[][..], Vec::as_slice);
+    if dataset.len() as u64 > LONGEST_NAME {
+        let message = format!("the name of a text has {} bytes", dataset.len());
+        let e = Error::parameter("imatrix.too-large", message);
+        return Err(e.help("write the GGUF form"));
+    }
     let mut out = Output::create(path, sync)?;
     out.put(&number(n, "entries")?)?;
     for (name, e) in matrix.entries.iter().filter(|(_, e)| told(e)) {
@@ -143,7 +154,6 @@ pub(super) fn write(matrix: &Matrix, path: &Path, sync: bool) -> Result<()> {
         }
     }
     out.put(&matrix.chunk_count.to_le_bytes())?;
-    let dataset = matrix.datasets.last().map_or(&[][..], Vec::as_slice);
     out.put(&number(dataset.len(), "bytes of a name")?)?;
     out.put(dataset)?;
     out.finish()?;

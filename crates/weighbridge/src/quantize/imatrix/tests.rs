@@ -84,6 +84,22 @@ fn the_older_form_gives_the_same_weights() {
     assert_eq!(m.weights("x"), None);
 }
 
+/// What could not be read again is not written either.
+#[test]
+fn the_older_form_refuses_what_it_cannot_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.dat");
+    let unseen = matrix(&[("blk.0.attn_q.weight", &[0.0, 0.0], &[0])]);
+    let mut wordy = small();
+    wordy.datasets.push(vec![b'x'; 5000]);
+    for (m, rule) in [(unseen, "imatrix.write"), (wordy, "imatrix.too-large")] {
+        let e = write(&m, Form::Legacy, &path, false).unwrap_err();
+        assert_eq!(e.rule(), rule);
+        assert!(!path.exists());
+        assert_eq!(there_and_back(&m, Form::Gguf), m);
+    }
+}
+
 #[test]
 fn sums_add_up() {
     let a = small();

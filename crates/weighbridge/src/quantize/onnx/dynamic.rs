@@ -9,11 +9,11 @@ use weighbridge_core::Result;
 use weighbridge_core::model::DType;
 use weighbridge_core::source::ByteSource;
 
-use super::OnnxOptions;
 use super::job::{FIRST_TWO, Linear};
 use super::params::Int;
 use super::rewrite::{Constant, Data, NewNode, Rewrite, data_type};
 use super::view::{Held, View, float, input, int, is_standard, output};
+use super::{OnnxOptions, types};
 use crate::format::onnx::encode::Fields;
 use crate::format::onnx::raw;
 
@@ -49,6 +49,11 @@ pub(super) fn rewrite(
             .map(|i| i.name.text.clone())
             .collect(),
         wide: HashSet::new(),
+        floats: types::of(view.raw, view.low, false)
+            .into_iter()
+            .filter(|(_, t)| *t == data_type(DType::F32))
+            .map(|(name, _)| name)
+            .collect(),
         scales: HashMap::new(),
     };
     work.needed_wide();
@@ -69,6 +74,9 @@ struct Dynamic<'w> {
     made: HashSet<String>,
     /// Constants that are needed as floats.
     wide: HashSet<String>,
+    /// Values that are known to be binary32, as far as the reference knows it too: what it leaves
+    /// alone for want of a type stays as it is here, so that no more is lost.
+    floats: HashSet<&'w str>,
     /// Products of scales, by their names.
     scales: HashMap<(String, [String; 2]), String>,
 }
@@ -132,6 +140,9 @@ impl<'w> Dynamic<'w> {
         match (is_standard(node), node.operator.text.as_str()) {
             (true, "MatMul") => self.matmul(node),
             (true, "Gemm") => self.gemm(node),
+            (true, "Conv" | "LSTM" | "Transpose") if !self.floats.contains(input(node, 0)) => {
+                Ok(false)
+            }
             (true, "Conv") => self.conv(node),
             (true, "Gather") => Ok(self.gather(node)),
             (true, "Transpose") => Ok(self.direct(node)),

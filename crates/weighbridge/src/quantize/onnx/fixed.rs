@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet};
 use weighbridge_core::model::{AttributeValue, DType};
 use weighbridge_core::{Error, Result};
 
-use super::job::{Bias, Linear};
+use super::bias::Bias;
+use super::job::Linear;
 use super::params::{Int, scale_and_zero};
 use super::qdq::factor;
 use super::rewrite::{Constant, Data, NewNode, Rewrite, data_type, int_attribute};
@@ -52,7 +53,7 @@ pub(super) fn rewrite(
     options: &OnnxOptions,
     out: &mut Rewrite,
 ) -> Result<()> {
-    let types = types::of(view.raw, view.low);
+    let types = types::of(view.raw, view.low, true);
     let mut work = Fixed {
         view,
         options,
@@ -272,10 +273,8 @@ impl<'w> Fixed<'w> {
                     self.same(result, first);
                 }
             }
-            "Where" => {
-                if self.is_marked(input(node, 1)) && self.is_marked(input(node, 2)) {
-                    self.activation(result);
-                }
+            "Where" if self.is_marked(input(node, 1)) && self.is_marked(input(node, 2)) => {
+                self.activation(result);
             }
             "InstanceNormalization" | "LayerNormalization" | "BatchNormalization" => {
                 self.activation(first);
@@ -599,7 +598,10 @@ impl<'w> Fixed<'w> {
             false => self.out.fresh(format!("{base}_DequantizeLinear_Output")),
         };
         let inputs = names.each_ref().map(String::as_str);
-        let title = format!("{base}_DequantizeLinear");
+        let title = match alone {
+            true => format!("{base}_DequantizeLinear"),
+            false => values.replace("_Output", ""),
+        };
         let mut new = NewNode::new("DequantizeLinear", title, &inputs, &[&values]);
         if scales > 1 {
             new.attributes.push(int_attribute("axis", 0));

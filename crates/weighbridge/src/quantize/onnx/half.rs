@@ -117,7 +117,7 @@ pub(super) fn rewrite(
         OnnxType::Bf16 => DType::BF16,
         _ => DType::F16,
     };
-    let floats = types::of(view.raw, view.low).into_iter();
+    let floats = types::of(view.raw, view.low, true).into_iter();
     let floats: HashSet<&str> = floats
         .filter(|(_, t)| *t == FLOAT)
         .map(|(n, _)| n)

@@ -3,9 +3,11 @@
 //! What becomes of a model is decided on its structure alone; positions of all bytes are known
 //! before the first weight is read. Then weights go through in parts, on every core.
 
+mod bias;
 mod dynamic;
 mod fixed;
 mod gguf;
+mod grid;
 mod half;
 mod job;
 mod layout;
@@ -291,7 +293,14 @@ fn change(
     let view = || View::new(raw, low, &exclude);
     let mut raised = false;
     if options.int().is_none() {
-        newer_than(model, 13)?;
+        newer_than(
+            model,
+            if options.kind == OnnxType::Bf16 {
+                13
+            } else {
+                10
+            },
+        )?;
         half::rewrite(model, &view(), options, out)?;
     } else if let Some(ranges) = &options.ranges {
         if small || options.block_size.is_some() {
@@ -301,7 +310,7 @@ fn change(
         newer_than(model, if options.per_channel { 13 } else { 11 })?;
         fixed::rewrite(model, &view(), ranges, options, out)?;
     } else if options.qdq {
-        newer_than(model, 13)?;
+        newer_than(model, if options.per_channel { 13 } else { 10 })?;
         qdq::rewrite(&view(), options, out)?;
         let blocks = small || options.block_size.is_some();
         // Scales are of the weights' type.

@@ -12,7 +12,8 @@ use weighbridge_kernels::nbits::Blocks;
 
 use super::OnnxOptions;
 use super::gguf;
-use super::job::{Grid, Job, To, scale_kind};
+use super::grid::{Grid, scale_kind};
+use super::job::{Job, To};
 use super::rewrite::{Known, NewNode, Rewrite};
 use super::view::{Held, View, float, input, int, is_standard, output};
 use super::weight::is_wide;

@@ -9,7 +9,8 @@ use weighbridge_core::model::DType;
 use weighbridge_kernels::nbits::Blocks;
 
 use super::OnnxOptions;
-use super::job::{Grid, Job, Linear, To, scale_kind};
+use super::grid::{Grid, scale_kind};
+use super::job::{Job, Linear, To};
 use super::nbits::blocks;
 use super::params::Int;
 use super::rewrite::{NewNode, Rewrite, int_attribute};
@@ -165,7 +166,8 @@ impl Weights<'_> {
         };
         let values = self.out.fresh(format!("{name}_DequantizeLinear_Output"));
         let inputs = names.each_ref().map(String::as_str);
-        let title = format!("{name}_DequantizeLinear");
+        // A weight that is quantized in two ways has two of them.
+        let title = values.replace("_DequantizeLinear_Output", "_DequantizeLinear");
         let mut new = NewNode::new("DequantizeLinear", title, &inputs, &[&values]);
         new.attributes = attributes;
         self.out

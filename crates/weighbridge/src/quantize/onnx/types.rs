@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use weighbridge_core::model::{AttributeValue, DType, Graph, GraphNode};
 
-use super::rewrite::data_type;
+use super::rewrite::{MICROSOFT, data_type};
 use super::view::{int, is_standard};
 use crate::format::onnx::raw::{self, TypeValue};
 
@@ -13,8 +13,9 @@ const FLOAT: i64 = 1;
 const INT64: i64 = 7;
 const BOOL: i64 = 9;
 
-/// The element types of a graph's values, by name.
-pub(super) fn of<'a>(raw: &'a raw::Graph, low: &Graph) -> HashMap<&'a str, i64> {
+/// The element types of a graph's values, by name. Without `foreign`, nothing is made of operators
+/// that are not of the standard ones.
+pub(super) fn of<'a>(raw: &'a raw::Graph, low: &Graph, foreign: bool) -> HashMap<&'a str, i64> {
     let mut out = HashMap::new();
     for v in raw.inputs.iter().chain(&raw.values).chain(&raw.outputs) {
         if let Some(TypeValue::Tensor(kind, _)) = v.kind.as_ref().map(|k| &k.value) {
@@ -32,7 +33,8 @@ pub(super) fn of<'a>(raw: &'a raw::Graph, low: &Graph) -> HashMap<&'a str, i64> 
             if o.text.is_empty() || out.contains_key(o.text.as_str()) {
                 continue;
             }
-            if let Some(kind) = result(node, lowered, i, &out) {
+            let known = is_standard(node) || foreign && node.domain() == MICROSOFT;
+            if let Some(kind) = result(node, lowered, i, &out).filter(|_| known) {
                 out.insert(o.text.as_str(), kind);
             }
         }
@@ -48,9 +50,6 @@ fn result(
     known: &HashMap<&str, i64>,
 ) -> Option<i64> {
     let of = |n: usize| known.get(node.inputs.get(n)?.text.as_str()).copied();
-    if !is_standard(node) && node.domain() != super::rewrite::MICROSOFT {
-        return None;
-    }
     match (node.operator.text.as_str(), i) {
         ("Cast", _) => node.attribute("to").and_then(|a| a.i),
         ("CastLike" | "Where", _) => of(1),
