@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cone::Cone;
 use super::facts::Facts;
-use super::flat::{Flat, Id};
+use super::flat::{Flat, Id, Node};
 use super::gates::Candidate;
 use super::inputs::{Dice, Family, Input, ODD, ORDINARY, carries_sample, sample};
 use super::interp::value::{Kind, Tensor, Value};
