@@ -49,7 +49,7 @@ fn input(dir: &Path, count: usize) -> Result<Input, Failure> {
     let data = StorageData::Raw {
         source,
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let storage = Storage::new("bench", payload.len() as u64, false, data)?;
     let storage = Arc::new(storage.into_region());

@@ -111,7 +111,7 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::atomic::AtomicU64;
 
-    use weighbridge_core::model::{DType, FormatId, Layout, Storage, StorageData, View};
+    use weighbridge_core::model::{Checksum, DType, FormatId, Layout, Storage, StorageData, View};
     use weighbridge_core::source::{Backend, SliceSource, open_file};
     use weighbridge_core::wire::zip::Archive;
     use weighbridge_core::{ErrorKind, Limits};
@@ -123,7 +123,7 @@ mod tests {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes, "s")),
             offset: 0,
-            crc32,
+            checksum: crc32.map(Checksum::Crc32),
         };
         Arc::new(Storage::new("s", len, false, data).unwrap())
     }

@@ -412,7 +412,7 @@ mod tests {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes, "s")),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new("s", len, false, data).unwrap());
         Tensor::new(

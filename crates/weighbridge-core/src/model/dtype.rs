@@ -78,6 +78,13 @@ pub enum DType {
     Q2_0,
     /// Texts of any length: not a number, and without a place in most formats.
     Str,
+    /// Texts of at most so many bytes, padded with NULs in the file (HDF5's fixed strings, NumPy's
+    /// `S`).
+    Bytes(u32),
+    /// Elements of several named fields, which no tensor format has.
+    Compound,
+    /// A dataset without any element, not even none of a shape (HDF5's null dataspace).
+    Null,
 }
 
 /// How the elements of a block type are packed.
@@ -152,7 +159,8 @@ impl DType {
         Self::Q2_0,
     ];
 
-    /// The spelling used in every document and on the command line.
+    /// The spelling used in every document and on the command line, but for the width of
+    /// [`DType::Bytes`], which only `Display` gives (`BYTES16`).
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bool => "BOOL",
@@ -214,7 +222,17 @@ impl DType {
             Self::Q1_0 => "Q1_0",
             Self::Q2_0 => "Q2_0",
             Self::Str => "STR",
+            Self::Bytes(_) => "BYTES",
+            Self::Compound => "COMPOUND",
+            Self::Null => "NULL",
         }
+    }
+
+    /// Whether the elements are texts. Their values are streamed one after the other, each as its
+    /// length in eight bytes (little-endian) and then its bytes; the NULs that pad texts of fixed
+    /// width are not part of them.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Str | Self::Bytes(_))
     }
 
     /// The dtype spelled `name` (exact case).
@@ -334,6 +352,9 @@ impl DType {
     /// `None` when the product overflows (in the order of the dimensions, as the safetensors
     /// reader multiplies), and for block types whose last dimension is no whole number of blocks.
     pub fn size_of(self, shape: &[u64]) -> Option<u64> {
+        if self == Self::Null {
+            return Some(0);
+        }
         let mut n: u64 = 1;
         for &d in shape {
             n = n.checked_mul(d)?;
@@ -349,6 +370,9 @@ impl DType {
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        match self {
+            Self::Bytes(n) => f.pad(&format!("BYTES{n}")),
+            _ => f.pad(self.as_str()),
+        }
     }
 }

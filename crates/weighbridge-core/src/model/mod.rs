@@ -1,6 +1,7 @@
 //! What every format lowers into: tensors whose bytes are read only when somebody asks, a typed
 //! metadata tree, an optional graph, and what was noticed on the way.
 
+mod checksum;
 mod dtype;
 mod graph;
 mod metadata;
@@ -9,6 +10,7 @@ mod storage;
 mod tensor;
 mod typed;
 
+pub use checksum::{Checksum, mask as mask_crc32c};
 pub use dtype::{Block, DType};
 pub use graph::{
     AttributeValue, Dim, Graph, GraphAttribute, GraphFunction, GraphNode, GraphValue, ValueType,
@@ -38,10 +40,22 @@ pub enum FormatId {
     Gguf,
     /// ONNX, a graph with its weights inside or beside it.
     Onnx,
-    /// HDF5 or Keras (recognised; its reader is a later issue).
+    /// HDF5 that no known library's model lies in.
     Hdf5,
-    /// NumPy `.npy` or `.npz` (recognised; its reader is a later issue).
+    /// Keras: `.keras` archives, `.weights.h5` and the older `.h5`.
+    Keras,
+    /// A TensorFlow checkpoint, of version 1 or 2.
+    TfCheckpoint,
+    /// A TensorFlow SavedModel with its variables.
+    SavedModel,
+    /// A TensorFlow graph on its own, weights frozen into it.
+    GraphDef,
+    /// A TensorFlow Lite model.
+    TfLite,
+    /// NumPy `.npy` or `.npz`.
     Numpy,
+    /// Flax's msgpack.
+    Flax,
     /// A zip archive that holds no known model.
     Zip,
     /// A tar archive that holds no known model.
@@ -60,6 +74,12 @@ impl FormatId {
             Self::Gguf => "gguf",
             Self::Onnx => "onnx",
             Self::Hdf5 => "hdf5",
+            Self::Keras => "keras",
+            Self::TfCheckpoint => "tf-checkpoint",
+            Self::SavedModel => "savedmodel",
+            Self::GraphDef => "graphdef",
+            Self::TfLite => "tflite",
+            Self::Flax => "flax",
             Self::Numpy => "numpy",
             Self::Zip => "zip",
             Self::Tar => "tar",

@@ -567,7 +567,7 @@ mod tests {
         let data = StorageData::Raw {
             source,
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         Arc::new(Storage::new("s", len, big_endian, data).unwrap())
     }
@@ -581,7 +581,7 @@ mod tests {
         let data = StorageData::Raw {
             source,
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         Arc::new(Storage::new("s", len, false, data).unwrap())
     }

@@ -3,6 +3,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::checksum::{Checksum, Running};
 use crate::error::{Error, Result};
 use crate::source::{ByteSource, FileSource, SliceSource};
 
@@ -25,7 +26,7 @@ pub enum StorageData {
         /// Position of the first byte.
         offset: u64,
         /// The checksum the container stores for exactly these bytes.
-        crc32: Option<u32>,
+        checksum: Option<Checksum>,
     },
     /// Deflated (RFC 1951), `stored` bytes from `offset` of `source`.
     Deflated {
@@ -36,7 +37,7 @@ pub enum StorageData {
         /// Number of compressed bytes.
         stored: u64,
         /// The checksum the container stores for the inflated bytes.
-        crc32: Option<u32>,
+        checksum: Option<Checksum>,
     },
 }
 
@@ -157,19 +158,19 @@ impl Storage {
         }
     }
 
-    fn crc32(&self) -> Option<u32> {
+    fn checksum(&self) -> Option<Checksum> {
         match &self.data {
-            StorageData::Raw { crc32, .. } | StorageData::Deflated { crc32, .. } => *crc32,
+            StorageData::Raw { checksum, .. } | StorageData::Deflated { checksum, .. } => *checksum,
         }
     }
 
     /// Whether a checksum is stored and has not been verified yet.
     pub fn needs_verify(&self) -> bool {
-        self.crc32().is_some() && !self.verified.load(Ordering::Relaxed)
+        self.checksum().is_some() && !self.verified.load(Ordering::Relaxed)
     }
 
-    fn settle(&self, computed: u32) -> Result<()> {
-        if let Some(stored) = self.crc32()
+    fn settle(&self, computed: Option<Checksum>) -> Result<()> {
+        if let (Some(stored), Some(computed)) = (self.checksum(), computed)
             && stored != computed
         {
             let (source, at) = match &self.data {
@@ -177,10 +178,11 @@ impl Storage {
                 | StorageData::Deflated { source, offset, .. } => (source, *offset),
             };
             return Err(Error::integrity(
-                "zip.crc-mismatch",
+                stored.rule(),
                 format!(
-                    "{}: the stored CRC-32 is {stored:08x}, the bytes give {computed:08x}",
-                    self.name
+                    "{}: the stored {stored}, the bytes give {:08x}",
+                    self.name,
+                    computed.value()
                 ),
             )
             .span(at, self.len)
@@ -201,8 +203,7 @@ impl Storage {
         buf: &mut [u8],
         sink: &mut dyn FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<()> {
-        let verify = self.needs_verify();
-        let mut crc = crc32fast::Hasher::new();
+        let mut sum = Running::of(self.checksum().filter(|_| self.needs_verify()));
         match &self.data {
             StorageData::Raw { source, offset, .. } => {
                 let mut at = 0;
@@ -210,9 +211,7 @@ impl Storage {
                     let n = (self.len - at).min(buf.len() as u64) as usize;
                     let part = buf.get_mut(..n).unwrap_or_default();
                     source.read_at(offset + at, part)?;
-                    if verify {
-                        crc.update(part);
-                    }
+                    sum.update(part);
                     sink(part)?;
                     at += n as u64;
                 }
@@ -238,9 +237,7 @@ impl Storage {
                     let n = left.min(buf.len() as u64) as usize;
                     let part = buf.get_mut(..n).unwrap_or_default();
                     inflate.read_exact(part).map_err(bad)?;
-                    if verify {
-                        crc.update(part);
-                    }
+                    sum.update(part);
                     sink(part)?;
                     left -= n as u64;
                 }
@@ -257,10 +254,10 @@ impl Storage {
                 }
             }
         }
-        if verify {
-            self.settle(crc.finalize())?;
+        match sum.finish() {
+            None => Ok(()),
+            computed => self.settle(computed),
         }
-        Ok(())
     }
 
     /// Verifies the stored checksum once, if there is one.

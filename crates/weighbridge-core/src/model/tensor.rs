@@ -197,6 +197,12 @@ pub trait Compute: Send + Sync + std::fmt::Debug {
     /// Whatever reading the inputs gives, and what `sink` returns.
     fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>;
 
+    /// How many bytes that gives, for values whose dtype and shape do not tell (texts); `None`
+    /// where only reading tells.
+    fn byte_len(&self) -> Option<u64> {
+        None
+    }
+
     /// The tensor of the file, where the values are that one's and only their bytes are others.
     fn stored(&self) -> Option<&Tensor> {
         None
@@ -286,10 +292,13 @@ impl Tensor {
         self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
     }
 
-    /// Bytes of the contiguous values: 0 for tensors without data of their own.
+    /// Bytes of the contiguous values: 0 for tensors without data of their own, and for texts of
+    /// which only reading tells.
     pub fn byte_len(&self) -> u64 {
-        if matches!(self.source, TensorSource::Absent) {
-            return 0;
+        match &self.source {
+            TensorSource::Absent => return 0,
+            TensorSource::Computed(c) if self.dtype.is_text() => return c.byte_len().unwrap_or(0),
+            _ => {}
         }
         self.dtype.size_of(&self.shape).unwrap_or(u64::MAX)
     }

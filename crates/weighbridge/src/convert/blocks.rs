@@ -112,7 +112,7 @@ mod tests {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes, "t")),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new("t", len, false, data).unwrap());
         let view = TensorSource::View(View { storage, offset: 0 });

@@ -13,7 +13,7 @@ fn storage(bytes: Vec<u8>) -> Arc<Storage> {
     let data = StorageData::Raw {
         source,
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     Arc::new(Storage::new("s", len, false, data).unwrap())
 }

@@ -144,7 +144,7 @@ fn window(storage: &Storage, offset: u64, len: u64) -> Result<Option<Arc<Storage
     let data = StorageData::Raw {
         source: Arc::new(source),
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let own = Storage::new(storage.name(), len, storage.is_big_endian(), data)?;
     Ok(Some(Arc::new(own.into_region())))
@@ -178,7 +178,7 @@ impl Compute for Turned {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes, self.input.name.as_str())),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new(self.input.name.as_str(), len, false, data)?);
         let view = View { storage, offset: 0 };

@@ -75,7 +75,7 @@ mod tests {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes.to_vec(), "t")),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new("t", bytes.len() as u64, false, data).unwrap());
         let source = TensorSource::View(View { storage, offset: 0 });

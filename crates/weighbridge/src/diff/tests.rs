@@ -2,7 +2,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use weighbridge_core::model::{
-    DType, Dict, FormatId, Model, Storage, StorageData, Strided, Tensor, TensorSource, Value, View,
+    Checksum, DType, Dict, FormatId, Model, Storage, StorageData, Strided, Tensor, TensorSource,
+    Value, View,
 };
 use weighbridge_core::source::{FileSource, SliceSource};
 
@@ -20,7 +21,7 @@ fn raw(bytes: Vec<u8>, on_disk: bool, crc32: Option<u32>) -> Arc<Storage> {
     let data = StorageData::Raw {
         source,
         offset: 0,
-        crc32,
+        checksum: crc32.map(Checksum::Crc32),
     };
     Arc::new(Storage::new("s", len, false, data).unwrap())
 }

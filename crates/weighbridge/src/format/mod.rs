@@ -2,12 +2,17 @@
 
 pub mod detect;
 mod directory;
+pub mod flax;
 pub mod gguf;
+pub mod hdf5;
+pub mod keras;
+pub mod numpy;
 pub mod onnx;
 mod payload;
 pub mod pytorch;
 pub mod safetensors;
 pub mod shards;
+pub mod tensorflow;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -165,6 +170,14 @@ pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
         FormatId::Safetensors => &safetensors::Safetensors,
         FormatId::Gguf => &gguf::Gguf,
         FormatId::Onnx => &onnx::Onnx,
+        FormatId::Hdf5 => &hdf5::Hdf5,
+        FormatId::Keras => &keras::Keras,
+        FormatId::TfCheckpoint => &tensorflow::TfCheckpoint,
+        FormatId::SavedModel => &tensorflow::SavedModel,
+        FormatId::GraphDef => &tensorflow::GraphDef,
+        FormatId::TfLite => &tensorflow::TfLite,
+        FormatId::Numpy => &numpy::Numpy,
+        FormatId::Flax => &flax::Flax,
         _ => return None,
     })
 }

@@ -355,7 +355,7 @@ fn bulk(v: &mut Value, path: &str, taken: &mut HashSet<String>) -> Option<(Tenso
     let raw = StorageData::Raw {
         source: Arc::new(SliceSource::new(data, name.clone())),
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let storage = Arc::new(Storage::new(name.clone(), len, false, raw).ok()?);
     let view = TensorSource::View(View { storage, offset: 0 });

@@ -29,7 +29,7 @@ impl Saved {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes, name.as_str())),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new(name.as_str(), len, false, data).unwrap());
         let source = TensorSource::View(View { storage, offset: 0 });

@@ -273,7 +273,7 @@ fn an_alignment_of_another_type_moves_nothing() {
                 name,
             )),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new(name, 16, false, data).unwrap());
         let source = TensorSource::View(View { storage, offset: 0 });

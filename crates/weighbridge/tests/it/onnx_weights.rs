@@ -446,7 +446,7 @@ fn in_memory(bytes: Vec<u8>) -> Arc<Tensor> {
     let data = StorageData::Raw {
         source: Arc::new(SliceSource::new(bytes, "new")),
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let storage = Arc::new(Storage::new("new", n, false, data).unwrap());
     let view = TensorSource::View(View { storage, offset: 0 });

@@ -144,7 +144,7 @@ fn model(path: &Path, arch: Option<&str>, tensors: &[T<'_>]) {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes, *name)),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new(*name, len, false, data).unwrap());
         let source = TensorSource::View(View { storage, offset: 0 });
@@ -770,7 +770,7 @@ fn large_doubles_stay_or_are_beyond_the_type() {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes, "t")),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new("t", len, false, data).unwrap());
         let view = TensorSource::View(View { storage, offset: 0 });
@@ -844,7 +844,7 @@ fn a_bug_in_every_worker_is_an_error_and_no_stall() {
     let data = StorageData::Raw {
         source: Arc::new(Panics),
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let storage = Arc::new(Storage::new("panics", 1 << 24, false, data).unwrap());
     let source = TensorSource::View(View { storage, offset: 0 });

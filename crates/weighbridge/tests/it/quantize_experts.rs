@@ -93,7 +93,7 @@ impl Bench {
         let data = StorageData::Raw {
             source: Arc::new(SliceSource::new(bytes, name)),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new(name, 2 * n as u64, false, data).unwrap());
         let source = TensorSource::View(View { storage, offset: 0 });

@@ -6,7 +6,7 @@ use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde_json::{Map, Value as Json, json};
 use weighbridge::Tensor;
 use weighbridge::structure::{Form, to_json};
-use weighbridge_core::model::{Layout, Quantization};
+use weighbridge_core::model::{DType, Layout, Quantization};
 
 use super::Inspected;
 use crate::output::SCHEMA_VERSION;
@@ -177,8 +177,9 @@ impl Serialize for One<'_> {
         if let Some(label) = t.label() {
             m.serialize_entry("label", label)?;
         }
-        m.serialize_entry("dtype", t.dtype.as_str())?;
-        m.serialize_entry("shape", t.shape.as_slice())?;
+        m.serialize_entry("dtype", &t.dtype.to_string())?;
+        let shape = (t.dtype != DType::Null).then_some(t.shape.as_slice());
+        m.serialize_entry("shape", &shape)?;
         m.serialize_entry("bytes", &t.byte_len())?;
         if let Some(hash) = x.hashes.get(self.index) {
             m.serialize_entry("sha256", &hash.map(hex::encode))?;
@@ -230,5 +231,5 @@ fn quantization(q: &Quantization) -> Json {
 }
 
 fn described(t: &Tensor) -> Json {
-    json!({"dtype": t.dtype.as_str(), "shape": t.shape.as_slice()})
+    json!({"dtype": t.dtype.to_string(), "shape": t.shape.as_slice()})
 }

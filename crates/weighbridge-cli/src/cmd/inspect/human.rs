@@ -125,7 +125,7 @@ fn table(x: &Inspected<'_>, rows: usize, out: &mut Output) -> Result<()> {
 }
 
 fn row(x: &Inspected<'_>, i: usize, t: &Tensor) -> Vec<String> {
-    let mut dtype = t.dtype.as_str().to_owned();
+    let mut dtype = t.dtype.to_string();
     if t.layout != Layout::Strided {
         dtype = format!("{dtype} {}", t.layout.as_str());
     }

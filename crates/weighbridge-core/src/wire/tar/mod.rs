@@ -324,7 +324,7 @@ impl Archive {
         let data = StorageData::Raw {
             source: Arc::clone(&self.source),
             offset: self.payload(m)?.start,
-            crc32: None,
+            checksum: None,
         };
         Storage::new(m.name.as_str(), m.size, big_endian, data)
     }

@@ -9,7 +9,7 @@ use super::{Archive, LOCAL, LOCAL_LEN, Member, Method};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::model::{CHUNK, Storage, StorageData};
+use crate::model::{CHUNK, Checksum, Storage, StorageData};
 
 /// A member read whole into memory is a pickle or text, which deflate makes this much smaller at
 /// best; only tensors full of zeros are a thousand times smaller.
@@ -182,18 +182,18 @@ impl Archive {
     pub fn storage(&self, m: &Member, big_endian: bool) -> Result<Storage> {
         let offset = self.readable(m)?;
         let source = Arc::clone(&self.source);
-        let crc32 = (!self.checksums_off).then_some(m.crc32);
+        let checksum = (!self.checksums_off).then_some(Checksum::Crc32(m.crc32));
         let data = match m.method {
             Method::Deflate => StorageData::Deflated {
                 source,
                 offset,
                 stored: m.stored,
-                crc32,
+                checksum,
             },
             _ => StorageData::Raw {
                 source,
                 offset,
-                crc32,
+                checksum,
             },
         };
         Storage::new(m.name.as_str(), m.size, big_endian, data)

@@ -147,7 +147,7 @@ fn tensors(header: &Header<'_>, source: &Arc<dyn ByteSource>) -> Result<Vec<Tens
     let data = StorageData::Raw {
         source: Arc::clone(source),
         offset: start,
-        crc32: None,
+        checksum: None,
     };
     let len = source.len().saturating_sub(start);
     let storage = Storage::new("data", len, header.big_endian, data)?.into_region();

@@ -167,7 +167,12 @@ pub(crate) fn refusal(t: &Tensor) -> Option<String> {
             "GGUF holds dense tensors only and this one is {layout}: --densify writes its dense values"
         ));
     }
-    if d == DType::Str {
+    if matches!(d, DType::Compound | DType::Null) {
+        return Some(format!(
+            "GGUF holds numbers and this is a dataset of type {d}"
+        ));
+    }
+    if d.is_text() {
         return Some("GGUF holds numbers and this is a tensor of texts".into());
     }
     if !t.has_data() {

@@ -51,7 +51,7 @@ fn held(name: &str, dtype: DType, shape: &[u64], bytes: Vec<u8>) -> Result<Tenso
     let data = StorageData::Raw {
         source: Arc::new(SliceSource::new(bytes, name)),
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let storage = Arc::new(Storage::new(name, len, false, data)?.into_region());
     let source = TensorSource::View(View { storage, offset: 0 });

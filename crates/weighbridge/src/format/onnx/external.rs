@@ -249,7 +249,7 @@ impl Files {
         let data = StorageData::Raw {
             source,
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Storage::new(location, len, false, data)?;
         Ok(Arc::new(storage.into_region()))

@@ -94,7 +94,7 @@ impl Lower {
         let data = StorageData::Raw {
             source: Arc::clone(&source),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Storage::new("model", source.len(), false, data)?.into_region();
         let labels_left = source.len().saturating_mul(8).saturating_add(SPARE_LABELS);

@@ -654,7 +654,7 @@ mod tests {
         let data = StorageData::Raw {
             source: Arc::new(bytes),
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new("t", 4, false, data).unwrap());
         let view = TensorSource::View(View { storage, offset: 0 });

@@ -239,7 +239,7 @@ fn agree(members: &[Member<'_>], runs: &[Run], start: u64, width: u64) -> Result
     let data = StorageData::Raw {
         source,
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let storage = Arc::new(Storage::new("joined", len, false, data)?);
     for m in members {

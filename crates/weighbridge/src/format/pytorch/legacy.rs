@@ -158,7 +158,7 @@ fn locate(
         let data = StorageData::Raw {
             source: Arc::clone(source),
             offset: at,
-            crc32: None,
+            checksum: None,
         };
         let storage = Storage::new(format!("storage {name}"), len, false, data)?;
         if known.insert(name.clone(), Arc::new(storage)).is_some() {

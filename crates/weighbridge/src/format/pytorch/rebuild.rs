@@ -398,7 +398,7 @@ impl Lower<'_, '_> {
         let data = StorageData::Raw {
             source,
             offset: 0,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new("numpy array", len, false, data)?);
         let view = View { storage, offset: 0 };

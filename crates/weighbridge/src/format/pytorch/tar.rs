@@ -148,7 +148,7 @@ fn storages(source: Window, limits: &Limits) -> Result<HashMap<String, StorageRe
         let data = weighbridge_core::model::StorageData::Raw {
             source: Arc::new(file.clone()),
             offset: r.at,
-            crc32: None,
+            checksum: None,
         };
         let storage = Arc::new(Storage::new(format!("storage {key}"), len, false, data)?);
         r.at += len;

@@ -53,7 +53,7 @@ fn storage(name: &str, bytes: Vec<u8>, big_endian: bool) -> Arc<Storage> {
     let data = StorageData::Raw {
         source,
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     Arc::new(Storage::new(name, len, big_endian, data).unwrap())
 }
@@ -455,7 +455,7 @@ fn recorded_aliases_are_compared_and_rebuilt() {
     let data = StorageData::Raw {
         source,
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let region = Arc::new(
         Storage::new("data", len, false, data)

@@ -30,7 +30,7 @@ fn open_inner(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Mode
     let data = StorageData::Raw {
         source: Arc::clone(&source),
         offset: range.end,
-        crc32: None,
+        checksum: None,
     };
     let storage = Storage::new("data", data_len, false, data)?.into_region();
     let mut build = Build {

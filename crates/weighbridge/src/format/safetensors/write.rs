@@ -128,7 +128,12 @@ fn refusal(t: &Tensor) -> Option<String> {
             "safetensors holds dense tensors only and this one is {layout}: --densify writes its dense values"
         ));
     }
-    if d == DType::Str {
+    if matches!(d, DType::Compound | DType::Null) {
+        return Some(format!(
+            "safetensors holds numbers and this is a dataset of type {d}"
+        ));
+    }
+    if d.is_text() {
         return Some("safetensors holds numbers and this is a tensor of texts".into());
     }
     if !t.has_data() {

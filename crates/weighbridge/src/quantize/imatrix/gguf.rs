@@ -114,7 +114,7 @@ fn tensor(name: String, values: impl Iterator<Item = f32>, shape: &[u64]) -> Res
     let data = StorageData::Raw {
         source,
         offset: 0,
-        crc32: None,
+        checksum: None,
     };
     let storage = Arc::new(Storage::new(name.as_str(), len, false, data)?);
     let view = TensorSource::View(View { storage, offset: 0 });

@@ -306,7 +306,7 @@ fn own_storage(t: &mut Tensor) -> Result<()> {
     let data = StorageData::Raw {
         source: Arc::clone(source),
         offset,
-        crc32: None,
+        checksum: None,
     };
     let own = Storage::new(t.name.clone(), len, v.storage.is_big_endian(), data)?;
     *v = View {

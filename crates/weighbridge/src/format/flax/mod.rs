@@ -1,0 +1,30 @@
+//! Flax: msgpack of nested mappings with arrays in them (`flax/serialization.py`).
+
+use std::sync::Arc;
+
+use weighbridge_core::Result;
+use weighbridge_core::model::{FormatId, Model};
+use weighbridge_core::source::ByteSource;
+
+use super::FormatReader;
+use super::detect::{self, Detected};
+use crate::OpenOptions;
+use crate::check::Violation;
+
+/// The reader of this format.
+#[derive(Debug, Clone, Copy)]
+pub struct Flax;
+
+impl FormatReader for Flax {
+    fn id(&self) -> FormatId {
+        FormatId::Flax
+    }
+
+    fn open(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Model> {
+        Err(detect::refuse(Detected::Content(self.id()), source.name()))
+    }
+
+    fn verify(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Vec<Violation>> {
+        Err(detect::refuse(Detected::Content(self.id()), source.name()))
+    }
+}
