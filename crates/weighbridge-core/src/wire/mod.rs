@@ -6,5 +6,6 @@ pub mod npy;
 pub mod path;
 pub mod protobuf;
 pub mod sevenz;
+pub mod sstable;
 pub mod tar;
 pub mod zip;
