@@ -14,7 +14,7 @@ use weighbridge_scan::{Function, GraphKind, Reference};
 use super::examine::{Examiner, Item};
 use super::onnx::NAME;
 use super::tensorflow_graph::{Graph, MOST_BYTES};
-use super::{json, proto_text, text};
+use super::{json, proto_text, tensorflow_checkpoint, text};
 use crate::format::tensorflow::sniff::{self, Kind};
 
 /// Longest configuration of Keras taken out of a model.
@@ -25,8 +25,11 @@ const CONFIG: u64 = 16 << 20;
 /// # Errors
 /// What reading gives; what was seen before counts.
 pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
+    if tensorflow_checkpoint::take(cx, item)? {
+        return Ok(true);
+    }
     let Some(kind) = sniff::kind(item.source.as_ref(), &item.file_name())? else {
-        return Ok(unread(cx, item) || checkpoint(cx, item)? || proto_text::take(cx, item)?);
+        return Ok(unread(cx, item) || proto_text::take(cx, item)?);
     };
     cx.named(
         item,
@@ -66,29 +69,6 @@ fn unread(cx: &mut Examiner<'_, '_>, item: &Item) -> bool {
     let reason = "ONNX Runtime's own form of models is not read by this version";
     cx.gap(&item.place, None, reason);
     true
-}
-
-/// The two files of a checkpoint that stand beside every graph.
-fn checkpoint(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
-    const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
-    let len = item.source.len();
-    let mut tail = [0u8; 8];
-    if len >= 48 {
-        item.source.read_at(len - 8, &mut tail)?;
-    }
-    let shard = item
-        .file_name()
-        .rsplit_once(".data-")
-        .is_some_and(|(_, n)| {
-            n.len() == 14 && n.bytes().all(|b| b.is_ascii_digit() || b"-of".contains(&b))
-        });
-    if tail != MAGIC && !shard {
-        return Ok(false);
-    }
-    cx.named(item, "tf-checkpoint");
-    let reason = "TensorFlow checkpoints are not read by this version";
-    cx.gap(&item.place, None, reason);
-    Ok(true)
 }
 
 /// One file on its way into the subject.

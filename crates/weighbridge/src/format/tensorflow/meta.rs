@@ -64,7 +64,10 @@ pub(super) fn read(walk: &mut Walk<'_>, span: Span) -> Result<MetaGraph> {
     // What signatures take and give says more than placeholders do.
     let named = |all: &[(String, GraphValue)]| all.iter().map(|(_, v)| v.clone()).collect();
     let called = |(name, _): &&(String, Signature)| !name.starts_with("__saved_model");
-    if let Some((_, s)) = out.signatures.iter().find(called) {
+    let main = |(name, _): &&(String, Signature)| name == "serving_default";
+    let mut all = out.signatures.iter();
+    let main = all.clone().find(main).or_else(|| all.find(called));
+    if let Some((_, s)) = main {
         out.graph.inputs = named(&s.inputs);
         out.graph.outputs = named(&s.outputs);
     }

@@ -285,6 +285,10 @@ impl Values {
                 }
                 11 => reader.varints(&f, &mut |n| give(&[u8::from(n != 0)]))?,
                 _ => reader.varints(&f, &mut |n| {
+                    let n = match width {
+                        1 => n & u64::from(types::mask(&self.kind)),
+                        _ => n,
+                    };
                     give(n.to_le_bytes().get(..width).unwrap_or_default())
                 })?,
             }

@@ -68,12 +68,22 @@ const KINDS: [Kind; 33] = [
     exact(26, "float8_e4m3fnuz", DType::F8_E4M3FNUZ, 18),
     like(27, "float8_e4m3b11fnuz", DType::U8, 18),
     exact(28, "float8_e5m2fnuz", DType::F8_E5M2FNUZ, 18),
-    like(29, "int4", DType::I8, 7),
+    // Two's complement in the low bits of a byte of their own.
+    like(29, "int4", DType::U8, 7),
     like(30, "uint4", DType::U8, 7),
-    like(31, "int2", DType::I8, 7),
+    like(31, "int2", DType::U8, 7),
     like(32, "uint2", DType::U8, 7),
     like(33, "float4_e2m1fn", DType::U8, 18),
 ];
+
+/// The bits of a byte that a value of this dtype takes.
+pub(super) fn mask(kind: &Kind) -> u8 {
+    match kind.id {
+        29 | 30 => 0x0f,
+        31 | 32 => 0x03,
+        _ => 0xff,
+    }
+}
 
 /// The attribute of a tensor that names TensorFlow's dtype where ours says less.
 pub const ATTRIBUTE: &str = "tf_dtype";

@@ -15,7 +15,7 @@ mod v1;
 mod verify;
 mod write;
 
-pub(crate) use files::{STATE, beside, is_data, locate, state};
+pub(crate) use files::{STATE, beside, is_data, locate};
 pub use read::{Places, Shards, open_with, places};
 pub use write::CheckpointWriter;
 pub(crate) use write::prefix_of;
@@ -56,6 +56,17 @@ fn open(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
     match is_v1(&table)? {
         true => v1::open(&table, options),
         false => read::open_with(&table, options, &read::beside(options)),
+    }
+}
+
+/// Goes through everything that one file holds, whatever others of the same checkpoint hold.
+///
+/// # Errors
+/// What the file breaks.
+pub(crate) fn account(table: &Table, options: &OpenOptions) -> Result<()> {
+    match is_v1(table)? {
+        true => v1::account(table, options),
+        false => places(table).map(drop),
     }
 }
 

@@ -53,14 +53,7 @@ struct Reading<'o> {
 /// # Errors
 /// What the files break.
 pub(super) fn open(table: &Table, options: &OpenOptions) -> Result<Model> {
-    let mut reading = Reading {
-        options,
-        described: Vec::new(),
-        by_name: HashMap::new(),
-        slices: HashMap::new(),
-        parts: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut reading = Reading::new(options);
     let name = table.source().name().to_owned();
     match files::prefix_of_part(&name) {
         Some((prefix, total)) if total > 1 => {
@@ -72,7 +65,38 @@ pub(super) fn open(table: &Table, options: &OpenOptions) -> Result<Model> {
     reading.finish()
 }
 
-impl Reading<'_> {
+/// Goes through everything that the one file of `table` holds, whatever others hold.
+///
+/// # Errors
+/// What the file breaks.
+pub(super) fn account(table: &Table, options: &OpenOptions) -> Result<()> {
+    let mut reading = Reading::new(options);
+    reading.file(table)?;
+    for d in &reading.described {
+        let mut found = reading.slices.remove(&d.name).unwrap_or_default();
+        parts(d, &mut found).map_err(|e| e.at(d.at).within(d.name.as_str()))?;
+    }
+    match reading.slices.keys().next() {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!("a slice of {name:?} belongs to no tensor");
+            Err(Error::malformed("tensorflow.lone-slice", message))
+        }
+    }
+}
+
+impl<'o> Reading<'o> {
+    fn new(options: &'o OpenOptions) -> Self {
+        Self {
+            options,
+            described: Vec::new(),
+            by_name: HashMap::new(),
+            slices: HashMap::new(),
+            parts: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Every file of a set; those that are not there are warned of.
     fn several(&mut self, own: &Table, prefix: &str, total: u64) -> Result<()> {
         for i in 0..total {
@@ -260,7 +284,10 @@ fn check_expansion(model: &Model, limits: &Limits, stored: u64) -> Result<()> {
     Limits::check(total, cap, "tensorflow.expansion", "bytes of all tensors")
 }
 
-fn tensor(d: &Described, slices: Vec<Slice>) -> Result<Tensor> {
+/// What a description says of the whole, and the slices that it names, each with its first index.
+type Parts = (Tensor, Vec<(Shape, Tensor)>);
+
+fn parts(d: &Described, slices: &mut Vec<Slice>) -> Result<Parts> {
     let bad = |m: &str| Error::malformed("tensorflow.slice", m);
     let kind = types::kind(d.dtype).ok_or_else(|| {
         let message = format!("{} is no dtype of TensorFlow", d.dtype);
@@ -271,7 +298,7 @@ fn tensor(d: &Described, slices: Vec<Slice>) -> Result<Tensor> {
     types::mark(&mut whole, kind);
     let mut parts: Vec<(Shape, Tensor)> = Vec::with_capacity(d.slices.len());
     let mut by_extents: HashMap<Vec<Extent>, Slice> = HashMap::new();
-    for s in slices {
+    for s in slices.drain(..) {
         by_extents.insert(s.extents.clone(), s);
     }
     for extents in &d.slices {
@@ -283,7 +310,12 @@ fn tensor(d: &Described, slices: Vec<Slice>) -> Result<Tensor> {
         let part = s.proto.values(&d.name, kind, extent, &s.home)?;
         parts.push((start, part));
     }
-    if kind.dtype == weighbridge_core::model::DType::Compound {
+    Ok((whole, parts))
+}
+
+fn tensor(d: &Described, mut slices: Vec<Slice>) -> Result<Tensor> {
+    let (mut whole, mut parts) = parts(d, &mut slices)?;
+    if whole.dtype == weighbridge_core::model::DType::Compound {
         return Ok(whole);
     }
     let alone = match parts.as_slice() {

@@ -16,7 +16,7 @@ use crate::OpenOptions;
 use crate::check::Violation;
 use crate::format::FormatReader;
 
-pub(crate) use read::{Read, read};
+pub(crate) use read::read;
 
 /// The characters that name the schema, at byte 4.
 pub(crate) const IDENTIFIER: &[u8] = b"TFL3";
