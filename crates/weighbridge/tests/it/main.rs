@@ -34,4 +34,5 @@ mod rule_fixtures;
 mod safetensors;
 mod scan;
 mod scan_corpus;
+mod tensorflow;
 mod trainers;
