@@ -12,6 +12,7 @@ mod graph;
 mod kinds;
 mod node;
 mod scope;
+mod shapes;
 mod tensor;
 mod training;
 mod values;
@@ -109,6 +110,8 @@ struct Checker<'m> {
     scope: Scope<'m>,
     /// The types of what the last node makes.
     made: Vec<Option<kinds::Kind>>,
+    /// The shapes of what the last node makes.
+    made_shapes: Vec<Option<shapes::Dims>>,
 }
 
 impl<'m> Checker<'m> {
@@ -128,6 +131,7 @@ impl<'m> Checker<'m> {
             outermost: true,
             scope: Scope::default(),
             made: Vec::new(),
+            made_shapes: Vec::new(),
         }
     }
 
