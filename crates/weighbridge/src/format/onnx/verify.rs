@@ -3,7 +3,8 @@
 //! Rules are from `docs/IR.md`, `docs/ExternalData.md` and the comments of `onnx/onnx.proto3`; the
 //! signatures of operators from the schemas that ONNX registers ([`super::operators`]). What the
 //! reference checker refuses (`onnx/checker.cc` of ONNX 1.23) is refused here; the specification
-//! asks for more. Leniently, only what the reference checker refuses is a violation.
+//! asks for more: types and shapes are followed from operator to operator, and what contradicts is
+//! told ([`shapes`]). Leniently, only what the reference checker refuses is a violation.
 
 mod attribute;
 mod external;

@@ -106,8 +106,12 @@ fn kernel(call: &Call<'_>, space: &[Dim]) -> Result<Vec<Dim>, Contradiction> {
     Ok(out)
 }
 
-/// Batch and channels, and the dimensions of space.
-fn image(x: &[Dim]) -> Option<(Dim, Dim, &[Dim])> {
+/// Batch and channels (or, of weights, what they make and what they take), and the dimensions of
+/// space.
+type Image<'x> = (Dim, Dim, &'x [Dim]);
+
+/// The parts of a shape that has at least one dimension of space.
+fn image(x: &[Dim]) -> Option<Image<'_>> {
     match x {
         [n, c, space @ ..] if !space.is_empty() => Some((*n, *c, space)),
         _ => None,
@@ -127,7 +131,7 @@ fn weights<'c>(
     call: &'c Call<'_>,
     x: &Dims,
     input: usize,
-) -> Result<Option<(Dim, Dim, &'c [Dim])>, Contradiction> {
+) -> Result<Option<Image<'c>>, Contradiction> {
     let Some(w) = call.shape(input) else {
         return Ok(None);
     };
