@@ -436,6 +436,8 @@ pub(crate) enum Target {
     Pt,
     Gguf,
     Onnx,
+    #[value(alias = "tensorflow")]
+    Tf,
 }
 
 impl Target {
@@ -445,6 +447,7 @@ impl Target {
             Self::Pt => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::Tf => FormatId::TfCheckpoint,
         }
     }
 }

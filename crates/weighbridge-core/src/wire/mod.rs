@@ -1,10 +1,12 @@
 //! Encodings that several formats share.
 
 pub mod codec;
+pub mod flatbuffer;
 pub mod marshal;
 pub mod npy;
 pub mod path;
 pub mod protobuf;
 pub mod sevenz;
+pub mod sstable;
 pub mod tar;
 pub mod zip;

@@ -34,6 +34,7 @@ use transpose::Turn;
 use crate::format::gguf::{Gguf, split};
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
+use crate::format::tensorflow::checkpoint::{self, CheckpointWriter};
 use crate::format::{self, FormatWriter, Note, Plan, WriteOptions};
 use crate::output;
 
@@ -87,6 +88,7 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
         FormatId::Safetensors => Ok(&Safetensors),
         FormatId::PyTorch => Ok(&PyTorchWriter),
         FormatId::Gguf => Ok(&Gguf),
+        FormatId::TfCheckpoint => Ok(&CheckpointWriter),
         other => Err(Error::unsupported(
             "convert.target",
             format!("writing {} is not supported yet", other.as_str()),
@@ -138,7 +140,10 @@ pub fn convert(
             e.help("--endian is for GGUF output; every reader of other formats knows theirs")
         );
     }
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let stem = match target {
+        FormatId::TfCheckpoint => checkpoint::prefix_of(path),
+        _ => path.file_stem().map(|s| s.to_string_lossy().into_owned()),
+    };
     let mut job = Job::prepare(model, options, target)?;
     let plan = job.plan(writer, options, stem.unwrap_or_default())?;
     let report = job.report(&plan, path);

@@ -206,6 +206,7 @@ pub fn target_of(path: &Path) -> Result<FormatId> {
         Some("safetensors") => return Ok(FormatId::Safetensors),
         Some("gguf") => return Ok(FormatId::Gguf),
         Some("onnx") => return Ok(FormatId::Onnx),
+        Some("index") => return Ok(FormatId::TfCheckpoint),
         Some("pt" | "pth" | "ckpt" | "bin") => return Ok(FormatId::PyTorch),
         _ => {}
     }

@@ -104,6 +104,9 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     if super::onnx::sniff::is_model(source.as_ref(), named).unwrap_or(false) {
         return Some(Content(FormatId::Onnx));
     }
+    if let Some(format) = super::tensorflow::detect(head, source.as_ref()) {
+        return Some(Content(format));
+    }
     if text.starts_with(b"{") && source.name().ends_with(".json") {
         return Some(Content(FormatId::Json));
     }
@@ -161,6 +164,9 @@ pub fn by_extension(path: &Path) -> Option<FormatId> {
         "onnx" => FormatId::Onnx,
         "h5" | "hdf5" | "keras" => FormatId::Hdf5,
         "npy" | "npz" => FormatId::Numpy,
+        "tflite" => FormatId::TfLite,
+        "index" => FormatId::TfCheckpoint,
+        _ if super::tensorflow::checkpoint::is_data(&name) => FormatId::TfCheckpoint,
         _ => return None,
     })
 }
@@ -190,7 +196,8 @@ pub(crate) fn refuse(found: Detected, name: &str) -> Error {
             "this is no model file of any known format",
         )
         .help(
-            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin) and bare pickles",
+            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin), bare pickles and \
+             TensorFlow (checkpoints, SavedModels, .pb, .tflite)",
         ),
     };
     e.in_file(name)

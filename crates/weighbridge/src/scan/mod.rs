@@ -30,6 +30,7 @@ mod stream;
 mod strings;
 mod tar;
 mod tensorflow;
+mod tensorflow_checkpoint;
 mod tensorflow_graph;
 mod text;
 mod tflite;

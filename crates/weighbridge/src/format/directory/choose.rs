@@ -9,6 +9,7 @@ use weighbridge_core::{Error, Result};
 
 use super::super::detect::{self, Detected};
 use super::super::pytorch::{dcp, deepspeed, megatron};
+use super::super::tensorflow::{checkpoint, saved_model};
 use super::{Listed, Located, Target, list, open, strip_shard};
 use crate::OpenOptions;
 use crate::output::same_file;
@@ -23,6 +24,10 @@ enum Rank {
     Trainer,
     Onnx,
     Gguf,
+    SavedModel,
+    TfCheckpoint,
+    GraphDef,
+    TfLite,
     Unreadable,
 }
 
@@ -55,6 +60,10 @@ pub(super) fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
             }
             Rank::Onnx => format == FormatId::Onnx,
             Rank::Gguf => format == FormatId::Gguf,
+            Rank::SavedModel => format == FormatId::SavedModel,
+            Rank::TfCheckpoint => format == FormatId::TfCheckpoint,
+            Rank::GraphDef => format == FormatId::GraphDef,
+            Rank::TfLite => format == FormatId::TfLite,
             Rank::Unreadable => false,
         });
     }
@@ -212,6 +221,7 @@ fn candidates(
             "the DeepSpeed checkpoint",
         ));
     }
+    let state = tensorflow_state(dir, listed, options);
     // Members of a set are no models of their own; the first stands for a set without an index.
     let files = listed.iter().filter(|f| !f.is_dir);
     let mut sets: HashSet<String> = files
@@ -220,6 +230,9 @@ fn candidates(
     for f in listed.iter().filter(|f| !f.is_dir) {
         if let Some(set) = f.name.strip_suffix(".index.json") {
             out.extend(index_candidate(f, set));
+            continue;
+        }
+        if state.is_some() && is_tensorflow(&f.name) {
             continue;
         }
         let Some((stem, ext)) = f.name.rsplit_once('.') else {
@@ -242,7 +255,30 @@ fn candidates(
         }
         out.extend(found);
     }
+    out.extend(state);
     Ok((out, ignored))
+}
+
+/// The checkpoint that the state file of the folder calls the latest.
+fn tensorflow_state(dir: &Path, listed: &[Listed], options: &OpenOptions) -> Option<Candidate> {
+    let is_state = |f: &&Listed| !f.is_dir && f.name == checkpoint::STATE;
+    listed.iter().find(is_state)?;
+    let found = checkpoint::locate(&dir.join(checkpoint::STATE), &options.limits);
+    let path = found.ok()??;
+    Some(Candidate {
+        rank: Rank::TfCheckpoint,
+        shown: path.file_name()?.to_str()?.to_owned(),
+        target: Target::File(path),
+        family: None,
+        variant: false,
+    })
+}
+
+/// Whether a file is one of a checkpoint of TensorFlow, or the graph beside it.
+fn is_tensorflow(name: &str) -> bool {
+    name == checkpoint::STATE
+        || checkpoint::is_data(name)
+        || [".index", ".meta"].iter().any(|e| name.ends_with(e))
 }
 
 fn index_candidate(f: &Listed, set: &str) -> Option<Candidate> {
@@ -285,11 +321,31 @@ fn file_candidate(
         }
         "gguf" => Rank::Gguf,
         "onnx" => Rank::Onnx,
+        "index" => Rank::TfCheckpoint,
+        "tflite" => Rank::TfLite,
+        "pb" if f.name == saved_model::NAME_OF_FILE => Rank::SavedModel,
+        "pb" => {
+            let source = source::open_file(&f.path, options.backend)?;
+            match detect::detect(&source, &options.limits)? {
+                Detected::Content(FormatId::GraphDef) => Rank::GraphDef,
+                _ => return Ok(None),
+            }
+        }
         "h5" | "keras" | "npz" => Rank::Unreadable,
         _ => return Ok(None),
     };
     let (family, variant) = match rank {
         Rank::Onnx => onnx_family(stem),
+        // The folder is the model.
+        Rank::SavedModel => {
+            return Ok(Some(Candidate {
+                rank,
+                target: Target::File(f.path.clone()),
+                shown: f.name.clone(),
+                family: None,
+                variant: false,
+            }));
+        }
         _ => family(stem),
     };
     Ok(Some(Candidate {
