@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod marshal;
+pub mod msgpack;
 pub mod npy;
 pub mod path;
 pub mod protobuf;
