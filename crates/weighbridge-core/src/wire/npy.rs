@@ -235,6 +235,8 @@ pub struct Header {
     pub fortran_order: bool,
     /// The shape.
     pub shape: Vec<u64>,
+    /// The element type as the file spells it, cut where that is long.
+    pub descr: String,
     /// Bytes of the header: the data begins there.
     pub data_at: u64,
 }
@@ -314,6 +316,10 @@ impl Header {
             dtype,
             fortran_order: *fortran_order,
             shape,
+            descr: match descr {
+                Literal::Text(s) => s.chars().take(100).collect(),
+                other => other.shown(),
+            },
             data_at: 0,
         };
         if header.elements().is_none() || header.size().is_none() {

@@ -9,6 +9,8 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::{tar, zip};
 use weighbridge_core::{Error, Limits, Result, pickle};
 
+use super::joblib;
+
 /// How many bytes detection looks at.
 const HEAD: u64 = 4096;
 
@@ -77,10 +79,11 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
             Ok(a) if a.members().iter().any(|m| m.name.ends_with(".npy")) => {
                 Content(FormatId::Numpy)
             }
+            // Archives without an array are arrays by their name only.
+            Ok(_) if named(source.name(), FormatId::Numpy) => Content(FormatId::Numpy),
             // A damaged archive is what its extension says, so that the damage is reported.
-            Err(_) if by_extension(Path::new(source.name())) == Some(FormatId::PyTorch) => {
-                Content(FormatId::PyTorch)
-            }
+            Err(_) if named(source.name(), FormatId::PyTorch) => Content(FormatId::PyTorch),
+            Err(_) if named(source.name(), FormatId::Numpy) => Content(FormatId::Numpy),
             _ => Content(FormatId::Zip),
         });
     }
@@ -100,14 +103,22 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     if looks_like_pickle(head, source.name(), limits) {
         return Some(Content(FormatId::PyTorch));
     }
-    let named = by_extension(Path::new(source.name())) == Some(FormatId::Onnx);
-    if super::onnx::sniff::is_model(source.as_ref(), named).unwrap_or(false) {
+    if joblib::is_packed_pickle(head, source.as_ref()) {
+        return Some(Content(FormatId::Pickle));
+    }
+    let onnx = named(source.name(), FormatId::Onnx);
+    if super::onnx::sniff::is_model(source.as_ref(), onnx).unwrap_or(false) {
         return Some(Content(FormatId::Onnx));
     }
     if text.starts_with(b"{") && source.name().ends_with(".json") {
         return Some(Content(FormatId::Json));
     }
     None
+}
+
+/// Whether a file's name promises `format`.
+fn named(name: &str, format: FormatId) -> bool {
+    by_extension(Path::new(name)) == Some(format)
 }
 
 /// Eight bytes of header length that fit the file, then `{`.
@@ -156,7 +167,7 @@ pub fn by_extension(path: &Path) -> Option<FormatId> {
         "bin" if name.starts_with("pytorch_model") || name.starts_with("adapter_model") => {
             FormatId::PyTorch
         }
-        "pkl" | "pickle" => FormatId::Pickle,
+        "pkl" | "pickle" | "joblib" => FormatId::Pickle,
         "gguf" => FormatId::Gguf,
         "onnx" => FormatId::Onnx,
         "h5" | "hdf5" | "keras" => FormatId::Hdf5,

@@ -11,7 +11,6 @@ mod gguf;
 mod hdf5;
 mod hdf5_object;
 mod ignored;
-pub(crate) mod joblib;
 mod json;
 mod keras;
 mod media;
