@@ -9,7 +9,7 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::{tar, zip};
 use weighbridge_core::{Error, Limits, Result, pickle};
 
-use super::joblib;
+use super::{flax, joblib};
 
 /// How many bytes detection looks at.
 const HEAD: u64 = 4096;
@@ -103,6 +103,9 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     if looks_like_pickle(head, source.name(), limits) {
         return Some(Content(FormatId::PyTorch));
     }
+    if flax::is_flax(head, source.as_ref()) {
+        return Some(Content(FormatId::Flax));
+    }
     if joblib::is_packed_pickle(head, source.as_ref()) {
         return Some(Content(FormatId::Pickle));
     }
@@ -172,6 +175,7 @@ pub fn by_extension(path: &Path) -> Option<FormatId> {
         "onnx" => FormatId::Onnx,
         "h5" | "hdf5" | "keras" => FormatId::Hdf5,
         "npy" | "npz" => FormatId::Numpy,
+        "msgpack" | "flax" => FormatId::Flax,
         _ => return None,
     })
 }

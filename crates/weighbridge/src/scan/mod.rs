@@ -6,6 +6,7 @@
 mod compressed;
 mod drive;
 mod examine;
+mod flax;
 mod gate;
 mod gguf;
 mod hdf5;

@@ -36,7 +36,7 @@ impl Array<'_> {
     /// What `storage` gives, and `Truncated` with `numpy.short-data` when it ends before the array.
     pub(crate) fn tensor(
         &self,
-        storage: &dyn Fn(bool) -> Result<Storage>,
+        storage: &dyn Fn(bool) -> Result<Arc<Storage>>,
         offset: u64,
         warnings: &mut Vec<Warning>,
     ) -> Result<Tensor> {
@@ -51,7 +51,7 @@ impl Array<'_> {
         }
         let shape: Shape = self.shape.iter().chain(&element.inner).copied().collect();
         let source = if element.readable {
-            let storage = Arc::new(storage(element.big_endian)?);
+            let storage = storage(element.big_endian)?;
             self.fits(&element, &shape, &storage, offset)?;
             self.source(&element, &shape, storage, offset)?
         } else {

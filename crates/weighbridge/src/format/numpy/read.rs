@@ -92,7 +92,7 @@ struct Taken {
 fn plain(
     header: &Header,
     name: &str,
-    storage: &dyn Fn(bool) -> Result<Storage>,
+    storage: &dyn Fn(bool) -> Result<Arc<Storage>>,
     at: u64,
 ) -> Result<Taken> {
     let array = Array {
@@ -142,7 +142,7 @@ fn single(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> 
                     checksum: None,
                 };
                 let storage = Storage::new("array", left.min(bytes), big_endian, data)?;
-                Ok(storage.into_region())
+                Ok(Arc::new(storage.into_region()))
             };
             let mut taken = plain(&header, ROOT, &storage, 0).map_err(|e| e.shifted(at))?;
             taken.end = at.checked_add(bytes);
@@ -243,7 +243,7 @@ fn member(archive: &Archive, m: &Member, name: &str, options: &OpenOptions) -> R
     }
     let header = Header::parse(&head)?;
     if header.data_bytes().is_some() {
-        let storage = |big_endian| archive.storage(m, big_endian);
+        let storage = |big_endian| archive.storage(m, big_endian).map(Arc::new);
         let mut taken = plain(&header, name, &storage, header.data_at)?;
         trailing(m, taken.end, &mut taken.warnings);
         return Ok(taken);

@@ -80,7 +80,7 @@ impl Arrays {
     fn tensor(
         &self,
         array: &Array<'_>,
-        storage: &dyn Fn(bool) -> Result<Storage>,
+        storage: &dyn Fn(bool) -> Result<Arc<Storage>>,
         offset: u64,
     ) -> Result<Tensor> {
         array.tensor(storage, offset, &mut self.warnings.borrow_mut())
@@ -135,7 +135,7 @@ fn raw(arrays: &Arrays, array: &Array<'_>, offset: u64, len: u64) -> Result<Tens
             offset,
             checksum: None,
         };
-        Storage::new(format!("array at {offset}"), len, big_endian, data)
+        Storage::new(format!("array at {offset}"), len, big_endian, data).map(Arc::new)
     };
     arrays.tensor(array, &storage, 0)
 }
@@ -169,7 +169,7 @@ fn plain(s: &mut Lower<'_, '_>, arrays: &Arrays, p: &Pickled) -> Result<Option<T
             offset: 0,
             checksum: None,
         };
-        Storage::new(name.as_str(), len, big_endian, data)
+        Storage::new(name.as_str(), len, big_endian, data).map(Arc::new)
     };
     let made = arrays.tensor(&array, &storage, 0)?;
     s.charge(usize::try_from(len).unwrap_or(usize::MAX))?;
