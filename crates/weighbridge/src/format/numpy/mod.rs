@@ -7,6 +7,7 @@ pub(crate) mod pickled;
 mod read;
 pub(crate) mod texts;
 mod verify;
+pub mod write;
 
 use std::sync::Arc;
 
