@@ -133,6 +133,7 @@ impl Place {
             Some(FormatId::Gguf) => "model.gguf",
             Some(FormatId::Onnx) => "model.onnx",
             Some(FormatId::TfCheckpoint) => "model.ckpt",
+            Some(FormatId::Numpy) => "model.npz",
             _ => {
                 return Err(Error::parameter("convert.target", "the output is a folder")
                     .in_file(path.display().to_string())

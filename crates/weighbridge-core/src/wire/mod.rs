@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod flatbuffer;
 pub mod marshal;
+pub mod msgpack;
 pub mod npy;
 pub mod path;
 pub mod protobuf;

@@ -32,6 +32,8 @@ pub(crate) use transform::{kind_of, part_of};
 use transpose::Turn;
 
 use crate::format::gguf::{Gguf, split};
+use crate::format::numpy::Numpy;
+use crate::format::numpy::write::NpyWriter;
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
 use crate::format::tensorflow::checkpoint::{self, CheckpointWriter};
@@ -89,11 +91,21 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
         FormatId::PyTorch => Ok(&PyTorchWriter),
         FormatId::Gguf => Ok(&Gguf),
         FormatId::TfCheckpoint => Ok(&CheckpointWriter),
+        FormatId::Numpy => Ok(&Numpy),
         other => Err(Error::unsupported(
             "convert.target",
             format!("writing {} is not supported yet", other.as_str()),
         )
-        .help("write .safetensors, .gguf, .onnx, or .pt, .pth, .ckpt or .bin for PyTorch")),
+        .help(options::TARGETS)),
+    }
+}
+
+/// As [`writer`], where the output's name says more than its format: `.npy` is a single array.
+fn writer_at(format: FormatId, path: &Path) -> Result<&'static dyn FormatWriter> {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    match format {
+        FormatId::Numpy if name.ends_with(".npy") => Ok(&NpyWriter),
+        other => writer(other),
     }
 }
 
@@ -132,7 +144,7 @@ pub fn convert(
         return graph::convert(model, path, options, progress);
     }
     options.refuse_graph()?;
-    let writer = writer(target)?;
+    let writer = writer_at(target, path)?;
     if options.endian.is_some() && target != FormatId::Gguf {
         let message = format!("{} files have one byte order", target.as_str());
         let e = Error::parameter("convert.endian", message);

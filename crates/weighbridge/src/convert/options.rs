@@ -192,6 +192,10 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
     Ok(dtype)
 }
 
+/// What to write, for messages.
+pub(super) const TARGETS: &str =
+    "write .safetensors, .gguf, .onnx, .npz, or .pt, .pth, .ckpt or .bin for PyTorch";
+
 /// The format that an output's extension stands for.
 ///
 /// # Errors
@@ -207,13 +211,12 @@ pub fn target_of(path: &Path) -> Result<FormatId> {
         Some("gguf") => return Ok(FormatId::Gguf),
         Some("onnx") => return Ok(FormatId::Onnx),
         Some("index") => return Ok(FormatId::TfCheckpoint),
+        Some("npz" | "npy") => return Ok(FormatId::Numpy),
         Some("pt" | "pth" | "ckpt" | "bin") => return Ok(FormatId::PyTorch),
         _ => {}
     }
-    let later = [
-        ".h5", ".keras", ".npz", ".npy", ".pb", ".tflite", ".msgpack",
-    ];
-    let help = "write .safetensors, .gguf, .onnx, or .pt, .pth, .ckpt or .bin for PyTorch";
+    let later = [".h5", ".keras", ".pb", ".tflite", ".msgpack"];
+    let help = TARGETS;
     if let Some(known) = later.iter().find(|e| name.ends_with(**e)) {
         let message = format!("writing {known} files is not supported yet");
         return Err(Error::unsupported("convert.target", message).help(help));

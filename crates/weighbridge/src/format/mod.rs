@@ -5,6 +5,7 @@ mod directory;
 pub mod flax;
 pub mod gguf;
 pub mod hdf5;
+pub(crate) mod joblib;
 pub mod keras;
 pub mod numpy;
 pub mod onnx;

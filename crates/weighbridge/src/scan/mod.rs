@@ -6,12 +6,12 @@
 mod compressed;
 mod drive;
 mod examine;
+mod flax;
 mod gate;
 mod gguf;
 mod hdf5;
 mod hdf5_object;
 mod ignored;
-pub(crate) mod joblib;
 mod json;
 mod keras;
 mod media;
