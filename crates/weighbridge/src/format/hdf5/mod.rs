@@ -1,6 +1,8 @@
 //! HDF5: files of datasets in groups, whoever wrote them. Keras' files are HDF5 too: what they
 //! mean beyond that is in [`super::keras`].
 
+pub(crate) mod write;
+
 use std::sync::Arc;
 
 use weighbridge_core::Result;
