@@ -436,6 +436,11 @@ pub(crate) enum Target {
     Pt,
     Gguf,
     Onnx,
+    /// HDF5 as Keras keeps it: `.weights.h5`, else `.h5`, by OUT's name
+    #[value(alias = "hdf5")]
+    H5,
+    /// The configuration of --graph with other weights
+    Keras,
 }
 
 impl Target {
@@ -445,6 +450,8 @@ impl Target {
             Self::Pt => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::H5 => FormatId::Hdf5,
+            Self::Keras => FormatId::Keras,
         }
     }
 }

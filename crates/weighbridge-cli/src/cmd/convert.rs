@@ -132,6 +132,8 @@ impl Place {
             Some(FormatId::PyTorch) => "pytorch_model.bin",
             Some(FormatId::Gguf) => "model.gguf",
             Some(FormatId::Onnx) => "model.onnx",
+            Some(FormatId::Hdf5) => "model.weights.h5",
+            Some(FormatId::Keras) => "model.keras",
             _ => {
                 return Err(Error::parameter("convert.target", "the output is a folder")
                     .in_file(path.display().to_string())

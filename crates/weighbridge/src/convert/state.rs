@@ -144,6 +144,9 @@ pub(crate) fn settle(
             into_metadata(model, torch, options.weights_only);
         }
         FormatId::Gguf => into_text(model, options.weights_only),
+        // One HDF5 file's attributes are another's.
+        FormatId::Hdf5 if matches!(model.format, FormatId::Hdf5 | FormatId::Keras) => {}
+        FormatId::Hdf5 => into_text(model, options.weights_only),
         FormatId::Onnx => beside_graph(model, options.weights_only, lost),
         _ if torch => {
             for (key, _) in &model.metadata {

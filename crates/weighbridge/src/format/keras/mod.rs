@@ -1,5 +1,7 @@
 //! Keras: `.keras` archives, `.weights.h5` and the older `.h5`, all HDF5 within.
 
+pub(crate) mod write;
+
 use std::sync::Arc;
 
 use weighbridge_core::Result;
@@ -27,4 +29,14 @@ impl FormatReader for Keras {
     fn verify(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Vec<Violation>> {
         Err(detect::refuse(Detected::Content(self.id()), source.name()))
     }
+}
+
+/// Whether `name` is a path in the tree that Keras 3 stores weights in.
+pub(crate) fn is_stored_path(name: &str) -> bool {
+    name.starts_with("vars/") || name.contains("/vars/")
+}
+
+/// Whether the tensor called `name` is state of the optimizer.
+pub(crate) fn is_optimizer(name: &str) -> bool {
+    name.starts_with("optimizer/") || name.starts_with("optimizer_weights/")
 }

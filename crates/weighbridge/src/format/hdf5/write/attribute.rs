@@ -197,11 +197,7 @@ fn array(a: &NdArray) -> Result<Content, String> {
 }
 
 /// Texts of fixed width where they fit, else in the heap.
-fn texts(
-    items: &[&String],
-    shape: Vec<u64>,
-    heap: &mut GlobalHeap,
-) -> Result<Content, String> {
+fn texts(items: &[&String], shape: Vec<u64>, heap: &mut GlobalHeap) -> Result<Content, String> {
     if items.iter().any(|s| s.contains('\0')) {
         return Err("a text of an HDF5 attribute cannot hold the character NUL".into());
     }
@@ -283,9 +279,5 @@ fn list(items: &[Value], heap: &mut GlobalHeap) -> Result<Content, String> {
             return Err(too_long());
         }
     }
-    Ok(Content::plain(
-        kind.unwrap_or(Type::Float(8)),
-        shape,
-        data,
-    ))
+    Ok(Content::plain(kind.unwrap_or(Type::Float(8)), shape, data))
 }

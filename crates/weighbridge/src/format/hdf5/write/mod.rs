@@ -165,7 +165,10 @@ fn place<'k>(tree: &mut Tree<'_>, key: &'k str, make: bool) -> (usize, &'k str) 
     let parts = |i: usize| (key.get(..i).unwrap_or(""), key.get(i + 1..).unwrap_or(""));
     for i in splits {
         let (path, name) = parts(i);
-        if let Some(at) = tree.find(path).filter(|_| !path.is_empty() && !name.is_empty()) {
+        if let Some(at) = tree
+            .find(path)
+            .filter(|_| !path.is_empty() && !name.is_empty())
+        {
             return (at, name);
         }
     }
@@ -285,8 +288,7 @@ impl<'a> Layouter<'a> {
                 Some(tensor) => self.dataset(tensor, &mut messages)?,
                 None => {
                     let children = object.children.iter().map(|(name, &c)| {
-                        let (header, group) =
-                            self.headers.get(c).copied().unwrap_or((NONE, None));
+                        let (header, group) = self.headers.get(c).copied().unwrap_or((NONE, None));
                         Child {
                             name,
                             header,
@@ -423,7 +425,11 @@ impl<'a> Layouter<'a> {
     fn finish(mut self, tensors: Vec<usize>) -> Result<PlannedFile> {
         let heaps = std::mem::take(&mut self.heap).write(&mut self.out);
         let mut put = |at: usize, value: u64| {
-            if let Some(slot) = self.out.get_mut(at..).and_then(|s| s.first_chunk_mut::<8>()) {
+            if let Some(slot) = self
+                .out
+                .get_mut(at..)
+                .and_then(|s| s.first_chunk_mut::<8>())
+            {
                 *slot = value.to_le_bytes();
             }
         };
@@ -433,7 +439,11 @@ impl<'a> Layouter<'a> {
         let end = self.out.len().next_multiple_of(HEAD_ALIGN);
         self.out.resize(end, 0);
         let mut put = |at: usize, value: u64| {
-            if let Some(slot) = self.out.get_mut(at..).and_then(|s| s.first_chunk_mut::<8>()) {
+            if let Some(slot) = self
+                .out
+                .get_mut(at..)
+                .and_then(|s| s.first_chunk_mut::<8>())
+            {
                 *slot = value.to_le_bytes();
             }
         };
