@@ -148,6 +148,9 @@ pub fn convert(
     if target == FormatId::Onnx {
         return graph::convert(model, path, options, progress);
     }
+    if let (Some(base), FormatId::Hdf5 | FormatId::Keras) = (&options.graph, target) {
+        return graph::keras::convert(model, base, path, options, progress);
+    }
     options.refuse_graph()?;
     let writer = writer_at(target, path)?;
     if options.endian.is_some() && target != FormatId::Gguf {

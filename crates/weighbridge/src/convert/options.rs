@@ -51,7 +51,8 @@ pub struct ConvertOptions {
     pub labels: bool,
     /// The byte order of the output, for formats that have two (GGUF); little where not told.
     pub endian: Option<Endian>,
-    /// The ONNX graph that the weights are put into; the target is ONNX then.
+    /// The file that the weights are put into: an ONNX graph where the target is ONNX, a `.keras`
+    /// archive or an HDF5 file of Keras where it is that.
     pub graph: Option<PathBuf>,
     /// Which tensor goes into which of the graph, where their names differ.
     pub map: Vec<(String, String)>,
@@ -125,9 +126,9 @@ impl ConvertOptions {
         ];
         match asked.iter().find(|(_, on)| *on) {
             Some((flag, _)) => {
-                let message = format!("{flag} is for ONNX graphs and OUT is none");
+                let message = format!("{flag} is for files that have a graph, and OUT is none");
                 Err(Error::parameter("convert.graph", message)
-                    .help("name an OUT that ends in .onnx"))
+                    .help("name an OUT that ends in .onnx, .keras or .h5"))
             }
             None => Ok(()),
         }

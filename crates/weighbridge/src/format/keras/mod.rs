@@ -1,5 +1,16 @@
 //! Keras: `.keras` archives, `.weights.h5` and the older `.h5`, all HDF5 within.
+//!
+//! Names of tensors are the paths under which the file stores them; what they are in the model
+//! (`conv/kernel`) is their label, where the file tells that for certain. The container itself is
+//! [`super::hdf5`]'s. What Keras keeps where is described in `docs/formats/keras.md`.
 
+mod classes;
+mod labels;
+mod legacy;
+mod optimizer;
+pub(crate) mod read;
+mod stored;
+mod verify;
 pub(crate) mod write;
 
 use std::sync::Arc;
@@ -9,11 +20,11 @@ use weighbridge_core::model::{FormatId, Model};
 use weighbridge_core::source::ByteSource;
 
 use super::FormatReader;
-use super::detect::{self, Detected};
 use crate::OpenOptions;
 use crate::check::Violation;
 
-/// The reader of this format.
+/// The reader of this format, and of every HDF5 file: only what lies in it tells whether it is
+/// Keras'.
 #[derive(Debug, Clone, Copy)]
 pub struct Keras;
 
@@ -22,12 +33,13 @@ impl FormatReader for Keras {
         FormatId::Keras
     }
 
-    fn open(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Model> {
-        Err(detect::refuse(Detected::Content(self.id()), source.name()))
+    fn open(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
+        let name = source.name().to_owned();
+        read::open(source, options).map_err(|e| e.in_file(name))
     }
 
-    fn verify(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Vec<Violation>> {
-        Err(detect::refuse(Detected::Content(self.id()), source.name()))
+    fn verify(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Violation>> {
+        verify::verify(&source, options)
     }
 }
 

@@ -132,3 +132,18 @@ pub(super) fn split(key: String, items: Vec<Value>, out: &mut Vec<(String, Value
         out.push((format!("{key}{i}"), Value::List(part.to_vec())));
     }
 }
+
+/// Whether a key of metadata is one in which Keras tells of its own files.
+pub(crate) fn is_own(key: &str) -> bool {
+    let known = [
+        "config.json",
+        "metadata.json",
+        "assets",
+        "model_config",
+        "training_config",
+        "backend",
+        "keras_version",
+    ];
+    let name = attribute_of(key);
+    is_list(name) || known.contains(&name) || key.ends_with("vars@name")
+}
