@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::ByteSource;
-use weighbridge_core::wire::{tar, zip};
+use weighbridge_core::wire::{hdf5, tar, zip};
 use weighbridge_core::{Error, Limits, Result, pickle};
 
 /// How many bytes detection looks at.
@@ -96,6 +96,10 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
             FormatId::Tar
         };
         return Some(Content(format));
+    }
+    // A block of the user's may come first; it can begin like anything.
+    if let Ok(Some(_)) = hdf5::signature(source.as_ref()) {
+        return Some(Content(FormatId::Hdf5));
     }
     if looks_like_pickle(head, source.name(), limits) {
         return Some(Content(FormatId::PyTorch));
