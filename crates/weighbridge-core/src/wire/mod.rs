@@ -1,6 +1,7 @@
 //! Encodings that several formats share.
 
 pub mod codec;
+pub mod hdf5;
 pub mod marshal;
 pub mod npy;
 pub mod path;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::ByteSource;
-use weighbridge_core::wire::{tar, zip};
+use weighbridge_core::wire::{hdf5, tar, zip};
 use weighbridge_core::{Error, Limits, Result, pickle};
 
 /// How many bytes detection looks at.
@@ -74,14 +74,19 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
         return Some(match zip::Archive::open(Arc::clone(source), limits) {
             Ok(a) if super::pytorch::is_torch_zip(&a) => Content(FormatId::PyTorch),
+            Ok(a) if super::keras::read::is_archive(&a) => Content(FormatId::Keras),
             Ok(a) if a.members().iter().any(|m| m.name.ends_with(".npy")) => {
                 Content(FormatId::Numpy)
             }
             // A damaged archive is what its extension says, so that the damage is reported.
-            Err(_) if by_extension(Path::new(source.name())) == Some(FormatId::PyTorch) => {
-                Content(FormatId::PyTorch)
+            Err(_) => match by_extension(Path::new(source.name())) {
+                Some(format @ (FormatId::PyTorch | FormatId::Keras)) => Content(format),
+                _ => Content(FormatId::Zip),
+            },
+            Ok(_) if by_extension(Path::new(source.name())) == Some(FormatId::Keras) => {
+                Content(FormatId::Keras)
             }
-            _ => Content(FormatId::Zip),
+            Ok(_) => Content(FormatId::Zip),
         });
     }
     if looks_like_safetensors(head, source.len()) {
@@ -97,12 +102,19 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
         };
         return Some(Content(format));
     }
+    // A block of the user's may come first; it can begin like anything.
+    if let Ok(Some(_)) = hdf5::signature(source.as_ref()) {
+        return Some(Content(FormatId::Hdf5));
+    }
     if looks_like_pickle(head, source.name(), limits) {
         return Some(Content(FormatId::PyTorch));
     }
     let named = by_extension(Path::new(source.name())) == Some(FormatId::Onnx);
     if super::onnx::sniff::is_model(source.as_ref(), named).unwrap_or(false) {
         return Some(Content(FormatId::Onnx));
+    }
+    if text.starts_with(b"{") && source.name().ends_with(".weights.json") {
+        return Some(Content(FormatId::Keras));
     }
     if text.starts_with(b"{") && source.name().ends_with(".json") {
         return Some(Content(FormatId::Json));
@@ -159,7 +171,8 @@ pub fn by_extension(path: &Path) -> Option<FormatId> {
         "pkl" | "pickle" => FormatId::Pickle,
         "gguf" => FormatId::Gguf,
         "onnx" => FormatId::Onnx,
-        "h5" | "hdf5" | "keras" => FormatId::Hdf5,
+        "h5" | "hdf5" => FormatId::Hdf5,
+        "keras" => FormatId::Keras,
         "npy" | "npz" => FormatId::Numpy,
         _ => return None,
     })

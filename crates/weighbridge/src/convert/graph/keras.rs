@@ -49,9 +49,10 @@ pub(in crate::convert) fn convert(
         pairs.complete(&base.model, &job.model)?;
     }
     tell(&pairs, &base, &mut job, options.weights_only);
-    let chosen = pairs.pairs.iter().filter_map(|&(slot, t)| {
-        Some((slot, Arc::new(job.model.tensors.get(t)?.clone())))
-    });
+    let chosen = pairs
+        .pairs
+        .iter()
+        .filter_map(|&(slot, t)| Some((slot, Arc::new(job.model.tensors.get(t)?.clone()))));
     let chosen: Vec<(usize, Arc<Tensor>)> = chosen.collect();
     let work = base.work(&chosen)?;
     let output = vec![path.to_owned()];
@@ -133,8 +134,13 @@ impl Base {
                 true => ("a .keras archive", ".keras"),
                 false => ("an HDF5 file", ".h5"),
             };
-            let e = Error::parameter("convert.graph", format!("the given file is {is} and OUT is not"));
-            return Err(e.in_file(shown).help(format!("name an OUT that ends in {like}")));
+            let e = Error::parameter(
+                "convert.graph",
+                format!("the given file is {is} and OUT is not"),
+            );
+            return Err(e
+                .in_file(shown)
+                .help(format!("name an OUT that ends in {like}")));
         }
         let archive = match is_archive {
             false => None,
@@ -193,7 +199,9 @@ impl Base {
             if view.storage.is_big_endian() && new.dtype.swap_width() > 1 {
                 return Ok(None);
             }
-            let at = first.checked_add(*offset).and_then(|a| a.checked_add(view.offset));
+            let at = first
+                .checked_add(*offset)
+                .and_then(|a| a.checked_add(view.offset));
             let end = at.and_then(|a| a.checked_add(new.byte_len()));
             let (Some(at), Some(end)) = (at, end) else {
                 return Ok(None);
@@ -252,12 +260,18 @@ fn pair(
     for (i, t) in slots {
         if let Some(label) = t.label() {
             // What two are called is the name of neither.
-            labels.entry(label).and_modify(|l| *l = None).or_insert(Some(i));
+            labels
+                .entry(label)
+                .and_modify(|l| *l = None)
+                .or_insert(Some(i));
         }
     }
     let find = |name: &str| {
         let label = || labels.get(name).or_else(|| labels.get(plain(name)));
-        stored.get(name).copied().or_else(|| label().copied().flatten())
+        stored
+            .get(name)
+            .copied()
+            .or_else(|| label().copied().flatten())
     };
     let given: Vec<(usize, &Tensor)> = weights
         .tensors
@@ -303,7 +317,10 @@ fn pair(
     }
     let mut out = Pairs::default();
     for (slot, old) in base.tensors.iter().enumerate() {
-        match chosen.get(&slot).and_then(|&t| Some((t, weights.tensors.get(t)?))) {
+        match chosen
+            .get(&slot)
+            .and_then(|&t| Some((t, weights.tensors.get(t)?)))
+        {
             Some((t, new)) => {
                 fits(old.label().unwrap_or(&old.name), old, WHOLE, new)?;
                 out.pairs.push((slot, t));
@@ -325,17 +342,26 @@ impl Pairs {
             t.map_or("", |t| t.label().unwrap_or(&t.name))
         };
         let tensor = |&i: &usize| weights.tensors.get(i).map_or("", |t| t.name.as_str());
-        let unused: Vec<usize> = self.unused.iter().copied().filter(|i| !keras::is_optimizer(tensor(i))).collect();
+        let unused: Vec<usize> = self
+            .unused
+            .iter()
+            .copied()
+            .filter(|i| !keras::is_optimizer(tensor(i)))
+            .collect();
         let mut said = Vec::new();
         if !self.uncovered.is_empty() {
             let names = some_names(self.uncovered.iter().map(slot));
             let n = self.uncovered.len();
-            said.push(format!("IN has nothing for {n} of the given file's tensors: {names}"));
+            said.push(format!(
+                "IN has nothing for {n} of the given file's tensors: {names}"
+            ));
         }
         if !unused.is_empty() {
             let names = some_names(unused.iter().map(tensor));
             let n = unused.len();
-            said.push(format!("the given file has no place for {n} of IN's: {names}"));
+            said.push(format!(
+                "the given file has no place for {n} of IN's: {names}"
+            ));
         }
         if said.is_empty() && !self.pairs.is_empty() {
             return Ok(());
@@ -352,15 +378,29 @@ impl Pairs {
 
 /// Lists what is left on either side.
 fn tell(pairs: &Pairs, base: &Base, job: &mut Job, weights_only: bool) {
-    for t in pairs.uncovered.iter().filter_map(|&i| base.model.tensors.get(i)) {
+    for t in pairs
+        .uncovered
+        .iter()
+        .filter_map(|&i| base.model.tensors.get(i))
+    {
         let why = "the given file keeps its own: IN has no such tensor";
-        job.changed.push(Note::new(t.label().unwrap_or(&t.name), why));
+        job.changed
+            .push(Note::new(t.label().unwrap_or(&t.name), why));
     }
-    for t in pairs.unused.iter().filter_map(|&i| job.model.tensors.get(i)) {
+    for t in pairs
+        .unused
+        .iter()
+        .filter_map(|&i| job.model.tensors.get(i))
+    {
         let why = "the given file has no tensor of this name";
         job.lost.push(Note::new(t.name.as_str(), why));
     }
-    let there: HashMap<&str, _> = base.model.metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let there: HashMap<&str, _> = base
+        .model
+        .metadata
+        .iter()
+        .map(|(k, v)| (k.as_str(), v))
+        .collect();
     for (key, value) in &job.model.metadata {
         let own = key == "format" || key.starts_with("weighbridge.");
         let keras = keras::write::is_own(key);

@@ -78,7 +78,12 @@ impl Patch {
     }
 
     /// What `range` of the file is now.
-    fn range(&self, range: Range<u64>, out: &mut dyn Sink, tell: &mut dyn FnMut(u64)) -> Result<()> {
+    fn range(
+        &self,
+        range: Range<u64>,
+        out: &mut dyn Sink,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         let mut chunks = Chunks::new();
         let mut at = range.start;
         for (place, tensor) in &self.pieces {
@@ -188,7 +193,10 @@ impl Repack {
         }
         let plan = hdf5::plan(&model, Bf16::Opaque)?;
         if let Some(lost) = plan.lost.first() {
-            let message = format!("the given file cannot be written afresh: {}: {}", lost.what, lost.why);
+            let message = format!(
+                "the given file cannot be written afresh: {}: {}",
+                lost.what, lost.why
+            );
             return Err(Error::unsupported("convert.graph", message));
         }
         let len = plan.files.first().map_or(0, |f| f.bytes);
@@ -256,14 +264,19 @@ impl Around {
         let old = member.header_offset..end;
         let name = member.name_bytes();
         let mut local = b"PK\x03\x04\x14\x00".to_vec();
-        let entry = archive.source().read_vec(member.central_offset..member.central_offset + 46)?;
+        let entry = archive
+            .source()
+            .read_vec(member.central_offset..member.central_offset + 46)?;
         let flags = field(&entry, CENTRAL_FLAGS) as u16 & !8;
         local.extend(flags.to_le_bytes());
         local.extend(0u16.to_le_bytes());
         // The time stays; the checksum is told when it is known.
         local.extend_from_slice(entry.get(12..16).unwrap_or_default());
         local.extend([0; 4]);
-        let size = u32::try_from(len).ok().filter(|&n| n != FULL).ok_or_else(large)?;
+        let size = u32::try_from(len)
+            .ok()
+            .filter(|&n| n != FULL)
+            .ok_or_else(large)?;
         local.extend(size.to_le_bytes());
         local.extend(size.to_le_bytes());
         local.extend((name.len() as u16).to_le_bytes());
@@ -291,10 +304,13 @@ impl Around {
         let source = self.archive.source();
         let range = self.archive.directory();
         let mut bytes = source.read_vec(range.start..source.len())?;
-        let moved = (self.local.len() as u64 + size) as i64 - (self.old.end - self.old.start) as i64;
+        let moved =
+            (self.local.len() as u64 + size) as i64 - (self.old.end - self.old.start) as i64;
         for m in self.archive.members() {
             let entry = m.central_offset.checked_sub(range.start);
-            let entry = entry.and_then(|e| usize::try_from(e).ok()).ok_or_else(large)?;
+            let entry = entry
+                .and_then(|e| usize::try_from(e).ok())
+                .ok_or_else(large)?;
             let Some(entry) = bytes.get_mut(entry..) else {
                 return Err(large());
             };

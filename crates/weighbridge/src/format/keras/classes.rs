@@ -50,7 +50,8 @@ pub(super) fn own(class: &str, config: &Json) -> Option<Own> {
         }
         "EinsumDense" => {
             let mut own = with(&["kernel"], &[]);
-            own.trained.extend(is_set(config, "bias_axes").then_some("bias"));
+            own.trained
+                .extend(is_set(config, "bias_axes").then_some("bias"));
             own
         }
         "Embedding" => with(&["embeddings"], &[]),

@@ -90,7 +90,11 @@ pub(super) fn labels(config: &Json, groups: &Groups) -> Labels {
 /// Whether a node of a configuration is a model of layers: Keras' own, or a class made of one.
 fn is_model(node: &Json) -> bool {
     let config = node.get("config");
-    let has = |key: &str| config.and_then(|c| c.get(key)).is_some_and(|v| !v.is_null());
+    let has = |key: &str| {
+        config
+            .and_then(|c| c.get(key))
+            .is_some_and(|v| !v.is_null())
+    };
     match class_of(node) {
         "Sequential" => is_keras(node) && has("layers"),
         "Functional" | "Model" => has("layers"),
@@ -183,10 +187,14 @@ impl Walk<'_> {
         let trained = trained && trains(node);
         let mut used: HashMap<String, u64> = HashMap::new();
         let all = layers(node);
-        let skip = usize::from(sequential && all.first().is_some_and(|l| class_of(l) == "InputLayer"));
+        let skip =
+            usize::from(sequential && all.first().is_some_and(|l| class_of(l) == "InputLayer"));
         for layer in all.iter().skip(skip).filter(|l| !is_operation(l)) {
             let snake = snake_case(class_of(layer));
-            let n = used.entry(snake.clone()).and_modify(|n| *n += 1).or_insert(0);
+            let n = used
+                .entry(snake.clone())
+                .and_modify(|n| *n += 1)
+                .or_insert(0);
             let step = match n {
                 0 => snake,
                 n => format!("{snake}_{n}"),
@@ -265,7 +273,10 @@ impl Walk<'_> {
         let mut used: HashMap<String, u64> = HashMap::new();
         for cell in cells.and_then(Json::as_array).into_iter().flatten() {
             let snake = snake_case(class_of(cell));
-            let n = used.entry(snake.clone()).and_modify(|n| *n += 1).or_insert(0);
+            let n = used
+                .entry(snake.clone())
+                .and_modify(|n| *n += 1)
+                .or_insert(0);
             let step = match n {
                 0 => snake,
                 n => format!("{snake}_{n}"),
@@ -314,7 +325,10 @@ impl Walk<'_> {
                 self.out.trained = None;
             }
             let class = class.to_owned();
-            self.out.names.entry(s.tensor).or_insert(Named { label, class });
+            self.out
+                .names
+                .entry(s.tensor)
+                .or_insert(Named { label, class });
         }
     }
 

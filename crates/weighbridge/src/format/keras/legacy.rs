@@ -32,7 +32,11 @@ impl<'m> Lists<'m> {
                 continue;
             }
             let plain = name.trim_end_matches(|c: char| c.is_ascii_digit());
-            let number = name.get(plain.len()..).unwrap_or_default().parse().unwrap_or(0);
+            let number = name
+                .get(plain.len()..)
+                .unwrap_or_default()
+                .parse()
+                .unwrap_or(0);
             let lists = by_group.entry(group).or_default();
             lists.entry(plain).or_default().push((number, items));
         }
@@ -124,7 +128,12 @@ fn plain(name: &str) -> &str {
 fn class_of(label: &str, group: &str, classes: &HashMap<&str, Option<&str>>) -> String {
     let steps = label.rsplit('/').skip(1).chain(group.rsplit('/').take(1));
     let mut found = steps.filter_map(|s| classes.get(s));
-    found.next().copied().flatten().unwrap_or_default().to_owned()
+    found
+        .next()
+        .copied()
+        .flatten()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The classes of all layers by their names; `None` for a name of several.
@@ -136,7 +145,10 @@ fn classes_in<'c>(node: &'c Json, out: &mut HashMap<&'c str, Option<&'c str>>, d
         Json::Array(items) => items.iter().for_each(|v| classes_in(v, out, depth + 1)),
         Json::Object(o) => {
             let class = o.get("class_name").and_then(Json::as_str);
-            let name = o.get("config").and_then(|c| c.get("name")).or_else(|| o.get("name"));
+            let name = o
+                .get("config")
+                .and_then(|c| c.get("name"))
+                .or_else(|| o.get("name"));
             if let (Some(class), Some(name)) = (class, name.and_then(Json::as_str)) {
                 let seen = out.entry(name).or_insert(Some(class));
                 if *seen != Some(class) {

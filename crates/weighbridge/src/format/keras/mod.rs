@@ -43,6 +43,12 @@ impl FormatReader for Keras {
     }
 }
 
+/// Whether an HDF5 file is Keras'. One that cannot be opened is not.
+pub(crate) fn of_file(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> FormatId {
+    let model = read::open(Arc::clone(source), options);
+    model.map_or(FormatId::Hdf5, |m| m.format)
+}
+
 /// Whether `name` is a path in the tree that Keras 3 stores weights in.
 pub(crate) fn is_stored_path(name: &str) -> bool {
     name.starts_with("vars/") || name.contains("/vars/")

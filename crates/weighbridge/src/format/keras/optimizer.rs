@@ -46,7 +46,10 @@ pub(super) fn names(
         if config.get("use_ema").and_then(Json::as_bool) == Some(true) {
             common.push("average");
         }
-        if config.get("gradient_accumulation_steps").is_some_and(|v| !v.is_null()) {
+        if config
+            .get("gradient_accumulation_steps")
+            .is_some_and(|v| !v.is_null())
+        {
             common.push("gradient_accumulator");
         }
         for slot in common {
@@ -60,10 +63,16 @@ pub(super) fn names(
         }
         let rest = stored.get(first..).unwrap_or_default();
         let same = rest.len() == named.len()
-            && rest.iter().zip(&named).all(|(s, (_, shape))| s.shape == *shape);
+            && rest
+                .iter()
+                .zip(&named)
+                .all(|(s, (_, shape))| s.shape == *shape);
         if same {
             let names = all.into_iter().map(|(n, _)| n);
-            return names.chain(named.into_iter().map(|(n, _)| n)).map(Some).collect();
+            return names
+                .chain(named.into_iter().map(|(n, _)| n))
+                .map(Some)
+                .collect();
         }
     }
     let scalar = |s: &Stored| s.shape.is_empty();
@@ -81,7 +90,12 @@ pub(super) fn names(
 /// behind that.
 fn slots(class: &str, config: &Json) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     let on = |key: &str| config.get(key).and_then(Json::as_bool) == Some(true);
-    let positive = |key: &str| config.get(key).and_then(Json::as_f64).is_some_and(|x| x > 0.0);
+    let positive = |key: &str| {
+        config
+            .get(key)
+            .and_then(Json::as_f64)
+            .is_some_and(|x| x > 0.0)
+    };
     let each = |names: &[&'static str]| Some((names.to_vec(), Vec::new()));
     match class {
         "SGD" if positive("momentum") => each(&["momentum"]),

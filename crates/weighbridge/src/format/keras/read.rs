@@ -104,7 +104,12 @@ fn apply(model: &mut Model, names: HashMap<usize, Named>) {
 
 /// Reads JSON as Python does.
 pub(super) fn parse(what: &str, bytes: &[u8], limits: &Limits) -> Result<Json> {
-    Limits::check(bytes.len() as u64, limits.text_bytes, "keras.config-size", what)?;
+    Limits::check(
+        bytes.len() as u64,
+        limits.text_bytes,
+        "keras.config-size",
+        what,
+    )?;
     let bad = |why: String| Error::malformed("keras.bad-json", format!("{what}: {why}"));
     let text = std::str::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
     crate::json::parse(text).map_err(|e| bad(e.to_string()))
@@ -127,7 +132,9 @@ fn open_archive(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Mo
             .map(str::to_owned),
         None => {
             let message = format!("the archive has no {METADATA}");
-            model.warnings.push(Warning::new("keras.missing-member", message));
+            model
+                .warnings
+                .push(Warning::new("keras.missing-member", message));
             None
         }
     };
@@ -179,7 +186,9 @@ fn weights(archive: &Archive, limits: &Limits) -> Result<Model> {
         let bytes = archive.read(list, limits.text_bytes)?;
         let list = parse(SHARDS, &bytes, limits)?;
         return merged(&list, limits, &|name| {
-            let member = archive.by_name(name).ok_or_else(|| missing(name, "a part of the weights"))?;
+            let member = archive
+                .by_name(name)
+                .ok_or_else(|| missing(name, "a part of the weights"))?;
             member_model(archive, member, limits)
         });
     }
@@ -195,8 +204,7 @@ fn weights(archive: &Archive, limits: &Limits) -> Result<Model> {
 /// checksum, all of it, once.
 fn member_model(archive: &Archive, member: &Member, limits: &Limits) -> Result<Model> {
     let (inner, checksum) = member_source(archive, member)?;
-    let mut model =
-        hdf5::read::open(inner, limits).map_err(|e| e.within(member.name.as_str()))?;
+    let mut model = hdf5::read::open(inner, limits).map_err(|e| e.within(member.name.as_str()))?;
     if let Some(checksum) = checksum {
         checked(&mut model, checksum)?;
     }
@@ -251,7 +259,9 @@ fn checked(model: &mut Model, checksum: Checksum) -> Result<()> {
 fn name_by_config(model: &mut Model, config: &Json) {
     let groups = stored::groups(model);
     let found = labels(config, &groups);
-    let optimizer_config = config.get("compile_config").and_then(|c| c.get("optimizer"));
+    let optimizer_config = config
+        .get("compile_config")
+        .and_then(|c| c.get("optimizer"));
     let mut names = found.names;
     if let (Some(config), Some(stored)) = (optimizer_config, groups.get("optimizer")) {
         let values = optimizer::names(config, stored, found.trained.as_deref());
@@ -266,7 +276,12 @@ fn name_by_config(model: &mut Model, config: &Json) {
 /// The list of weights in several files, which lie beside it.
 fn open_shards(source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
     let limits = &options.limits;
-    Limits::check(source.len(), limits.text_bytes, "keras.config-size", "bytes of the list")?;
+    Limits::check(
+        source.len(),
+        limits.text_bytes,
+        "keras.config-size",
+        "bytes of the list",
+    )?;
     let bytes = source.read_vec(0..source.len())?;
     let list = parse("the list of weights", &bytes, limits)?;
     let path = Path::new(source.name());
@@ -302,7 +317,10 @@ pub(super) fn shard_names(list: &Json) -> Result<BTreeSet<String>> {
             };
             // What a list says is no way out of its folder, on whatever system.
             let mut steps = Path::new(name).components();
-            let plain = matches!((steps.next(), steps.next()), (Some(Component::Normal(_)), None));
+            let plain = matches!(
+                (steps.next(), steps.next()),
+                (Some(Component::Normal(_)), None)
+            );
             if !plain || name.contains(['/', '\\', ':']) {
                 return bad("the list names a file in another folder");
             }
@@ -315,7 +333,12 @@ pub(super) fn shard_names(list: &Json) -> Result<BTreeSet<String>> {
 /// The weights of all files of a list as one model.
 fn merged(list: &Json, limits: &Limits, open: &dyn Fn(&str) -> Result<Model>) -> Result<Model> {
     let names = shard_names(list)?;
-    Limits::check(names.len() as u64, limits.parts, "keras.shards", "files of weights")?;
+    Limits::check(
+        names.len() as u64,
+        limits.parts,
+        "keras.shards",
+        "files of weights",
+    )?;
     let mut all = Model::new(FormatId::Keras);
     let (mut tensors, mut keys) = (BTreeSet::new(), BTreeSet::new());
     for name in &names {
@@ -331,7 +354,8 @@ fn merged(list: &Json, limits: &Limits, open: &dyn Fn(&str) -> Result<Model>) ->
             all.tensors.push(t);
         }
         let new = part.metadata.into_iter();
-        all.metadata.extend(new.filter(|(k, _)| keys.insert(k.clone())));
+        all.metadata
+            .extend(new.filter(|(k, _)| keys.insert(k.clone())));
         all.warnings.extend(part.warnings);
         all.parts.extend(part.parts);
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use weighbridge_core::model::{Model, Value};
+use weighbridge_core::model::Model;
 
 use super::labels::{Groups, Named, Stored};
 
@@ -201,8 +201,3 @@ fn variables(owner: &str, stored: &[Stored]) -> Option<(&'static str, &'static [
     Some((class, names.copied().unwrap_or_default()))
 }
 
-/// The name of the model itself, where its file says it.
-pub(super) fn model_name(model: &Model) -> Option<&str> {
-    let found = model.metadata.iter().find(|(k, _)| k == "vars@name");
-    found.map(|(_, v)| v).and_then(Value::as_str)
-}

@@ -17,7 +17,10 @@ use crate::format::{FormatReader as _, hdf5};
 ///
 /// # Errors
 /// Only `Io`: what is wrong with the file is the answer.
-pub(super) fn verify(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Violation>> {
+pub(super) fn verify(
+    source: &Arc<dyn ByteSource>,
+    options: &OpenOptions,
+) -> Result<Vec<Violation>> {
     let mut head = [0u8; 2];
     if source.len() >= 2 {
         source.read_at(0, &mut head)?;
@@ -34,7 +37,11 @@ pub(super) fn verify(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> Res
         Err(e) => vec![e],
     };
     let name = source.name();
-    out.extend(errors.into_iter().map(|e| Violation::from(&e.in_file(name))));
+    out.extend(
+        errors
+            .into_iter()
+            .map(|e| Violation::from(&e.in_file(name))),
+    );
     Ok(out)
 }
 
@@ -102,11 +109,18 @@ fn archive(
             Err(_) => {}
         }
     }
-    if archive.by_name(WEIGHTS).or_else(|| archive.by_name(SHARDS)).is_none() {
+    if archive
+        .by_name(WEIGHTS)
+        .or_else(|| archive.by_name(SHARDS))
+        .is_none()
+    {
         let message = format!("the archive has no {WEIGHTS}");
         errors.push(Error::malformed("keras.missing-member", message));
     }
-    let files = archive.members().iter().filter(|m| m.name.ends_with(".weights.h5"));
+    let files = archive
+        .members()
+        .iter()
+        .filter(|m| m.name.ends_with(".weights.h5"));
     for member in files {
         match member_source(&archive, member) {
             Ok((inner, _)) => out.extend(hdf5::Hdf5.verify(inner, options)?),
@@ -132,7 +146,10 @@ fn shards(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Err
     let map = list.get("weight_map").and_then(|m| m.as_object());
     for key in map.into_iter().flat_map(|m| m.keys()) {
         if !groups.contains(key.trim_start_matches('/')) {
-            let message = format!("the list has {key}, which none of {} files has", names.len());
+            let message = format!(
+                "the list has {key}, which none of {} files has",
+                names.len()
+            );
             errors.push(Error::malformed("keras.missing-weight", message));
         }
     }
