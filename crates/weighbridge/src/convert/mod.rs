@@ -282,6 +282,10 @@ impl Job {
         if model.format == FormatId::Onnx && target != FormatId::Onnx {
             provenance::record(&mut model, &renamed, &options.limits);
         }
+        let hdf5 = matches!(model.format, FormatId::Hdf5 | FormatId::Keras);
+        if hdf5 && target != FormatId::Hdf5 {
+            provenance::lists_as_text(&mut model);
+        }
         let mut turn = Turn::new(&options.transpose)?;
         turn.apply(&mut model, false, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);

@@ -23,6 +23,7 @@ enum Rank {
     Trainer,
     Onnx,
     Gguf,
+    Keras,
     Unreadable,
 }
 
@@ -285,7 +286,8 @@ fn file_candidate(
         }
         "gguf" => Rank::Gguf,
         "onnx" => Rank::Onnx,
-        "h5" | "keras" | "npz" => Rank::Unreadable,
+        "h5" | "hdf5" | "keras" => Rank::Keras,
+        "npz" => Rank::Unreadable,
         _ => return Ok(None),
     };
     let (family, variant) = match rank {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use weighbridge_core::model::{
     DType, Shape, Storage, StorageData, Tensor, TensorSource, View, Warning,
 };
-use weighbridge_core::wire::hdf5::{ChunkIndex, Dataset, File, Header, Layout};
+use weighbridge_core::wire::hdf5::{ChunkIndex, Class, Dataset, File, Header, Layout};
 use weighbridge_core::{Error, Result};
 
 use super::compute::Stored;
-use super::types::{Form, describe, extra, lower};
+use super::types::{Form, Lowered, describe, extra, lower};
 
 /// Makes tensors of the datasets of one file.
 #[derive(Debug)]
@@ -45,22 +45,30 @@ impl Tensors {
     }
 
     /// The tensor called `name` of the dataset that `header` is of, without its attributes.
+    ///
+    /// With `bf16`, two opaque bytes are a BF16: Keras 3 says so in an attribute.
     pub(super) fn of(
         &mut self,
         name: &str,
         header: &Header<'_>,
+        bf16: bool,
         warnings: &mut Vec<Warning>,
     ) -> Result<Tensor> {
         let at = self.file.place(header.address);
         let dataset = self.file.dataset(header)?;
-        let lowered = lower(&dataset.datatype);
+        let opaque = matches!(dataset.datatype.class, Class::Opaque { .. });
+        let bf16 = bf16 && opaque && dataset.datatype.size == 2;
+        let lowered = match bf16 {
+            true => Lowered::numbers(DType::BF16, false),
+            false => lower(&dataset.datatype),
+        };
         let mut warn = |rule, message: String| {
             warnings.push(Warning {
                 offset: Some(at),
                 ..Warning::new(rule, message)
             });
         };
-        let extras = extra(&dataset.datatype);
+        let extras = extra(&dataset.datatype).filter(|_| !bf16);
         let mut tensor = match &dataset.space.dims {
             None => {
                 let view = self.view(false, 0);

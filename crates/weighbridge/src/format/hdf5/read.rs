@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use weighbridge_core::model::{FormatId, Model, Part, Tensor, Warning};
+use weighbridge_core::model::{FormatId, Model, Part, Tensor, Value, Warning};
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::hdf5::{File, Header, Kind, Link, Target};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
@@ -211,8 +211,11 @@ impl<'f> Walk<'f> {
         let cap = self.file.limits().tensors;
         let count = self.model.tensors.len() as u64 + 1;
         Limits::check(count, cap, "hdf5.tensors", "datasets")?;
-        let mut tensor = self.tensors.of(path, header, &mut self.model.warnings)?;
         let attributes = self.attributes(path, header)?;
+        let bf16 = |(k, v): &(String, Value)| k == "dtype" && v.as_str() == Some("bfloat16");
+        let bf16 = attributes.iter().any(bf16);
+        let warnings = &mut self.model.warnings;
+        let mut tensor = self.tensors.of(path, header, bf16, warnings)?;
         if !attributes.is_empty() {
             tensor.extra_mut().attributes.extend(attributes);
         }
@@ -241,11 +244,7 @@ impl<'f> Walk<'f> {
     }
 
     /// The attributes of an object; what is wrong with one of them alone is a warning.
-    fn attributes(
-        &mut self,
-        path: &str,
-        header: &Header<'_>,
-    ) -> Result<Vec<(String, weighbridge_core::model::Value)>> {
+    fn attributes(&mut self, path: &str, header: &Header<'_>) -> Result<Vec<(String, Value)>> {
         let mut all = Vec::new();
         for attribute in self.file.attributes(header)? {
             let value = attribute.and_then(|a| Ok((a.name.clone(), self.values.of(&a)?)));

@@ -122,8 +122,10 @@ pub(super) fn inner<'c>(class: &str, config: &'c Json) -> Vec<Inner<'c>> {
             ];
             both.into_iter().flatten().collect()
         }
-        "TimeDistributed" | "Wrapper" => node("layer", &["layer"]).into_iter().collect(),
-        "MultiHeadAttention" | "GroupQueryAttention" | "GroupedQueryAttention" => vec![
+        "TimeDistributed" | "SpectralNormalization" | "Wrapper" => {
+            node("layer", &["layer"]).into_iter().collect()
+        }
+        "MultiHeadAttention" | "GroupQueryAttention" => vec![
             made(&["query_dense", "_query_dense"], PROJECTION, "query"),
             made(&["key_dense", "_key_dense"], PROJECTION, "key"),
             made(&["value_dense", "_value_dense"], PROJECTION, "value"),
@@ -142,6 +144,11 @@ pub(super) const PROJECTION: &str = "<projection>";
 
 /// `to_snake_case` of `keras/src/utils/naming.py`.
 pub(super) fn snake_case(name: &str) -> String {
+    // Classes are stored by the name they have in Python, configured by the one they are known by.
+    let name = match name {
+        "GroupQueryAttention" => "GroupedQueryAttention",
+        name => name,
+    };
     let word = |c: &char| c.is_alphanumeric() || *c == '_';
     let chars: Vec<char> = name.chars().filter(word).collect();
     // A capital with a small letter behind it begins a word.
@@ -176,7 +183,7 @@ mod tests {
             ("Dense", "dense"),
             ("Conv2DTranspose", "conv2d_transpose"),
             ("PReLU", "p_re_lu"),
-            ("GroupQueryAttention", "group_query_attention"),
+            ("GroupQueryAttention", "grouped_query_attention"),
             ("RMSNormalization", "rms_normalization"),
             ("ConvLSTM2D", "conv_lstm2d"),
             ("RMSprop", "rm_sprop"),

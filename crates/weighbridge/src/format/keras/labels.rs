@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value as Json;
-use weighbridge_core::model::{DType, Shape};
+use weighbridge_core::model::Shape;
 
 use super::classes::{self, Own, PROJECTION, What, snake_case};
 
@@ -23,7 +23,6 @@ pub(super) struct Stored {
     /// Its number in the group.
     pub number: u64,
     pub tensor: usize,
-    pub dtype: DType,
     pub shape: Shape,
 }
 
@@ -359,12 +358,18 @@ fn trains(node: &Json) -> bool {
 /// Whether a layer's weights are quantized integers.
 fn is_quantized(node: &Json) -> bool {
     let dtype = node.get("config").and_then(|c| c.get("dtype"));
-    dtype.is_some_and(|d| class_of(d) == "QuantizedDTypePolicy")
+    let mode = dtype
+        .and_then(|d| d.get("config"))
+        .and_then(|c| c.get("mode"));
+    let mode = mode.and_then(Json::as_str).unwrap_or_default();
+    mode.starts_with("int8") || mode.starts_with("int4")
 }
 
 /// Whether the stored weights can be those that the class has: as many, numbered without gaps.
+/// Behind quantized ones stand their scales, and what else the way of quantizing needs.
 fn fits(own: &Own, stored: &[Stored], quantized: bool) -> bool {
-    let n = own.trained.len() + own.kept.len() + usize::from(quantized);
+    let n = own.trained.len() + own.kept.len();
     let numbered = stored.iter().enumerate().all(|(i, s)| s.number == i as u64);
-    n == stored.len() && numbered
+    let scaled = quantized && own.trained.first() == Some(&"kernel") && stored.len() > n;
+    numbered && (scaled || !quantized && stored.len() == n)
 }

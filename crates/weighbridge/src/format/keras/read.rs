@@ -262,12 +262,20 @@ fn name_by_config(model: &mut Model, config: &Json) {
     let optimizer_config = config
         .get("compile_config")
         .and_then(|c| c.get("optimizer"));
+    let inner = optimizer_config
+        .and_then(|c| c.get("config"))
+        .and_then(|c| c.get("inner_optimizer"));
     let mut names = found.names;
-    if let (Some(config), Some(stored)) = (optimizer_config, groups.get("optimizer")) {
-        let values = optimizer::names(config, stored, found.trained.as_deref());
-        for (s, label) in stored.iter().zip(values) {
-            let class = String::new();
-            names.insert(s.tensor, Named { label, class });
+    for (config, group) in [
+        (optimizer_config, "optimizer"),
+        (inner, "optimizer/inner_optimizer"),
+    ] {
+        if let (Some(config), Some(stored)) = (config, groups.get(group)) {
+            let values = optimizer::names(config, stored, found.trained.as_deref());
+            for (s, label) in stored.iter().zip(values) {
+                let class = String::new();
+                names.insert(s.tensor, Named { label, class });
+            }
         }
     }
     apply(model, names);

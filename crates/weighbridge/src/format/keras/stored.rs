@@ -30,7 +30,6 @@ pub(super) fn groups(model: &Model) -> Groups {
             out.entry(owner.to_owned()).or_default().push(Stored {
                 number,
                 tensor: i,
-                dtype: t.dtype,
                 shape: t.shape.clone(),
             });
         }
@@ -75,7 +74,8 @@ pub(super) fn names(model: &Model, groups: &Groups) -> HashMap<usize, Named> {
     }
     let mut out = HashMap::new();
     for (owner, stored) in groups.iter().filter(|(o, _)| !o.is_empty()) {
-        let Some((class, names)) = variables(owner, stored) else {
+        let called_as = called.get(owner).copied().unwrap_or_default();
+        let Some((class, names)) = variables(owner, called_as, stored) else {
             continue;
         };
         let scope = scope(owner, &called);
@@ -176,10 +176,18 @@ const CLASSES: &[(&str, &str, &[&[&str]])] = &[
 ];
 
 /// The class of the object at `owner` and the names of its variables, as far as its path tells.
-fn variables(owner: &str, stored: &[Stored]) -> Option<(&'static str, &'static [&'static str])> {
+fn variables(
+    owner: &str,
+    called: &str,
+    stored: &[Stored],
+) -> Option<(&'static str, &'static [&'static str])> {
     let mut steps = owner.rsplit('/');
     let (last, before) = (bare(steps.next()?), steps.next().map_or("", bare));
     let (class, sets) = match (last, before) {
+        // Layers name the cells that they make, wherever they themselves lie.
+        ("cell", _) if called == "lstm_cell" => ("LSTM", RECURRENT),
+        ("cell", _) if called == "gru_cell" => ("GRU", RECURRENT),
+        ("cell", _) if called == "simple_rnn_cell" => ("SimpleRNN", RECURRENT),
         ("cell", "lstm") => ("LSTM", RECURRENT),
         ("cell", "gru") => ("GRU", RECURRENT),
         ("cell", "simple_rnn") => ("SimpleRNN", RECURRENT),
@@ -189,7 +197,7 @@ fn variables(owner: &str, stored: &[Stored]) -> Option<(&'static str, &'static [
         (
             "query_dense" | "key_dense" | "value_dense" | "output_dense" | "_query_dense"
             | "_key_dense" | "_value_dense" | "_output_dense",
-            "multi_head_attention",
+            "multi_head_attention" | "grouped_query_attention",
         ) => ("MultiHeadAttention", BIASED),
         (step, _) => {
             let found = CLASSES.iter().find(|(s, _, _)| *s == step)?;
@@ -200,4 +208,3 @@ fn variables(owner: &str, stored: &[Stored]) -> Option<(&'static str, &'static [
     let names = sets.iter().find(|s| s.len() == stored.len() && numbered);
     Some((class, names.copied().unwrap_or_default()))
 }
-
