@@ -56,12 +56,14 @@ pub(super) fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
             }
             Rank::Onnx => format == FormatId::Onnx,
             Rank::Gguf => format == FormatId::Gguf,
+            Rank::Keras => matches!(format, FormatId::Hdf5 | FormatId::Keras),
             Rank::Unreadable => false,
         });
     }
     all.sort_by_key(|c| {
         (
-            c.rank == Rank::Unreadable,
+            // These often lie beside the model that is meant.
+            c.rank >= Rank::Keras,
             c.variant,
             c.rank,
             c.shown.clone(),
@@ -72,7 +74,7 @@ pub(super) fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
     };
     let rivals: Vec<&Candidate> = all
         .iter()
-        .filter(|c| c.rank != Rank::Unreadable || first.rank == Rank::Unreadable)
+        .filter(|c| c.rank < Rank::Keras || c.rank == first.rank)
         .collect();
     for other in rivals.iter().skip(1) {
         if !same_model(&first, other, options) {

@@ -74,7 +74,7 @@ pub(super) fn names(model: &Model, groups: &Groups) -> HashMap<usize, Named> {
     }
     let mut out = HashMap::new();
     for (owner, stored) in groups.iter().filter(|(o, _)| !o.is_empty()) {
-        let called_as = called.get(owner).copied().unwrap_or_default();
+        let called_as = called.get(owner.as_str()).copied().unwrap_or_default();
         let Some((class, names)) = variables(owner, called_as, stored) else {
             continue;
         };
