@@ -446,6 +446,11 @@ pub(crate) enum Target {
     Tf,
     #[value(alias = "numpy")]
     Npz,
+    /// HDF5 as Keras keeps it: `.weights.h5`, else `.h5`, by OUT's name
+    #[value(alias = "hdf5")]
+    H5,
+    /// The configuration of --graph with other weights
+    Keras,
 }
 
 impl Target {
@@ -457,6 +462,8 @@ impl Target {
             Self::Onnx => FormatId::Onnx,
             Self::Tf => FormatId::TfCheckpoint,
             Self::Npz => FormatId::Numpy,
+            Self::H5 => FormatId::Hdf5,
+            Self::Keras => FormatId::Keras,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod flatbuffer;
+pub mod hdf5;
 pub mod marshal;
 pub mod msgpack;
 pub mod npy;

@@ -153,6 +153,9 @@ pub(crate) fn settle(
             without_state(model, options.weights_only, why, lost);
         }
         FormatId::Numpy => beside_arrays(model, options.weights_only, lost),
+        // One HDF5 file's attributes are another's.
+        FormatId::Hdf5 if matches!(model.format, FormatId::Hdf5 | FormatId::Keras) => {}
+        FormatId::Hdf5 => into_text(model, options.weights_only),
         _ if torch => {
             for (key, _) in &model.metadata {
                 let why = "a PyTorch checkpoint has no place for it beside the pickle";

@@ -12,7 +12,6 @@ mod gguf;
 mod hdf5;
 mod hdf5_object;
 mod ignored;
-mod json;
 mod keras;
 mod media;
 mod natives;
@@ -47,6 +46,7 @@ use weighbridge_core::source::{Backend, open_file};
 use weighbridge_core::{Limits, Result};
 use weighbridge_scan::{Engine, FileReport, Program, Settings, Subject};
 
+use crate::json;
 use examine::{Examiner, Item, Place};
 use weights::Weights;
 
