@@ -39,16 +39,17 @@ impl File {
     }
 
     fn collection(&self, address: u64) -> Result<Collection> {
-        let width = 8 + u64::from(self.sizes().length);
+        // Both heads are padded where lengths are short (`H5HG_ALIGN`).
+        let width = (8 + u64::from(self.sizes().length)).next_multiple_of(8);
         let head = self.bytes(address, width)?;
         let mut f = self.fields(&head, address);
         f.tag(b"GCOL", RULE)?;
         f.version(1..=1, RULE)?;
         f.skip(3)?;
         let size = f.length()?;
-        // The objects' heads are looked at, one after the other; their bytes when asked for.
+        // The objects' heads are looked at, one after the other; their bytes when asked for, so
+        // that what nothing refers to is not accounted for.
         self.range(address, size)?;
-        self.mark(address, size);
         let mut objects = HashMap::new();
         let mut at = width;
         while at.checked_add(width).is_some_and(|e| e <= size) {
