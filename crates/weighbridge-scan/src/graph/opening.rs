@@ -29,6 +29,13 @@ const MOST_STEPS_UP: usize = 64;
 const JOINTLY: usize = 6;
 const JOINT_ATTEMPTS: u64 = 24;
 
+/// A value of which something else is wanted than what it is.
+struct Target {
+    id: Id,
+    len: usize,
+    goals: Vec<Want>,
+}
+
 /// An input that opens a gate, and what then happens.
 pub(super) struct Opening {
     pub(super) payload: Option<Payload>,
@@ -74,15 +81,21 @@ impl<'g> Judge<'_, 'g> {
         let reached = move |c: &Cone<'g>| strength(c, &held) > 0.0;
         let mut best: Option<Opening> = None;
         let mut seen: Vec<(Vec<Value>, Option<Payload>)> = Vec::new();
-        let target = self.narrow(cone, shut, spread);
-        let Some(now) = cone.value(target) else {
-            return Ok(None);
-        };
-        let goals = goals(&now);
+        let mut targets = Vec::new();
+        for id in self.narrow(cone, shut, spread) {
+            let Some(now) = cone.value(id) else {
+                return Ok(None);
+            };
+            targets.push(Target {
+                id,
+                len: now.len(),
+                goals: goals(&now),
+            });
+        }
         let mut last = ATTEMPTS + ODD.len() as u64;
         let mut way = 0;
         while way < last {
-            let found = self.attempt(cone, (target, now.len()), &goals, way, &reached, meter)?;
+            let found = self.attempt(cone, &targets, way, &reached, meter)?;
             way += 1;
             let Some(given) = found else { continue };
             let open: Option<Vec<(Id, Value)>> = shut
@@ -127,8 +140,7 @@ impl<'g> Judge<'_, 'g> {
     fn attempt(
         &mut self,
         cone: &mut Cone<'g>,
-        target: (Id, usize),
-        goals: &[Want],
+        targets: &[Target],
         way: u64,
         reached: &dyn Fn(&Cone<'g>) -> bool,
         meter: &mut Meter,
@@ -149,20 +161,28 @@ impl<'g> Judge<'_, 'g> {
             solver.run(&start)?;
             return Ok(reached(cone).then_some(start));
         }
-        let Some(goal) = goals.get(way as usize % goals.len().max(1)) else {
+        let turn = (way as usize).saturating_sub(ODD.len());
+        let Some(target) = targets.get(turn % targets.len().max(1)) else {
+            return Ok(None);
+        };
+        let turn = turn / targets.len().max(1);
+        let Some(goal) = target.goals.get(turn % target.goals.len().max(1)) else {
             return Ok(None);
         };
         // Of one element for each token the last is tried: it is behind all others.
-        let last = target.1.saturating_sub(1);
-        solver.attempt(&[(target.0, last, goal.clone())], start, way, reached)
+        let last = target.len.saturating_sub(1);
+        solver.attempt(&[(target.id, last, goal.clone())], start, way, reached)
     }
 
-    /// The last value on the way to the trunk that is one number, or one for each token.
-    fn narrow(&self, cone: &Cone<'g>, shut: &Shut, spread: bool) -> Id {
+    /// The last value on the way to the trunk that is one number; where there is one for each
+    /// token, the last and the first of as few elements, between which a comparison may stand.
+    fn narrow(&self, cone: &Cone<'g>, shut: &Shut, spread: bool) -> Vec<Id> {
         let smallest = shut.iter().min_by_key(|(_, v)| v.len());
         let Some((mut id, _)) = smallest.cloned() else {
-            return 0;
+            return Vec::new();
         };
+        let len = |id: Id| cone.value(id).map_or(0, |v| v.len());
+        let mut near = id;
         for _ in 0..MOST_STEPS_UP {
             if cone.value(id).is_none_or(|v| v.len() <= 1) {
                 break;
@@ -183,8 +203,14 @@ impl<'g> Judge<'_, 'g> {
                 (Some(one), None) => id = one,
                 _ => break,
             }
+            if len(id) < len(near) {
+                near = id;
+            }
         }
-        id
+        match spread && near != id && len(near) == len(id) {
+            true => vec![near, id],
+            false => vec![id],
+        }
     }
 
     /// Looks for an input that opens another gate too, so that an output changes.
