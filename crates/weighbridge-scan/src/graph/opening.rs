@@ -209,8 +209,31 @@ impl<'g> Judge<'_, 'g> {
         }
         match spread && near != id && len(near) == len(id) {
             true => vec![near, id],
-            false => vec![id],
+            false if spread => vec![id],
+            false => vec![self.flag(cone, id)],
         }
+    }
+
+    /// The flag that one number is made of and nothing else, or that number itself.
+    fn flag(&self, cone: &Cone<'g>, number: Id) -> Id {
+        let mut id = number;
+        for _ in 0..MOST_STEPS_UP {
+            match cone.value(id) {
+                Some(v) if v.len() == 1 && v.kind == Kind::Bool => return id,
+                Some(v) if v.len() == 1 => {}
+                _ => return number,
+            }
+            let maker = cone.nodes.iter().rev().find(|n| n.makes().any(|o| o == id));
+            let mut from = maker
+                .iter()
+                .flat_map(|n| n.reads())
+                .filter(|r| cone.moving.contains(r));
+            match (from.next(), from.next()) {
+                (Some(one), None) => id = one,
+                _ => return number,
+            }
+        }
+        number
     }
 
     /// Looks for an input that opens another gate too, so that an output changes.

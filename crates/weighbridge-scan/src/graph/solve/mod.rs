@@ -8,6 +8,7 @@
 mod elements;
 mod linear;
 mod many;
+mod through;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -29,6 +30,9 @@ const MOST_KEPT: usize = 1 << 20;
 
 /// Most elements of one value of which something is wanted.
 const MOST_WANTS: usize = 4096;
+
+/// At how many places another row of a table is tried in one pass.
+const MOST_PLACES: usize = 64;
 
 /// What is wanted of an element.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +64,17 @@ impl Want {
         }
     }
 }
+
+/// A table in which rows are looked up: how many there are, and how far their elements lie apart.
+struct Rows<'r> {
+    table: &'r Tensor,
+    index: &'r Tensor,
+    extent: usize,
+    run: usize,
+}
+
+/// A place of which more is wanted than any row has: elements before and within a row.
+type Unmet<'w> = (usize, Vec<(usize, usize, &'w Want)>);
 
 type Wants = BTreeMap<usize, Want>;
 
@@ -94,6 +109,8 @@ pub(crate) struct Solver<'s, 'g> {
     seed: u64,
     /// How often what is wanted was handed back in this attempt.
     turn: usize,
+    /// The node that makes each value.
+    makers: HashMap<Id, usize>,
 }
 
 impl<'s, 'g> Solver<'s, 'g> {
@@ -106,7 +123,12 @@ impl<'s, 'g> Solver<'s, 'g> {
             kept: 0,
             seed: 0,
             turn: 0,
+            makers: HashMap::new(),
         }
+    }
+
+    fn maker(&self, id: Id) -> Option<usize> {
+        self.makers.get(&id).copied()
     }
 
     /// Tries to get from `start` to inputs of which `reached` says yes; the values of the last
@@ -119,6 +141,8 @@ impl<'s, 'g> Solver<'s, 'g> {
         reached: &dyn Fn(&Cone<'g>) -> bool,
     ) -> Result<Option<Vec<Value>>, Halt> {
         self.seed = way.wrapping_mul(0x9e37_79b9);
+        let made = |(at, n): (usize, &Node<'g>)| n.makes().map(|id| (id, at)).collect::<Vec<_>>();
+        self.makers = self.cone.nodes.iter().enumerate().flat_map(made).collect();
         let mut given = start;
         let _ = self.run(&given)?;
         let mut stale = 0;
@@ -168,9 +192,15 @@ impl<'s, 'g> Solver<'s, 'g> {
     /// Hands what is wanted back to the inputs, and gives them as they should be.
     fn pass(&mut self, mut goals: Goals, given: &[Value]) -> Result<Vec<Value>, Halt> {
         self.meter.spend(self.cone.nodes.len())?;
-        let nodes = std::mem::take(&mut self.cone.nodes);
-        for at in (0..nodes.len()).rev() {
-            let Some(node) = nodes.get(at) else { continue };
+        for at in (0..self.cone.nodes.len()).rev() {
+            let outputs = self.cone.nodes.get(at).map(|n| n.outputs.as_slice());
+            let wanted = |id: &Option<Id>| id.is_some_and(|id| goals.0.contains_key(&id));
+            if !outputs.unwrap_or_default().iter().any(wanted) {
+                continue;
+            }
+            let Some(node) = self.cone.nodes.get(at).cloned() else {
+                continue;
+            };
             for (k, out) in node.outputs.iter().enumerate() {
                 let wants = out.and_then(|id| goals.0.remove(&id));
                 let (Some(wants), Some(id)) = (wants, *out) else {
@@ -185,11 +215,10 @@ impl<'s, 'g> Solver<'s, 'g> {
                 let open = wants.into_iter().filter(|(i, w)| !w.met(&now, *i));
                 let open: Wants = open.collect();
                 if !open.is_empty() {
-                    self.hand(at, node, k, &open, &mut goals);
+                    self.hand(at, &node, k, &open, &mut goals);
                 }
             }
         }
-        self.cone.nodes = nodes;
         let mut next = given.to_vec();
         for (input, slot) in self.inputs.iter().zip(&mut next) {
             if let Some(wants) = goals.0.remove(&input.id) {
@@ -275,6 +304,7 @@ impl<'s, 'g> Solver<'s, 'g> {
             | Op::AveragePool
             | Op::GlobalAveragePool
             | Op::CumSum => self.weighed(at, node, wants, goals),
+            Op::LayerNorm => self.normalised(node, wants, goals),
             Op::ArgMax | Op::ArgMin => self.chosen(node, wants, goals),
             Op::OneHot => self.one_hot(node, wants, goals),
             Op::Softmax | Op::LogSoftmax | Op::Hardmax => self.soft(node, wants, goals),
@@ -370,6 +400,7 @@ impl<'s, 'g> Solver<'s, 'g> {
             let (j, h) = (rest % places, rest / places);
             by_place.entry(j).or_default().push((h, t, w));
         }
+        let mut unmet = Vec::new();
         for (j, all) in by_place {
             if self.meter.spend(extent).is_err() {
                 return;
@@ -379,13 +410,93 @@ impl<'s, 'g> Solver<'s, 'g> {
                 all.iter().all(|(h, t, w)| w.met(&table, at(*h, *t)))
             };
             let rows: Vec<usize> = (0..extent).filter(fits).take(64).collect();
-            if let Some(&row) = rows.get(self.choice(at, rows.len())) {
-                goals.add(id, j, Want::exactly(row as f64));
+            match rows.get(self.choice(at, rows.len())) {
+                Some(&row) => goals.add(id, j, Want::exactly(row as f64)),
+                None => unmet.push((j, all)),
             }
+        }
+        let all = Rows {
+            table: &table,
+            index: &index,
+            extent,
+            run,
+        };
+        if let Some((j, row)) = self.nearest(at, &all, &unmet) {
+            goals.add(id, j, Want::exactly(row as f64));
         }
         // A table that depends on inputs itself is filled where it is looked up.
         if self.moves(node.inputs.first().copied().flatten()).is_some() {
             self.moved(at, node, 0, wants, goals);
+        }
+    }
+
+    /// The row that comes nearest to what no row is, at the one place where that helps most. What
+    /// is wanted of the places together is wanted of that place alone, as sums of rows ask for.
+    fn nearest(
+        &mut self,
+        at: usize,
+        rows: &Rows<'_>,
+        unmet: &[Unmet<'_>],
+    ) -> Option<(usize, usize)> {
+        let offset = |h: usize, t: usize, i: usize| (h * rows.extent + i) * rows.run + t;
+        let mut short: HashMap<(usize, usize), f64> = HashMap::new();
+        for (j, all) in unmet {
+            let now = rows.index.at(*j)? as usize;
+            for &(h, t, w) in all {
+                let (x, (low, high)) = (rows.table.at(offset(h, t, now))?, w.range()?);
+                *short.entry((h, t)).or_default() += near(low, high, x) - x;
+            }
+        }
+        let mut best: Option<(f64, usize, usize)> = None;
+        let start = self.turned(at, unmet.len());
+        for (j, all) in
+            (0..unmet.len().min(MOST_PLACES)).filter_map(|k| unmet.get((start + k) % unmet.len()))
+        {
+            let cost = rows.extent.saturating_mul(all.len());
+            if self.meter.spend(cost).is_err() {
+                return None;
+            }
+            let now = rows.index.at(*j)? as usize;
+            let goal = |&(h, t, _): &(usize, usize, &Want)| {
+                let x = rows.table.at(offset(h, t, now))?;
+                Some((h, t, x + short.get(&(h, t))?))
+            };
+            let goal: Vec<(usize, usize, f64)> = all.iter().map(goal).collect::<Option<_>>()?;
+            let miss = |i: usize| -> Option<f64> {
+                let one = |&(h, t, g): &(usize, usize, f64)| {
+                    Some((rows.table.at(offset(h, t, i))? - g).powi(2))
+                };
+                goal.iter().map(one).sum()
+            };
+            let own = miss(now)?;
+            for i in 0..rows.extent {
+                let gain = own - miss(i)?;
+                if gain > best.map_or(0.0, |b| b.0) {
+                    best = Some((gain, *j, i));
+                }
+            }
+        }
+        best.map(|(_, j, i)| (j, i))
+    }
+
+    /// Elements of a normalised value, with its mean and its spread as they are.
+    fn normalised(&mut self, node: &Node<'g>, wants: &Wants, goals: &mut Goals) {
+        let out = node.outputs.first().copied().flatten();
+        let out = out.and_then(|id| self.cone.value(id));
+        let (Some((id, x)), Some(out)) = (self.operand(node, 0), out) else {
+            return;
+        };
+        let Some(gains) = self.gains(node, &x) else {
+            return;
+        };
+        for (&i, want) in wants {
+            let now = out.at(i).zip(x.at(i)).zip(gains.get(i));
+            if let (Some(((y, x), gain)), Some((low, high))) = (now, want.range()) {
+                let next = x + (near(low, high, y) - y) / gain;
+                if next.is_finite() {
+                    goals.add(id, i, Want::exactly(next));
+                }
+            }
         }
     }
 
