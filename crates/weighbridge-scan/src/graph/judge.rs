@@ -74,12 +74,21 @@ impl<'g> Judge<'_, 'g> {
         {
             return Ok(Ruling::Nothing);
         }
-        let Some(shut) = self.shut(&mut cone, &entries)? else {
-            return Ok(Ruling::Nothing);
-        };
+        let shut = self.shut(&mut cone, &entries, &ORDINARY)?;
+        if let Some(shut) = &shut {
+            let ruling = self.tried(c, &mut cone, shut)?;
+            if matches!(ruling, Ruling::Gate(_)) {
+                return Ok(ruling);
+            }
+        }
+        self.noisy(c, &mut cone, &entries, shut.as_ref())
+    }
+
+    /// Tries a gate that no ordinary input opens.
+    fn tried(&mut self, c: &Candidate, cone: &mut Cone<'g>, shut: &Shut) -> Result<Ruling, Halt> {
         // What it would do is cheap to learn, and settles most.
-        let guess = self.guess(&shut);
-        let expected = self.payload(&shut, &guess);
+        let guess = self.guess(shut);
+        let expected = self.payload(shut, &guess);
         let sure = shut.iter().all(|(_, v)| v.kind == Kind::Bool);
         if let Ok(p) = &expected
             && sure
@@ -88,17 +97,18 @@ impl<'g> Judge<'_, 'g> {
             return Ok(Ruling::Nothing);
         }
         cone.unroll(self.flat);
-        let found = self.open(&mut cone, &shut, c.spread)?;
+        let found = self.open(cone, shut, c.spread)?;
         let Some(found) = found else {
             if c.spread {
                 return Ok(Ruling::Nothing);
             }
-            return Ok(self.unopened(c, &cone, expected.ok()));
+            return Ok(self.unopened(c, cone, expected.ok()));
         };
         if c.spread && !found.payload.is_some_and(|p| p.effect.imposes()) {
             return Ok(Ruling::Nothing);
         }
-        self.opened(c, &mut cone, &shut, &found)
+        let blank = |f: &Family| matches!(f, Family::Same(_) | Family::Even(..) | Family::Bright);
+        self.opened(c, cone, shut, &found, &blank)
     }
 
     /// Runs ordinary inputs. Gives the values of the gate, unless it opens for some of them.
@@ -106,14 +116,15 @@ impl<'g> Judge<'_, 'g> {
         &mut self,
         cone: &mut Cone<'g>,
         entries: &[Id],
+        families: &[Family],
     ) -> Result<Option<Shut>, Halt> {
         let mut dice = Dice::new(7);
         let mut seen: Vec<Vec<(Value, usize)>> = vec![Vec::new(); entries.len()];
         let mut runs = 0usize;
         let mut most = SAMPLES;
         while runs < most {
-            let family = ORDINARY
-                .get(runs % ORDINARY.len())
+            let family = families
+                .get(runs % families.len().max(1))
                 .copied()
                 .unwrap_or(Family::Normal);
             let given = self.samples(cone, family, &mut dice)?;
@@ -244,12 +255,13 @@ impl<'g> Judge<'_, 'g> {
     }
 
     /// An input was found: what it shows.
-    fn opened(
+    pub(super) fn opened(
         &mut self,
         c: &Candidate,
         cone: &mut Cone<'g>,
         shut: &Shut,
         found: &Opening,
+        blank: &dyn Fn(&Family) -> bool,
     ) -> Result<Ruling, Halt> {
         let held = shut.clone();
         let enough = found.strength * 0.9;
@@ -280,7 +292,7 @@ impl<'g> Judge<'_, 'g> {
             Ok(w) => w,
             Err(_) => return Ok(self.unopened(c, cone, Some(p))),
         };
-        if self.is_guard(cone, &witness, &reached) {
+        if self.is_guard(cone, &witness, &reached, blank) {
             return Ok(Ruling::Nothing);
         }
         let open: Option<Vec<(Id, Value)>> = shut
@@ -327,6 +339,7 @@ impl<'g> Judge<'_, 'g> {
         cone: &mut Cone<'g>,
         w: &Witness,
         reached: &dyn Fn(&Cone<'g>) -> bool,
+        blank: &dyn Fn(&Family) -> bool,
     ) -> bool {
         let samples = cone.inputs.iter().filter_map(|&i| self.inputs.get(i));
         let mut samples = samples.filter(|i| carries_sample(i));
@@ -337,8 +350,7 @@ impl<'g> Judge<'_, 'g> {
             return false;
         }
         let mut meter = Meter::new(SOLVE_STEPS);
-        let uniform = |f: &Family| matches!(f, Family::Same(_) | Family::Even(..) | Family::Bright);
-        for family in ODD.iter().filter(|f| uniform(f)) {
+        for family in ODD.iter().filter(|f| blank(f)) {
             let mut dice = Dice::new(3);
             let given: Vec<Value> = self
                 .inputs
@@ -455,7 +467,7 @@ impl<'g> Judge<'_, 'g> {
 }
 
 /// Whether a value is what another is, but for rounding.
-fn close(a: &Tensor, b: &Tensor) -> bool {
+pub(super) fn close(a: &Tensor, b: &Tensor) -> bool {
     if a.dims != b.dims || a.kind != b.kind {
         return false;
     }

@@ -20,6 +20,8 @@ mod gates;
 mod inputs;
 mod interp;
 mod judge;
+mod natural;
+mod noise;
 mod opening;
 mod payload;
 mod run;

@@ -4,7 +4,7 @@
 use super::cone::Cone;
 use super::flat::{Id, Node};
 use super::gates::Candidate;
-use super::inputs::{Dice, Family, ODD};
+use super::inputs::{Dice, Family, ODD, ORDINARY};
 use super::interp::value::{Kind, Tensor, Value};
 use super::interp::{Halt, Meter, Op};
 use super::judge::{Judge, PAYLOADS, Shut, strength};
@@ -39,7 +39,7 @@ struct Target {
 /// An input that opens a gate, and what then happens.
 pub(super) struct Opening {
     pub(super) payload: Option<Payload>,
-    destroys: bool,
+    pub(super) destroys: bool,
     pub(super) strength: f64,
     pub(super) given: Vec<Value>,
 }
@@ -272,7 +272,7 @@ impl<'g> Judge<'_, 'g> {
         let both = [own, other];
         let (flat, facts) = (self.flat, self.facts);
         let mut cone = Cone::behind(flat, facts, self.inputs, self.shapes, &both, meter)?;
-        let Some(second) = self.shut(&mut cone, &[other])? else {
+        let Some(second) = self.shut(&mut cone, &[other], &ORDINARY)? else {
             return Ok(None);
         };
         cone.unroll(self.flat);
