@@ -49,6 +49,8 @@ pub(crate) struct Judge<'j, 'g> {
     pub(crate) meter: &'j mut Meter,
     /// All candidates of the graph.
     pub(crate) others: &'j [Candidate],
+    /// Whether it is one round of a loop.
+    pub(crate) round: bool,
 }
 
 /// The values of a gate where it meets the trunk, when it is shut.
@@ -217,7 +219,8 @@ impl<'g> Judge<'_, 'g> {
 
     /// No input was found: whether what stands there is enough to say so.
     fn unopened(&self, c: &Candidate, cone: &Cone<'g>, payload: Option<Payload>) -> Ruling {
-        let Some(p) = payload.filter(|p| p.late && p.effect.destroys(true)) else {
+        let sure = |p: &Payload| p.late && p.effect.destroys(true) && !self.round;
+        let Some(p) = payload.filter(sure) else {
             return Ruling::Nothing;
         };
         let constant = |n: &Node<'g>| n.reads().any(|id| !cone.moving.contains(&id));
@@ -292,6 +295,11 @@ impl<'g> Judge<'_, 'g> {
             Ok(w) => w,
             Err(_) => return Ok(self.unopened(c, cone, Some(p))),
         };
+        // What one round of a loop makes of its own token is about that token: an end, or padding.
+        let of_tokens = |i: &Input| matches!(i.role, Role::Tokens(_) | Role::Texts);
+        if self.round && witness.touched < 2 && self.watches(cone).any(of_tokens) {
+            return Ok(Ruling::Nothing);
+        }
         if self.is_guard(cone, &witness, &reached, blank) {
             return Ok(Ruling::Nothing);
         }
@@ -341,9 +349,7 @@ impl<'g> Judge<'_, 'g> {
         reached: &dyn Fn(&Cone<'g>) -> bool,
         blank: &dyn Fn(&Family) -> bool,
     ) -> bool {
-        let samples = cone.inputs.iter().filter_map(|&i| self.inputs.get(i));
-        let mut samples = samples.filter(|i| carries_sample(i));
-        if w.blank && samples.all(|i| i.role == Role::Reals) {
+        if w.blank && self.watches(cone).all(|i| i.role == Role::Reals) {
             return true;
         }
         if w.touched < 8 || w.touched * 5 <= w.of * 3 {
@@ -404,11 +410,16 @@ impl<'g> Judge<'_, 'g> {
         most
     }
 
-    /// What the gate looks at, for a report.
+    /// The inputs that the gate looks at.
+    pub(super) fn watches(&self, cone: &Cone<'g>) -> impl Iterator<Item = &Input> {
+        let all = cone.inputs.iter().filter_map(|&i| self.inputs.get(i));
+        all.filter(|i| carries_sample(i))
+    }
+
+    /// The same for a report.
     fn watched(&self, cone: &Cone<'g>) -> String {
-        let sample = cone.inputs.iter().filter_map(|&i| self.inputs.get(i));
-        let names: Vec<&str> = sample
-            .filter(|i| carries_sample(i))
+        let names: Vec<&str> = self
+            .watches(cone)
             .take(3)
             .map(|i| i.name.as_str())
             .collect();

@@ -3,7 +3,7 @@
 use super::cone::Cone;
 use super::flat::Id;
 use super::gates::Candidate;
-use super::inputs::{Dice, Family, NATURAL, NOISE, carries_sample, is_sensed};
+use super::inputs::{Dice, Family, NATURAL, NOISE, is_sensed};
 use super::interp::Halt;
 use super::interp::value::Value;
 use super::judge::{Judge, Ruling, Shut, close, strength};
@@ -23,9 +23,7 @@ impl<'g> Judge<'_, 'g> {
         entries: &[Id],
         plain: Option<&Shut>,
     ) -> Result<Ruling, Halt> {
-        let samples = cone.inputs.iter().filter_map(|&i| self.inputs.get(i));
-        let mut samples = samples.filter(|i| carries_sample(i));
-        if c.spread || !samples.all(is_sensed) {
+        if c.spread || !self.watches(cone).all(is_sensed) {
             return Ok(Ruling::Nothing);
         }
         let Some(shut) = self.shut(cone, entries, &NATURAL)? else {
