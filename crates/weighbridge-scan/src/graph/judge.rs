@@ -268,7 +268,10 @@ impl<'g> Judge<'_, 'g> {
     ) -> Result<Ruling, Halt> {
         let held = shut.clone();
         let enough = found.strength * 0.9;
-        let reached = move |c: &Cone<'g>| strength(c, &held) >= enough;
+        // What divides by nothing on blank inputs is not what was found, unless it was.
+        let undefined = found.undefined;
+        let reached =
+            move |c: &Cone<'g>| strength(c, &held) >= enough && (undefined || !c.is_undefined());
         let Some(p) = found.payload else {
             return Err(Halt::Unsupported);
         };

@@ -62,6 +62,7 @@ impl<'g> Judge<'_, 'g> {
                 best = Some(Opening {
                     payload: Some(p),
                     destroys: true,
+                    undefined: cone.is_undefined(),
                     strength,
                     given,
                 });

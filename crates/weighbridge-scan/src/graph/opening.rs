@@ -16,6 +16,10 @@ use super::witness::{self, Witness};
 pub(super) const SOLVE_STEPS: u64 = 24_000_000;
 const ATTEMPTS: u64 = 48;
 
+/// The part of the steps that odd inputs may take, and how many of them are tried in any case.
+const ODD_PART: u64 = 3;
+const LEAST_ODD: u64 = 4;
+
 /// A change of a gate's value from which it counts as wide open.
 const WIDE: f64 = 0.9;
 
@@ -41,6 +45,8 @@ pub(super) struct Opening {
     pub(super) payload: Option<Payload>,
     pub(super) destroys: bool,
     pub(super) strength: f64,
+    /// Whether something on the way is no number then.
+    pub(super) undefined: bool,
     pub(super) given: Vec<Value>,
 }
 
@@ -93,8 +99,14 @@ impl<'g> Judge<'_, 'g> {
             });
         }
         let mut last = ATTEMPTS + ODD.len() as u64;
+        // Where one run costs much, most are for inputs that are looked for.
+        let odd = meter.left / ODD_PART / cone.cost.max(1);
+        let odd = odd.clamp(LEAST_ODD, ODD.len() as u64);
         let mut way = 0;
         while way < last {
+            if way == odd {
+                way = ODD.len() as u64;
+            }
             let found = self.attempt(cone, &targets, way, &reached, meter)?;
             way += 1;
             let Some(given) = found else { continue };
@@ -120,6 +132,7 @@ impl<'g> Judge<'_, 'g> {
                 destroys: payload.is_some_and(|p| p.effect.destroys(p.late)),
                 payload,
                 strength: strength(cone, shut),
+                undefined: cone.is_undefined(),
                 given,
             };
             let wide = next.destroys && next.strength >= WIDE;
@@ -159,7 +172,8 @@ impl<'g> Judge<'_, 'g> {
         if odd.is_some() {
             // Odd inputs as they are.
             solver.run(&start)?;
-            return Ok(reached(cone).then_some(start));
+            let opens = reached(cone) && !cone.is_undefined();
+            return Ok(opens.then_some(start));
         }
         let turn = (way as usize).saturating_sub(ODD.len());
         let Some(target) = targets.get(turn % targets.len().max(1)) else {

@@ -11,7 +11,7 @@ use weighbridge_core::model::{AttributeValue, Dim, ValueType};
 
 use super::flat::{Flat, Id, Named, Node, Origin};
 use super::interp::value::{Kind, Tensor, Value, load};
-use super::interp::{Attributes, Binary, Move, Op, Reduce, Unary};
+use super::interp::{Attributes, Binary, Fold, Move, Op, Reduce, Unary};
 
 /// Most values of one sequence.
 const MOST_VALUES: usize = 64;
@@ -358,7 +358,7 @@ impl<'g> Placer<'_, 'g> {
             axis
         };
         match dims.get(usize::try_from(at).ok()?)? {
-            Dim::Known(n) => i64::try_from(*n).ok(),
+            Dim::Known(n) => Some(*n),
             _ => None,
         }
     }
@@ -384,6 +384,9 @@ impl<'g> Placer<'_, 'g> {
             _ => Reduce::L2,
         };
         let length = self.put(node, Op::Reduce(how), vec![x, axes], None);
+        // Of length nothing stays nothing.
+        let least = self.known(Tensor::float(Kind::F32, Vec::new(), vec![1e-30]));
+        let length = self.put(node, Op::Fold(Fold::Max), vec![length, least], None);
         self.put(node, Op::Binary(Binary::Div), vec![x, length], Some(result));
         Some(())
     }

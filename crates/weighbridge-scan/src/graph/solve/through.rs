@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Solver, Want};
+use super::{Goals, Solver, Want, Wants, near};
 use crate::graph::flat::{Id, Node};
 use crate::graph::interp::value::Value;
 use crate::graph::interp::{Binary, Move, Op, Reduce, Taps, Unary, axis, stretch};
@@ -145,9 +145,30 @@ impl<'g> Solver<'_, 'g> {
         sound.then(|| moves(side).map(|id| (id, taps)))?
     }
 
+    /// Elements of a normalised value, with its mean and its spread as they are.
+    pub(super) fn normalised(&mut self, node: &Node<'g>, wants: &Wants, goals: &mut Goals) {
+        let out = node.outputs.first().copied().flatten();
+        let out = out.and_then(|id| self.cone.value(id));
+        let (Some((id, x)), Some(out)) = (self.operand(node, 0), out) else {
+            return;
+        };
+        let Some(gains) = self.gains(node, &x) else {
+            return;
+        };
+        for (&i, want) in wants {
+            let now = out.at(i).zip(x.at(i)).zip(gains.get(i));
+            if let (Some(((y, x), gain)), Some((low, high))) = (now, want.range()) {
+                let next = x + (near(low, high, y) - y) / gain;
+                if next.is_finite() {
+                    goals.add(id, i, Want::exactly(next));
+                }
+            }
+        }
+    }
+
     /// How much each element of a normalised value changes with its own element of `x`, its mean
     /// and its spread taken as they are.
-    pub(super) fn gains(&self, node: &Node<'g>, x: &Value) -> Option<Vec<f64>> {
+    fn gains(&self, node: &Node<'g>, x: &Value) -> Option<Vec<f64>> {
         let at = axis(node.attributes.int_or("axis", -1), x.dims.len()).ok()?;
         let run = x
             .dims
