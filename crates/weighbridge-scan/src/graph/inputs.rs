@@ -302,9 +302,13 @@ pub(crate) const ORDINARY: [Family; 3] = [
     Family::Even(-1.0, 1.0),
 ];
 
-/// Inputs as sensors give them, and noise within the same ranges.
+/// Inputs as sensors give them, and noise, the last beyond their ranges.
 pub(crate) const NATURAL: [Family; 2] = [Family::Natural(0.0, 1.0), Family::Natural(-1.0, 1.0)];
-pub(crate) const NOISE: [Family; 2] = [Family::Even(0.0, 1.0), Family::Even(-1.0, 1.0)];
+pub(crate) const NOISE: [Family; 3] = [
+    Family::Even(0.0, 1.0),
+    Family::Even(-1.0, 1.0),
+    Family::Normal,
+];
 
 /// Least extent along which neighbours can be alike.
 const LEAST_NATURAL: usize = 8;

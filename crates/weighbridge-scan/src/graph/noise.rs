@@ -11,7 +11,7 @@ use super::opening::Opening;
 use super::payload::Effect;
 
 /// How often noise is tried.
-const TRIES: usize = 6;
+const TRIES: usize = 9;
 
 impl<'g> Judge<'_, 'g> {
     /// Tries a gate that noise opens, or on which noise says nothing: `plain` is what it is on
@@ -37,7 +37,8 @@ impl<'g> Judge<'_, 'g> {
         let mut dice = Dice::new(11);
         for turn in 0..TRIES {
             let family = NOISE.get(turn % NOISE.len()).copied();
-            let given = self.samples(cone, family.unwrap_or(Family::Normal), &mut dice)?;
+            let family = family.unwrap_or(Family::Normal);
+            let given = self.samples(cone, family, &mut dice)?;
             if cone.run(self.inputs, &given, self.meter) == Err(Halt::Budget) {
                 return Err(Halt::Budget);
             }
@@ -58,7 +59,13 @@ impl<'g> Judge<'_, 'g> {
                 Effect::Scaled(by) => by.abs() <= 0.05,
                 _ => false,
             };
-            if p.effect.destroys(p.late) && !mutes {
+            // Beyond the range that inputs have, a fixed answer may well be a refusal.
+            let fixed = matches!(
+                p.effect,
+                Effect::Constant { .. } | Effect::Set { .. } | Effect::Added { .. }
+            );
+            let refuses = fixed && family == Family::Normal;
+            if p.effect.destroys(p.late) && !mutes && !refuses {
                 best = Some(Opening {
                     payload: Some(p),
                     destroys: true,
