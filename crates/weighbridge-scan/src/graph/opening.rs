@@ -52,8 +52,9 @@ pub(super) struct Opening {
 
 impl Opening {
     /// Which of several is worse.
-    fn rank(&self) -> (bool, bool, f64) {
-        (self.destroys, self.payload.is_some(), self.strength)
+    fn rank(&self) -> (bool, bool, bool, f64) {
+        let known = self.payload.is_some();
+        (self.destroys, !self.undefined, known, self.strength)
     }
 }
 
@@ -135,8 +136,9 @@ impl<'g> Judge<'_, 'g> {
                 undefined: cone.is_undefined(),
                 given,
             };
-            let wide = next.destroys && next.strength >= WIDE;
-            if next.destroys {
+            let sound = next.destroys && !next.undefined;
+            let wide = sound && next.strength >= WIDE;
+            if sound {
                 last = last.min(way + MORE);
             }
             if best.as_ref().is_none_or(|b| next.rank() > b.rank()) {
