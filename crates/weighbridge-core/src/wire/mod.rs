@@ -2,7 +2,9 @@
 
 pub mod codec;
 pub mod flatbuffer;
+pub mod hdf5;
 pub mod marshal;
+pub mod msgpack;
 pub mod npy;
 pub mod path;
 pub mod protobuf;
