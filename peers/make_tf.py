@@ -126,6 +126,10 @@ def version_1(rows):
     for a, n in ((0, 70), (70, 10)):
         entries.append(("rows", f"80 2 {a},{n}:-", rows[a : a + n]))
     expect("v1.ckpt", "rows", "int64", rows)
+    grid = floats(5, 3)
+    for a, n in ((0, 2), (2, 3)):
+        entries.append(("grid", f"5 3 {a},{n}:-", grid[a : a + n]))
+    expect("v1.ckpt", "grid", "float32", grid)
     several = (
         ("v1s.ckpt-00000-of-00002", [("a", "", floats(2)), ("rows", "80 2 0,70:-", rows[:70])]),
         ("v1s.ckpt-00001-of-00002", [("b", "", floats(2)), ("rows", "80 2 70,10:-", rows[70:])]),

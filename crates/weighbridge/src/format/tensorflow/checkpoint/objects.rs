@@ -63,6 +63,15 @@ pub(super) fn label(model: &mut Model, limits: &Limits) -> Result<()> {
     Ok(())
 }
 
+/// How many tensors the object graph in `bytes` names.
+///
+/// # Errors
+/// What reading it gives.
+pub fn objects_in(bytes: &[u8], limits: &Limits) -> Result<usize> {
+    let source = SliceSource::new(bytes, KEY);
+    read(&source, limits).map(|o| o.by_key.len())
+}
+
 fn read(source: &SliceSource, limits: &Limits) -> Result<Objects> {
     let mut out = Objects::default();
     let mut reader = Reader::new(source, limits.values);
