@@ -184,6 +184,10 @@ pub(crate) enum CheckFormat {
     Numpy,
     Flax,
     Pickle,
+    TfCheckpoint,
+    Savedmodel,
+    Graphdef,
+    Tflite,
 }
 
 impl CheckFormat {
@@ -193,6 +197,10 @@ impl CheckFormat {
             Self::Pytorch => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::TfCheckpoint => FormatId::TfCheckpoint,
+            Self::Savedmodel => FormatId::SavedModel,
+            Self::Graphdef => FormatId::GraphDef,
+            Self::Tflite => FormatId::TfLite,
             Self::Numpy => FormatId::Numpy,
             Self::Flax => FormatId::Flax,
             Self::Pickle => FormatId::Pickle,
