@@ -21,6 +21,7 @@ mod hostile_cases;
 mod models;
 mod onnx_check;
 mod onnx_convert;
+mod onnx_duplicates;
 mod onnx_external;
 mod onnx_quantize;
 mod onnx_quantize_types;

@@ -16,6 +16,7 @@ use crate::format::onnx::homes::{Home, Met, walk};
 use crate::format::onnx::raw;
 use crate::format::onnx::read::Lower;
 use crate::format::onnx::splice::{Edits, Piece, Spliced, splice};
+use crate::format::onnx::unique::refuse_duplicates;
 use crate::format::onnx::{Onnx, parse};
 use crate::format::{FormatReader as _, format_of};
 
@@ -72,6 +73,8 @@ impl Base {
         let raw = parse::parse(source.as_ref(), limits)
             .map_err(|e| e.in_file(source.name()))?
             .model;
+        refuse_duplicates(&raw, Span::of(source.as_ref()), &Edits::new())
+            .map_err(|e| e.in_file(source.name()))?;
         Ok(Self {
             source,
             raw,

@@ -20,6 +20,7 @@ pub mod sniff;
 pub mod splice;
 mod tensors;
 pub mod types;
+pub mod unique;
 pub mod verify;
 pub mod walk;
 pub mod write;

@@ -14,6 +14,7 @@ use super::raw;
 use super::read::Lower;
 use super::splice::{Edits, Piece};
 use super::types;
+use super::unique::refuse_duplicates;
 use super::walk::{Item, Role, walk};
 use super::write::{External, Original, THRESHOLD, Weights};
 use crate::output::raw_bytes;
@@ -69,13 +70,18 @@ enum Step {
 /// locations of so many new files.
 ///
 /// # Errors
-/// `Unsupported` when data that has to move is not at hand, and what is wrong with a tensor.
+/// `Malformed` when two weights that could move have one name, `Unsupported` when data that has to
+/// move is not at hand, and what is wrong with a tensor.
 pub(super) fn relocate(
     original: &Original,
     mut edits: Edits,
     weights: &Weights,
     names: &dyn Fn(usize) -> Vec<String>,
 ) -> Result<Moved> {
+    if *weights != Weights::Keep {
+        refuse_duplicates(&original.raw, original.whole(), &edits)
+            .map_err(|e| e.in_file(original.source.name()))?;
+    }
     let mut moved = Moved::default();
     let steps = decide(original, &edits, weights, &mut moved)?;
     let bounds = match weights {
