@@ -89,7 +89,10 @@ fn folder(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 fn refused(case: &str, done: Result<()>) {
     let e: Error = done.expect_err(case);
     assert_eq!(e.rule(), RULE, "{case}: {e}");
-    assert!(e.byte_span().is_some_and(|s| s.offset > 64), "{case}: {e:?}");
+    assert!(
+        e.byte_span().is_some_and(|s| s.offset > 64),
+        "{case}: {e:?}"
+    );
     assert!(e.to_string().contains("m.onnx"), "{case}: {e}");
     assert!(e.advice().is_some(), "{case}");
 }
