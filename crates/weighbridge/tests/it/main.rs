@@ -24,6 +24,7 @@ mod onnx_convert;
 mod onnx_duplicates;
 mod onnx_external;
 mod onnx_quantize;
+mod onnx_quantize_many;
 mod onnx_quantize_types;
 mod onnx_tensors;
 mod onnx_weights;

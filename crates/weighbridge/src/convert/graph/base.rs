@@ -17,6 +17,7 @@ use crate::format::onnx::raw;
 use crate::format::onnx::read::Lower;
 use crate::format::onnx::splice::{Edits, Piece, Spliced, splice};
 use crate::format::onnx::unique::refuse_duplicates;
+use crate::format::onnx::walk::holder;
 use crate::format::onnx::{Onnx, parse};
 use crate::format::{FormatReader as _, format_of};
 
@@ -186,11 +187,9 @@ impl Slot<'_> {
                 fates.insert(t.span, Fate::Inline(tensor));
             }
             Home::Sparse(g, s) => {
-                let within = |g: &&Span| g.start <= s.span.start && s.span.end <= g.end;
-                if let Some(span) = g.spans.iter().find(within) {
-                    edits.remove(*span, s.span);
-                    edits.append(*span, vec![dense(&s.values, &tensor)]);
-                }
+                let graph = holder(&g.spans, s.span);
+                edits.remove(graph, s.span);
+                edits.append(graph, vec![dense(&s.values, &tensor)]);
             }
             Home::Constant(a) => match &a.t {
                 Some(t) => {

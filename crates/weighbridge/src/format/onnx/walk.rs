@@ -73,10 +73,12 @@ pub fn walk<'m>(
     Ok(())
 }
 
-/// The message of `spans` that `inner` lies in: a message that was given in parts has several.
+/// The message of `spans` that `inner` lies in: a message that was given in parts has several, in
+/// the order of the file.
 pub fn holder(spans: &[Span], inner: Span) -> Span {
-    let holds = |s: &&Span| s.start <= inner.start && inner.end <= s.end;
-    let found = spans.iter().find(holds).or(spans.last());
+    let behind = spans.partition_point(|s| s.start <= inner.start);
+    let before = behind.checked_sub(1).and_then(|i| spans.get(i));
+    let found = before.filter(|s| inner.end <= s.end).or(spans.last());
     found.copied().unwrap_or_default()
 }
 

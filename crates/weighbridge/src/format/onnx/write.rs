@@ -4,6 +4,7 @@
 //! Protocol Buffers end at 2 GiB. A model file that would be longer gets its weights beside it,
 //! unless the caller insists: this toolkit reads it, others do not.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -257,6 +258,8 @@ fn keep_parts(original: &Original, plan: &Plan) -> Result<()> {
     let parts = &original.model.parts;
     let data = plan.data.iter().map(|(p, _)| p);
     let beside: Vec<&PathBuf> = data.chain(plan.copies.iter().map(|c| &c.path)).collect();
+    let lower = |p: &Path| p.as_os_str().to_ascii_lowercase();
+    let mut taken = HashSet::from([lower(&plan.path)]);
     for path in &beside {
         if parts.iter().any(|p| same_file(&p.path, path)) || same_file(original.path(), path) {
             return refused(
@@ -264,9 +267,7 @@ fn keep_parts(original: &Original, plan: &Plan) -> Result<()> {
                 "weights would take the place of a file they are read from",
             );
         }
-        let lower = |p: &Path| p.as_os_str().to_ascii_lowercase();
-        let taken = beside.iter().filter(|p| lower(p) == lower(path)).count() > 1;
-        if taken || lower(&plan.path) == lower(path) || same_file(&plan.path, path) {
+        if !taken.insert(lower(path)) || same_file(&plan.path, path) {
             return refused(path, "two files of the model would have one name");
         }
     }

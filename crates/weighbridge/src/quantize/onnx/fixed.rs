@@ -2,7 +2,8 @@
 //! `DequantizeLinear` where ONNX Runtime's `QDQQuantizer` puts them
 //! (`onnxruntime/quantization/qdq_quantizer.py` and `operators/`, 1.32), with its names.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use weighbridge_core::model::{AttributeValue, DType};
 use weighbridge_core::{Error, Result};
@@ -64,7 +65,9 @@ pub(super) fn rewrite(
             .collect(),
         ranges: ranges.iter().cloned().collect(),
         marks: Vec::new(),
+        marked: HashMap::new(),
         biases: Vec::new(),
+        biased: HashSet::new(),
         renamed: HashMap::new(),
         gone: HashSet::new(),
         scales: HashMap::new(),
@@ -74,9 +77,9 @@ pub(super) fn rewrite(
         out,
     };
     work.adjust();
-    for node in &view.raw.nodes {
+    for (i, node) in view.raw.nodes.iter().enumerate() {
         if is_standard(node) && !view.is_excluded(node) {
-            work.mark(node);
+            work.mark(i, node);
         }
     }
     work.apply()
@@ -107,9 +110,14 @@ struct Fixed<'w> {
     options: &'w OnnxOptions,
     floats: HashSet<String>,
     ranges: HashMap<String, (f32, f32)>,
-    marks: Vec<Mark>,
+    /// In the order in which they were met; none where one was taken back.
+    marks: Vec<Option<Mark>>,
+    /// Where the mark of a value is.
+    marked: HashMap<String, usize>,
     biases: Vec<Sum>,
-    /// Outputs that took the name of what a removed activation gave.
+    /// Their names.
+    biased: HashSet<String>,
+    /// What makes a value that a removed activation gave: the name that it was given before.
     renamed: HashMap<String, String>,
     /// Nodes that go, by where they lie.
     gone: HashSet<u64>,
@@ -150,7 +158,7 @@ impl<'w> Fixed<'w> {
     }
 
     fn is_marked(&self, name: &str) -> bool {
-        self.marks.iter().any(|m| m.name == name) || self.biases.iter().any(|b| b.bias == name)
+        self.marked.contains_key(name) || self.biased.contains(name)
     }
 
     fn quantizable(&self, name: &str) -> bool {
@@ -166,10 +174,14 @@ impl<'w> Fixed<'w> {
         if !self.quantizable(&mark.name) {
             return;
         }
-        match self.marks.iter_mut().find(|m| m.name == mark.name) {
-            Some(known) if over => *known = mark,
+        let known = self.marked.get(&mark.name);
+        match known.and_then(|&i| self.marks.get_mut(i)) {
+            Some(known) if over => *known = Some(mark),
             Some(_) => {}
-            None => self.marks.push(mark),
+            None => {
+                self.marked.insert(mark.name.clone(), self.marks.len());
+                self.marks.push(Some(mark));
+            }
         }
     }
 
@@ -205,15 +217,15 @@ impl<'w> Fixed<'w> {
         self.add(mark, axis.is_some());
     }
 
-    fn bias(&mut self, node: &raw::Node, beta: f32) {
+    fn bias(&mut self, i: usize, node: &raw::Node, beta: f32) {
         let name = input(node, 2);
         let dtype = self.view.constant(name).map(|h| h.tensor.dtype);
         if name.is_empty() || dtype != Some(DType::F32) || !self.constant(input(node, 1)) {
             return;
         }
-        let at = self.view.raw.nodes.iter().position(|n| n.span == node.span);
+        self.biased.insert(name.to_owned());
         self.biases.push(Sum {
-            node: at.unwrap_or(usize::MAX),
+            node: i,
             bias: name.to_owned(),
             input: input(node, 0).to_owned(),
             weight: input(node, 1).to_owned(),
@@ -222,7 +234,7 @@ impl<'w> Fixed<'w> {
     }
 
     /// Marks what a node reads and gives.
-    fn mark(&mut self, node: &'w raw::Node) {
+    fn mark(&mut self, i: usize, node: &'w raw::Node) {
         let operator = node.operator.text.as_str();
         let (first, result) = (input(node, 0), output(node, 0));
         match operator {
@@ -241,7 +253,7 @@ impl<'w> Fixed<'w> {
                     "Gemm" => float(node, "beta", 1.0),
                     _ => 1.0,
                 };
-                self.bias(node, beta);
+                self.bias(i, node, beta);
             }
             "Relu" | "Clip" => self.cut(node),
             _ if SAME.contains(&operator) => {
@@ -254,7 +266,7 @@ impl<'w> Fixed<'w> {
                 for t in node.inputs.iter().filter(|t| !t.text.is_empty()) {
                     self.activation(&t.text);
                 }
-                match self.pads_alike(node) {
+                match self.pads_alike(i, node) {
                     true => self.same(result, first),
                     false => self.activation(result),
                 }
@@ -279,7 +291,7 @@ impl<'w> Fixed<'w> {
             "InstanceNormalization" | "LayerNormalization" | "BatchNormalization" => {
                 self.activation(first);
                 self.weight(input(node, 1), 1);
-                self.bias(node, 1.0);
+                self.bias(i, node, 1.0);
                 for o in &node.outputs {
                     self.activation(&o.text);
                 }
@@ -299,18 +311,17 @@ impl<'w> Fixed<'w> {
         if !self.is_marked(first) {
             return;
         }
-        let graph = self.view.raw;
-        let edge = |name: &str| {
-            let mut all = graph.inputs.iter().chain(&graph.outputs);
-            all.any(|v| v.name.text == name)
-        };
+        let edge = !self.view.inputs(first).is_empty() || self.view.is_output(first);
         let alone = self.view.users(first).len() == 1
             && self.ranges.contains_key(first)
             && self.ranges.contains_key(result)
-            && !edge(first);
+            && !edge;
         if alone {
-            self.marks.retain(|m| m.name != first);
-            self.renamed.insert(first.to_owned(), result.to_owned());
+            let mark = self.marked.remove(first);
+            if let Some(mark) = mark.and_then(|i| self.marks.get_mut(i)) {
+                *mark = None;
+            }
+            self.renamed.insert(result.to_owned(), first.to_owned());
             self.gone.insert(node.span.start);
         } else {
             self.activation(first);
@@ -319,9 +330,8 @@ impl<'w> Fixed<'w> {
     }
 
     /// Whether what a `Pad` adds is in the range of its input.
-    fn pads_alike(&self, node: &raw::Node) -> bool {
-        let at = self.view.raw.nodes.iter().position(|n| n.span == node.span);
-        let lowered = at.and_then(|i| self.view.low.nodes.get(i));
+    fn pads_alike(&self, i: usize, node: &raw::Node) -> bool {
+        let lowered = self.view.low.nodes.get(i);
         let mode = lowered.and_then(|n| n.attributes.iter().find(|a| a.name == "mode"));
         match mode.map(|m| &m.value) {
             Some(AttributeValue::Str(m)) if m != b"constant" => true,
@@ -339,42 +349,51 @@ impl<'w> Fixed<'w> {
     /// Puts everything into the graph.
     fn apply(mut self) -> Result<()> {
         let marks = std::mem::take(&mut self.marks);
-        let (shared, own): (Vec<Mark>, Vec<Mark>) =
-            marks.into_iter().partition(|m| m.same_as.is_some());
+        let (shared, own): (Vec<Mark>, Vec<Mark>) = marks
+            .into_iter()
+            .flatten()
+            .partition(|m| m.same_as.is_some());
         for mark in &own {
             match self.constant(&mark.name) {
                 true => self.integers(mark),
                 false => self.pair_with_range(&mark.name)?,
             }
         }
-        let mut left = shared;
-        while !left.is_empty() {
-            let before = left.len();
-            let mut later = Vec::new();
-            for mark in left {
-                let found = mark
-                    .same_as
-                    .as_ref()
-                    .and_then(|n| self.scales.get(n))
-                    .cloned();
-                match found {
-                    Some((value, scale, zero)) => {
-                        self.pair(&mark.name, &scale, &zero);
-                        self.scales.insert(mark.name.clone(), (value, scale, zero));
-                    }
-                    None => later.push(mark),
-                }
-            }
-            if later.len() == before {
-                break;
-            }
-            left = later;
-        }
+        self.share(&shared);
         for sum in std::mem::take(&mut self.biases) {
             self.sum(&sum);
         }
         self.finish();
         Ok(())
+    }
+
+    /// Marks that take the scale of another value: in their order as often as it takes until
+    /// those that wait for one behind them have it too.
+    fn share(&mut self, marks: &[Mark]) {
+        let mut waiting: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut ready = BinaryHeap::new();
+        for (i, mark) in marks.iter().enumerate() {
+            let Some(other) = mark.same_as.as_deref() else {
+                continue;
+            };
+            match self.scales.contains_key(other) {
+                true => ready.push(Reverse((0u64, i))),
+                false => waiting.entry(other).or_default().push(i),
+            }
+        }
+        while let Some(Reverse((round, i))) = ready.pop() {
+            let Some(mark) = marks.get(i) else { continue };
+            let found = mark.same_as.as_ref().and_then(|n| self.scales.get(n));
+            let Some(known) = found.cloned() else {
+                continue;
+            };
+            self.pair(&mark.name, &known.1, &known.2);
+            self.scales.insert(mark.name.clone(), known);
+            for next in waiting.remove(mark.name.as_str()).into_iter().flatten() {
+                let again = u64::from(next < i);
+                ready.push(Reverse((round.saturating_add(again), next)));
+            }
+        }
     }
 
     fn int(&self) -> Int {
@@ -429,15 +448,9 @@ impl<'w> Fixed<'w> {
 
     /// Lets all that read `name` read `values`.
     fn read(&mut self, name: &str, values: &str) {
-        for &i in self.view.users(name) {
-            let Some(node) = self.view.raw.nodes.get(i) else {
-                continue;
-            };
-            if self.gone.contains(&node.span.start) {
-                continue;
-            }
-            for t in node.inputs.iter().filter(|t| t.text == name) {
-                self.out.rename(node.span, 1, t, values);
+        for read in self.view.reads(name) {
+            if !self.gone.contains(&read.node.span.start) {
+                self.out.rename(read.node.span, 1, read.text, values);
             }
         }
     }
@@ -473,26 +486,24 @@ impl<'w> Fixed<'w> {
         Ok(())
     }
 
+    /// The node that makes a value, and its output: another node may have taken the name over.
+    fn maker(&self, name: &str) -> Option<(&'w raw::Node, &'w raw::Text)> {
+        let before = self.renamed.get(name);
+        let all = before.map_or(&[][..], |n| self.view.makers(n));
+        let all = self.view.makers(name).iter().chain(all);
+        let nodes = &self.view.raw.nodes;
+        let there = all.filter_map(|&(i, text)| Some((i, nodes.get(i)?, text)));
+        let there = there.filter(|(_, n, _)| !self.gone.contains(&n.span.start));
+        let first = there.min_by_key(|(i, _, text)| (*i, text.span.start));
+        first.map(|(_, node, text)| (node, text))
+    }
+
     /// The pair behind a value.
     fn pair(&mut self, name: &str, scale: &str, zero: &str) {
         let graph = self.view.raw;
         let integers = self.out.fresh(format!("{name}_QuantizeLinear_Output"));
-        let given = graph.outputs.iter().any(|o| o.name.text == name);
-        // What makes it: another node may have taken the name over.
-        let before = self
-            .renamed
-            .iter()
-            .find(|(_, to)| *to == name)
-            .map(|(from, _)| from.clone());
-        let maker = graph.nodes.iter().find_map(|n| {
-            let made = |t: &&raw::Text| t.text == name || Some(&t.text) == before.as_ref();
-            let there = !self.gone.contains(&n.span.start);
-            n.outputs
-                .iter()
-                .find(made)
-                .filter(|_| there)
-                .map(|t| (n, t))
-        });
+        let given = self.view.is_output(name);
+        let maker = self.maker(name);
         let (source, values) = match given {
             true => {
                 let source = self.out.fresh(format!("{name}_QuantizeLinear_Input"));
@@ -591,8 +602,7 @@ impl<'w> Fixed<'w> {
         // Read by this node alone, the floats take the constant's name.
         let alone = self.view.users(base).len() == 1
             && node.inputs.iter().filter(|t| t.text == *base).count() == 1
-            && !self.view.raw.outputs.iter().any(|o| o.name.text == *base)
-            && !(0..self.view.raw.nodes.len()).any(|i| self.view.captured(i).any(|n| n == base));
+            && !self.view.is_kept(base);
         let values = match alone {
             true => base.clone(),
             false => self.out.fresh(format!("{base}_DequantizeLinear_Output")),
@@ -626,11 +636,6 @@ impl<'w> Fixed<'w> {
                     .remove_node(self.view.graph_of(node.span), node.span);
             }
         }
-        let mut captured = HashSet::new();
-        for i in 0..self.view.raw.nodes.len() {
-            captured.extend(self.view.captured(i));
-        }
-        captured.extend(self.view.raw.outputs.iter().map(|o| o.name.text.as_str()));
         for held in self
             .view
             .raw
@@ -640,16 +645,12 @@ impl<'w> Fixed<'w> {
         {
             let name = held.raw.name();
             let users = self.view.users(name);
-            let replaced = |&i: &usize| {
-                let bias = self.summed.contains(&(name.to_owned(), i));
-                let node = self.view.raw.nodes.get(i);
-                let once =
-                    node.is_some_and(|n| n.inputs.iter().filter(|t| t.text == name).count() == 1);
-                bias && once
-            };
+            let replaced = |&i: &usize| self.summed.contains(&(name.to_owned(), i));
+            // Each of them reads it once.
+            let once = self.view.reads(name).len() == users.len();
             let weight = self.weights.contains_key(name);
-            if !captured.contains(name)
-                && (weight || !users.is_empty() && users.iter().all(replaced))
+            if !self.view.is_kept(name)
+                && (weight || !users.is_empty() && once && users.iter().all(replaced))
             {
                 self.view.remove(held, self.out);
             }

@@ -67,6 +67,8 @@ pub(super) struct Rewrite {
     slots: BTreeMap<(u64, u64), Slot>,
     /// Names that are in use.
     names: HashSet<String>,
+    /// The number that a name was last given, where it was asked for more than once.
+    numbers: HashMap<String, u64>,
     rooms: usize,
     /// Constants that go, by where their message lies.
     pub(super) removed: HashSet<Span>,
@@ -105,13 +107,17 @@ impl Rewrite {
     /// `name`, or one like it that no value has.
     pub(super) fn fresh(&mut self, name: impl Into<String>) -> String {
         let name = name.into();
-        let mut out = name.clone();
-        let mut n = 1u64;
-        while !self.names.insert(out.clone()) {
-            n += 1;
-            out = format!("{name}_{n}");
+        if self.names.insert(name.clone()) {
+            return name;
         }
-        out
+        let n = self.numbers.entry(name.clone()).or_insert(1);
+        loop {
+            *n = n.saturating_add(1);
+            let out = format!("{name}_{n}");
+            if self.names.insert(out.clone()) {
+                return out;
+            }
+        }
     }
 
     /// A room for so many bytes.
@@ -164,19 +170,6 @@ impl Rewrite {
             .replace(node, text.span, vec![Piece::Fields(field)]);
     }
 
-    /// Takes a constant out of `graph`, and the input of that name.
-    pub(super) fn remove_constant(&mut self, g: &raw::Graph, graph: Span, tensor: &raw::Tensor) {
-        if !self.removed.insert(tensor.span) {
-            return;
-        }
-        self.edits.remove(graph, tensor.span);
-        for input in g.inputs.iter().filter(|i| i.name.text == tensor.name()) {
-            if let Some(graph) = graph_of(g, input.span) {
-                self.edits.remove(graph, input.span);
-            }
-        }
-    }
-
     /// Puts what was said of nodes into the edits.
     pub(super) fn settle(&mut self) {
         let piece = |f: Fields| Piece::Fields(Fields::new().bytes(1, f));
@@ -198,12 +191,6 @@ impl Rewrite {
             }
         }
     }
-}
-
-/// The message of `graph` that `inside` lies in: a graph that was given in parts has several.
-pub(super) fn graph_of(graph: &raw::Graph, inside: Span) -> Option<Span> {
-    let holds = |s: &&Span| s.start <= inside.start && inside.end <= s.end;
-    graph.spans.iter().find(holds).copied()
 }
 
 /// A node's message.
