@@ -96,10 +96,7 @@ fn rewrite(
     mut report: Report,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
-    let how = Options {
-        weights: options.weights.clone(),
-        over_2gib: options.over_2gib,
-    };
+    let how = Options::new(options.weights.clone(), options.over_2gib);
     let mut plan = plan(original, edits, &report.output, &how)?;
     report.changed.append(&mut plan.notes);
     for path in &plan.unused {
@@ -162,6 +159,7 @@ fn strip_docs(original: &Original, edits: &mut Edits, notes: &mut Vec<Note>) -> 
             Item::Tensor(t, _) => (t.span, 12, t.doc_string),
             Item::Value(v) => (v.span, 3, v.doc_string),
             Item::Function(f) => (f.span, 8, f.doc_string),
+            Item::Home(_) => return Ok(()),
         };
         found.extend(doc.map(|d| (message, number, d)));
         Ok(())

@@ -136,6 +136,12 @@ impl Edits {
         change.is_some_and(|c| c.set.contains_key(&number) || c.replace.contains_key(&field.start))
     }
 
+    /// Whether something comes in the place of the fields `number` of `message`.
+    pub fn gives(&self, message: Span, number: u32) -> bool {
+        let change = self.changes.get(&message);
+        change.is_some_and(|c| c.set.get(&number).is_some_and(|p| !p.is_empty()))
+    }
+
     /// The tensor whose bytes take the place of field `number` of `message`.
     pub fn tensor(&self, message: Span, number: u32) -> Option<&Arc<Tensor>> {
         let pieces = self.changes.get(&message)?.set.get(&number)?;
@@ -502,7 +508,7 @@ impl Sink for At<'_> {
 }
 
 /// Copies `range` of `source`, inside the kernel where that goes.
-pub(super) fn copy(
+pub(crate) fn copy(
     source: &dyn ByteSource,
     range: Range<u64>,
     out: &mut dyn Sink,
@@ -522,7 +528,7 @@ pub(super) fn copy(
 ///
 /// # Errors
 /// What reading and writing gives; `Malformed` when it has not the bytes it said.
-pub(crate) fn put_tensor(
+pub(super) fn put_tensor(
     t: &Tensor,
     chunks: &mut Chunks,
     out: &mut dyn Sink,

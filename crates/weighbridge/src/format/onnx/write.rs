@@ -15,6 +15,7 @@ use weighbridge_core::{Error, Limits, Result};
 
 use super::beside::{Copied, Names, free, inside};
 use super::external::Files;
+use super::place::Alignment;
 use super::raw;
 use super::read::open_both;
 use super::relocate::{Data, Moved, relocate};
@@ -77,6 +78,14 @@ impl Original {
     fn path(&self) -> &Path {
         Path::new(self.source.name())
     }
+
+    /// An error of the model file, where it says of no other.
+    fn named(&self, e: Error) -> Error {
+        match e.file() {
+            Some(_) => e,
+            None => e.in_file(self.source.name()),
+        }
+    }
 }
 
 /// Where weights go.
@@ -105,6 +114,8 @@ pub struct External {
     pub max_size: Option<u64>,
     /// Most tensors of a file.
     pub max_tensors: Option<u64>,
+    /// Where tensors begin in a file.
+    pub alignment: Alignment,
 }
 
 impl Default for External {
@@ -115,6 +126,7 @@ impl Default for External {
             gather: false,
             max_size: None,
             max_tensors: None,
+            alignment: Alignment::WINDOWS,
         }
     }
 }
@@ -127,12 +139,33 @@ impl External {
 }
 
 /// How a model is written.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Where weights go.
     pub weights: Weights,
-    /// Write a model file that is longer than others read.
-    pub over_2gib: bool,
+    /// Where they go instead when the model file would be longer than `most_bytes`; without this,
+    /// that is refused.
+    pub otherwise: Option<External>,
+    /// Longest model file that is written.
+    pub most_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new(Weights::Keep, false)
+    }
+}
+
+impl Options {
+    /// Weights go where they are asked to be; only those that may stay leave a file that others
+    /// could not read. With `over_2gib` it is written.
+    pub fn new(weights: Weights, over_2gib: bool) -> Self {
+        Self {
+            otherwise: (weights == Weights::Keep).then(External::default),
+            weights,
+            most_bytes: if over_2gib { u64::MAX } else { MOST_BYTES },
+        }
+    }
 }
 
 /// Files to be written, with exact sizes.
@@ -161,16 +194,16 @@ pub struct Plan {
 /// is wrong with a tensor.
 pub fn plan(original: &Original, edits: Edits, out: &Path, options: &Options) -> Result<Plan> {
     let plan = plan_as(original, edits.clone(), out, &options.weights)?;
-    let len = plan.spliced.len();
-    if len <= MOST_BYTES || options.over_2gib {
+    let (len, most) = (plan.spliced.len(), options.most_bytes);
+    if len <= most {
         return Ok(plan);
     }
-    if options.weights != Weights::Keep {
+    let Some(external) = &options.otherwise else {
         return Err(too_long(len, &options.weights));
-    }
-    let weights = Weights::External(External::default());
+    };
+    let weights = Weights::External(external.clone());
     let mut plan = plan_as(original, edits, out, &weights)?;
-    if plan.spliced.len() > MOST_BYTES {
+    if plan.spliced.len() > most {
         return Err(too_long(plan.spliced.len(), &weights));
     }
     let why =
@@ -198,7 +231,8 @@ fn plan_as(original: &Original, edits: Edits, out: &Path, weights: &Weights) -> 
         e.gather |= !here;
     }
     let names = Names::new(original, out, &weights)?;
-    let moved = relocate(original, edits, &weights, &|n| names.of(n))?;
+    let moved =
+        relocate(original, edits, &weights, &|n| names.of(n)).map_err(|e| original.named(e))?;
     let spliced = splice(original.source.as_ref(), &moved.edits)?;
     let locations = names.of(moved.data.len());
     let mut plan = Plan {
@@ -333,7 +367,11 @@ impl Plan {
         Ok(())
     }
 
-    fn write_all(
+    /// Writes all files into `set`, and makes the `folders` that they lie in.
+    ///
+    /// # Errors
+    /// `Io`, and what reading gives.
+    pub(crate) fn write_all(
         &self,
         sync: bool,
         set: &mut OutputSet,

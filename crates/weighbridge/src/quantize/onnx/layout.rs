@@ -11,7 +11,7 @@ use weighbridge_core::{Error, Result};
 
 use super::OnnxOptions;
 use super::job::{Job, Places};
-use super::rewrite::{Beside, Data, Rewrite, SMALL, move_beside};
+use super::rewrite::{Beside, Data, Rewrite, SMALL};
 use super::run::{Outcome, Run};
 use crate::format::onnx::raw;
 use crate::format::onnx::splice::{Piece, Spliced, splice};
@@ -61,7 +61,7 @@ impl Layout {
             for (raw, low) in stay {
                 let long = large && own.contains(&raw.span) && low.byte_len() >= SMALL;
                 if raw.is_external() || long {
-                    move_beside(&mut out.edits, raw, low, beside)?;
+                    beside.take(&mut out.edits, raw, low)?;
                 }
             }
         }

@@ -10,6 +10,7 @@ use weighbridge_core::{Error, Result};
 
 use super::job::{Job, To};
 use crate::format::onnx::encode::Fields;
+use crate::format::onnx::place::{Alignment, Lying};
 use crate::format::onnx::raw;
 use crate::format::onnx::splice::{Edits, Piece};
 use crate::format::onnx::types;
@@ -282,21 +283,47 @@ impl Beside {
         }
     }
 
-    /// Gives `data` a place; what is large begins with a page, so that it can be mapped.
+    /// Gives `data` a place; what says where that is.
     fn place(&mut self, data: Data) -> Result<Vec<Piece>> {
-        let align = if data.len() >= 1 << 20 { 4096 } else { 64 };
-        let offset = self.len.checked_next_multiple_of(align);
-        let too_long = || Error::limit("quantize.size", "the data is too long for a file");
-        let offset = offset.ok_or_else(too_long)?;
         let len = data.len();
-        self.len = offset.checked_add(len).ok_or_else(too_long)?;
+        let offset = self.add(data)?;
+        let lying = self.lying(offset, len);
+        let fields = [lying.entries(), Lying::kind()];
+        Ok(fields.map(Piece::Fields).into())
+    }
+
+    /// Gives `data` a place; what is large begins with a page, so that it can be mapped.
+    fn add(&mut self, data: Data) -> Result<u64> {
+        let len = data.len();
+        let offset = Alignment::LARGE_AT_PAGES.next(self.len, len);
+        let end = offset.and_then(|o| o.checked_add(len));
+        let (Some(offset), Some(end)) = (offset, end) else {
+            let message = "the data is too long for a file";
+            return Err(Error::limit("quantize.size", message));
+        };
+        self.len = end;
         self.parts.push((offset, data));
-        let fields = Fields::new()
-            .entry(13, "location", &self.location)
-            .entry(13, "offset", &offset.to_string())
-            .entry(13, "length", &len.to_string())
-            .int(14, 1);
-        Ok(vec![Piece::Fields(fields)])
+        Ok(offset)
+    }
+
+    fn lying(&self, offset: u64, length: u64) -> Lying<'_> {
+        Lying {
+            location: &self.location,
+            offset,
+            length,
+        }
+    }
+
+    /// Moves the data of a constant that stays into the file.
+    pub(super) fn take(
+        &mut self,
+        edits: &mut Edits,
+        tensor: &raw::Tensor,
+        low: &Tensor,
+    ) -> Result<()> {
+        let offset = self.add(Data::Tensor(Arc::new(low.clone())))?;
+        self.lying(offset, low.byte_len()).leave(edits, tensor);
+        Ok(())
     }
 }
 
@@ -319,22 +346,6 @@ impl Constant {
         }
         Ok(out)
     }
-}
-
-/// Moves the data of a constant that stays into the file beside the model.
-pub(super) fn move_beside(
-    edits: &mut Edits,
-    tensor: &raw::Tensor,
-    lowered: &Tensor,
-    beside: &mut Beside,
-) -> Result<()> {
-    let data = Data::Tensor(Arc::new(lowered.clone()));
-    let pieces = beside.place(data)?;
-    for number in [4, 5, 7, 9, 10, 11, 14] {
-        edits.set(tensor.span, number, Vec::new());
-    }
-    edits.set(tensor.span, 13, pieces);
-    Ok(())
 }
 
 /// The element type of a dtype that ONNX has.
