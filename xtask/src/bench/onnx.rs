@@ -43,6 +43,30 @@ struct Case {
     copy: bool,
 }
 
+/// Our words for the cases below.
+const INT8: &[&str] = &[
+    "quantize",
+    "--no-sync",
+    "--quiet",
+    "IN",
+    "OUT",
+    "--type",
+    "int8",
+];
+const INT4: &[&str] = &[
+    "quantize",
+    "--no-sync",
+    "--quiet",
+    "IN",
+    "OUT",
+    "--type",
+    "int4",
+    "--block-size",
+    "32",
+    "--symmetric",
+    "--rtn",
+];
+
 const CASES: &[Case] = &[
     Case {
         title: "List names and shapes, one file",
@@ -117,15 +141,7 @@ const CASES: &[Case] = &[
         title: "int8, dynamic, one file",
         peer: "quantize_dynamic",
         what: "dynamic",
-        ours: &[
-            "quantize",
-            "--no-sync",
-            "--quiet",
-            "IN",
-            "OUT",
-            "--type",
-            "int8",
-        ],
+        ours: INT8,
         external: false,
         makes: Some("onnx"),
         faster: 5.0,
@@ -137,15 +153,7 @@ const CASES: &[Case] = &[
         title: "int8, dynamic, external data",
         peer: "quantize_dynamic",
         what: "dynamic",
-        ours: &[
-            "quantize",
-            "--no-sync",
-            "--quiet",
-            "IN",
-            "OUT",
-            "--type",
-            "int8",
-        ],
+        ours: INT8,
         external: true,
         makes: Some("onnx"),
         faster: 5.0,
@@ -160,19 +168,7 @@ const CASES: &[Case] = &[
         title: "4-bit blocks of 32, round to nearest",
         peer: "MatMulNBitsQuantizer",
         what: "nbits",
-        ours: &[
-            "quantize",
-            "--no-sync",
-            "--quiet",
-            "IN",
-            "OUT",
-            "--type",
-            "int4",
-            "--block-size",
-            "32",
-            "--symmetric",
-            "--rtn",
-        ],
+        ours: INT4,
         external: false,
         makes: Some("onnx"),
         faster: 5.0,

@@ -30,6 +30,23 @@ impl OutputSet {
         Ok(())
     }
 
+    /// Writes a file of so many bytes, which `fill` puts into it, for `path`.
+    ///
+    /// # Errors
+    /// What `fill` gives, and `Io`; the file is removed then.
+    pub fn add(
+        &mut self,
+        path: &Path,
+        bytes: u64,
+        sync: bool,
+        fill: &mut dyn FnMut(&mut Output) -> Result<()>,
+    ) -> Result<()> {
+        let mut out = Output::create(path, sync)?;
+        out.reserve(bytes)?;
+        fill(&mut out)?;
+        self.push(out)
+    }
+
     /// Puts all files in place, in the order they were pushed (an index goes last), and gives
     /// their paths.
     ///

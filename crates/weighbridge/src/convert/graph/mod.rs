@@ -103,10 +103,7 @@ impl Work {
     fn write(&self, sync: bool, progress: &mut dyn FnMut(u64)) -> Result<Vec<PathBuf>> {
         let mut set = OutputSet::new();
         for f in &self.files {
-            let mut out = Output::create(&f.path, sync)?;
-            out.reserve(f.bytes)?;
-            f.fill(&mut out, progress)?;
-            set.push(out)?;
+            set.add(&f.path, f.bytes, sync, &mut |out| f.fill(out, progress))?;
         }
         if let Some(plan) = &self.graph {
             let (mut told, mut folders) = (0u64, Vec::new());

@@ -16,13 +16,12 @@ use weighbridge_core::source::{self, Backend};
 use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Result};
 
-use super::in_place::{SECTOR, lock, sync, write};
+use super::in_place::{SECTOR, sync, target, write};
 use super::{Change, EditOptions, Method, Report};
 use crate::format::Note;
 use crate::format::onnx::splice::{Edits, splice};
 use crate::format::onnx::walk::{Item, walk};
 use crate::format::onnx::write::{Options, Original, Weights, plan};
-use crate::output::same_file;
 use names::Names;
 
 /// Edits the file at `path`; see [`super::edit`].
@@ -36,14 +35,7 @@ pub(super) fn edit(
         let message = "ONNX files have no room for edits to come";
         return Err(Error::parameter("edit.reserve", message).help("leave --reserve out"));
     }
-    let elsewhere = options
-        .output
-        .as_deref()
-        .filter(|out| !same_file(path, out));
-    let target = match options.dry_run || elsewhere.is_some() {
-        true => None,
-        false => Some(lock(path)?),
-    };
+    let (elsewhere, target) = target(path, options)?;
     // Never mapped: what a mapping shows must not change under what is read from it.
     let mut open = options.open.clone();
     open.backend = Backend::Pread;
