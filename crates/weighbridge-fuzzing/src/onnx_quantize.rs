@@ -8,18 +8,18 @@ use weighbridge::quantize::{OnnxOptions, OnnxType, quantize_onnx};
 use weighbridge_core::model::{Model, Tensor};
 
 use crate::exercise;
-use crate::onnx_files::{broken, clear, names, open, same, with_file};
+use crate::onnx_files::{broken, clear, names, open, pick, same, with_file};
 
-/// An ONNX file: quantized in the ways that there are.
+/// An ONNX file: quantized in a third of the ways that there are.
 pub fn onnx_quantize(data: &[u8]) {
-    with_file(data, &all);
+    with_file(data, &|dir| some(dir, pick(data)));
 }
 
-fn all(dir: &Path) {
+fn some(dir: &Path, pick: usize) {
     let path = dir.join("m.onnx");
     let Ok(model) = open(&path) else { return };
     let sound = broken(&path).is_empty();
-    for (case, options) in ways(&model) {
+    for (case, options) in ways(&model).into_iter().skip(pick % 3).step_by(3) {
         clear(dir, &["m.onnx"]);
         run(dir, case, &options, sound);
     }

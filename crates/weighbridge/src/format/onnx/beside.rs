@@ -12,7 +12,7 @@ use weighbridge_core::{Error, Result};
 use super::external;
 use super::splice;
 use super::write::{Original, Weights};
-use crate::output::{Output, OutputSet};
+use crate::output::OutputSet;
 
 /// Compared at a time, in bytes.
 const CHUNK: u64 = 1 << 20;
@@ -208,10 +208,9 @@ impl Copied {
                 false => Err(self.other()),
             };
         }
-        let mut out = Output::create(&self.path, sync)?;
-        out.reserve(len)?;
-        splice::copy(self.source.as_ref(), 0..len, &mut out, tell)?;
-        set.push(out)
+        set.add(&self.path, len, sync, &mut |out| {
+            splice::copy(self.source.as_ref(), 0..len, out, tell)
+        })
     }
 
     /// Whether the file that lies there has the same content.

@@ -22,7 +22,7 @@ use super::relocate::{Data, Moved, relocate};
 use super::splice::{self, Edits, Spliced, splice};
 use crate::OpenOptions;
 use crate::format::Note;
-use crate::output::{Output, OutputSet, Sink, same_file};
+use crate::output::{OutputSet, Sink, same_file};
 
 /// Longest model file that others read: protobuf counts a message's bytes in 31 bits.
 pub const MOST_BYTES: u64 = i32::MAX as u64;
@@ -382,15 +382,11 @@ impl Plan {
             c.write(sync, set, folders, tell)?;
         }
         for (path, data) in &self.data {
-            let mut out = Output::create(path, sync)?;
-            out.reserve(data.len)?;
-            data.write(&mut out, tell)?;
-            set.push(out)?;
+            set.add(path, data.len, sync, &mut |out| data.write(out, tell))?;
         }
-        let mut out = Output::create(&self.path, sync)?;
-        out.reserve(self.spliced.len())?;
-        self.spliced.write(self.source.as_ref(), &mut out, tell)?;
-        set.push(out)
+        set.add(&self.path, self.spliced.len(), sync, &mut |out| {
+            self.spliced.write(self.source.as_ref(), out, tell)
+        })
     }
 }
 
