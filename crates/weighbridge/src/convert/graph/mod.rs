@@ -16,6 +16,7 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Result};
 
 use super::{ConvertOptions, Report, keep_shards, refuse_changes};
+use crate::format::onnx::beside::is_tied;
 use crate::format::onnx::splice::copy;
 use crate::format::onnx::write;
 use crate::format::safetensors::Safetensors;
@@ -112,6 +113,10 @@ impl Work {
                 progress(n);
             })?;
             progress(plan.bytes().saturating_sub(told));
+            let model = plan.paths().into_iter().next().unwrap_or_default();
+            if is_tied(&model, self.files.iter().map(|f| f.path.as_path())) {
+                set.old_is_tied();
+            }
         }
         set.commit()
     }

@@ -4,7 +4,7 @@
 //! repository (ONNX 1.23). The file is walked by its fields ([`parse`]); weights stay where they
 //! are, in the file or in files beside it ([`external`]).
 
-mod beside;
+pub(crate) mod beside;
 pub mod constants;
 mod data;
 pub mod digest;

@@ -13,7 +13,7 @@ use weighbridge_core::source::{Backend, ByteSource};
 use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Limits, Result};
 
-use super::beside::{Copied, Names, free, inside};
+use super::beside::{Copied, Names, free, inside, is_tied};
 use super::external::Files;
 use super::place::Alignment;
 use super::raw;
@@ -342,11 +342,13 @@ impl Plan {
         self.data.is_empty() && self.copies.is_empty()
     }
 
-    /// Writes all files and puts them in place together, the model last. `progress` is told the
-    /// bytes since its last call and the total.
+    /// Writes all files and puts them in place together, the model last; an old model that reads
+    /// files which are replaced is away meanwhile. `progress` is told the bytes since its last call
+    /// and the total.
     ///
     /// # Errors
-    /// `Io`, and what reading gives; every target is as it was then.
+    /// `Io`, and what reading gives; every target is as it was then, unless it was a rename that
+    /// failed.
     pub fn write(&self, sync: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let (mut told, total) = (0u64, self.bytes());
         let mut tell = |n: u64| {
@@ -386,7 +388,11 @@ impl Plan {
         }
         set.add(&self.path, self.spliced.len(), sync, &mut |out| {
             self.spliced.write(self.source.as_ref(), out, tell)
-        })
+        })?;
+        if is_tied(&self.path, self.data.iter().map(|(p, _)| p.as_path())) {
+            set.old_is_tied();
+        }
+        Ok(())
     }
 }
 

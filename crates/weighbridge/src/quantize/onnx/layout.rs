@@ -13,6 +13,7 @@ use super::OnnxOptions;
 use super::job::{Job, Places};
 use super::rewrite::{Beside, Data, Rewrite, SMALL};
 use super::run::{Outcome, Run};
+use crate::format::onnx::beside::is_tied;
 use crate::format::onnx::raw;
 use crate::format::onnx::splice::{Piece, Spliced, splice};
 use crate::output::{OutputSet, Positioned, raw_bytes};
@@ -144,6 +145,10 @@ impl Layout {
         // The graph goes last: it is whole only with what lies beside it.
         for file in outputs.into_iter().rev() {
             file.finish(&mut set)?;
+        }
+        let beside = self.paths().split_off(1);
+        if is_tied(&self.path, beside.iter().map(PathBuf::as_path)) {
+            set.old_is_tied();
         }
         let mut paths = set.commit()?;
         paths.reverse();
