@@ -43,29 +43,12 @@ struct Case {
     copy: bool,
 }
 
-/// Our words for the cases below.
-const INT8: &[&str] = &[
-    "quantize",
-    "--no-sync",
-    "--quiet",
-    "IN",
-    "OUT",
-    "--type",
-    "int8",
-];
-const INT4: &[&str] = &[
-    "quantize",
-    "--no-sync",
-    "--quiet",
-    "IN",
-    "OUT",
-    "--type",
-    "int4",
-    "--block-size",
-    "32",
-    "--symmetric",
-    "--rtn",
-];
+/// Our words to quantize with, and the type.
+macro_rules! quantize {
+    ($($word:literal),*) => {
+        &["quantize", "--no-sync", "--quiet", "IN", "OUT", "--type", $($word),*]
+    };
+}
 
 const CASES: &[Case] = &[
     Case {
@@ -141,7 +124,7 @@ const CASES: &[Case] = &[
         title: "int8, dynamic, one file",
         peer: "quantize_dynamic",
         what: "dynamic",
-        ours: INT8,
+        ours: quantize!("int8"),
         external: false,
         makes: Some("onnx"),
         faster: 5.0,
@@ -153,7 +136,7 @@ const CASES: &[Case] = &[
         title: "int8, dynamic, external data",
         peer: "quantize_dynamic",
         what: "dynamic",
-        ours: INT8,
+        ours: quantize!("int8"),
         external: true,
         makes: Some("onnx"),
         faster: 5.0,
@@ -168,7 +151,7 @@ const CASES: &[Case] = &[
         title: "4-bit blocks of 32, round to nearest",
         peer: "MatMulNBitsQuantizer",
         what: "nbits",
-        ours: INT4,
+        ours: quantize!("int4", "--block-size", "32", "--symmetric", "--rtn"),
         external: false,
         makes: Some("onnx"),
         faster: 5.0,
