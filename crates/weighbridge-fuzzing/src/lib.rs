@@ -14,6 +14,9 @@ mod edit;
 mod exercise;
 mod mutate;
 mod onnx_edit;
+mod onnx_files;
+mod onnx_inject;
+mod onnx_quantize;
 pub mod oracle;
 mod repack;
 mod targets;
@@ -24,6 +27,8 @@ pub use edit::gguf_edit;
 pub use exercise::{READ_BUDGET, model, open_path};
 pub use mutate::{Mutator, Rng};
 pub use onnx_edit::onnx_edit;
+pub use onnx_inject::onnx_inject;
+pub use onnx_quantize::onnx_quantize;
 pub use repack::Members;
 pub use targets::{
     TARGETS, Target, codec_stream, detect_open, gguf_header, jinja_template, marshal_code, npy,

@@ -97,6 +97,14 @@ pub const TARGETS: &[Target] = &[
         run: crate::onnx_edit::onnx_edit,
     },
     Target {
+        name: "onnx_inject",
+        run: crate::onnx_inject::onnx_inject,
+    },
+    Target {
+        name: "onnx_quantize",
+        run: crate::onnx_quantize::onnx_quantize,
+    },
+    Target {
         name: "onnx_read",
         run: onnx_read,
     },

@@ -281,6 +281,28 @@ fn onnx_files_edited() {
     cut("onnx edit cut", &seeds, weighbridge_fuzzing::onnx_edit);
 }
 
+/// Graphs with products, biases and tables, and one with graphs inside.
+fn weighty() -> Vec<Case> {
+    let mut all = seeds_of("onnx_quantize");
+    assert!(all.len() > 1, "{} seeds", all.len());
+    all.extend(seeds_of("onnx_edit"));
+    all
+}
+
+#[test]
+fn onnx_files_quantized() {
+    mutate("onnx quantize", &weighty(), targets::onnx_quantize);
+    let seeds = seeds_of("onnx_quantize");
+    cut("onnx quantize cut", &seeds, targets::onnx_quantize);
+}
+
+#[test]
+fn onnx_files_given_weights() {
+    mutate("onnx inject", &weighty(), targets::onnx_inject);
+    let seeds = seeds_of("onnx_edit");
+    cut("onnx inject cut", &seeds, targets::onnx_inject);
+}
+
 #[test]
 fn onnx_models_cut_and_mutated() {
     let mut all = seeds_of("onnx_read");
