@@ -39,7 +39,8 @@ impl File {
     }
 
     fn collection(&self, address: u64) -> Result<Collection> {
-        let width = 8 + u64::from(self.sizes().length);
+        // Both heads are padded where lengths are short (`H5HG_ALIGN`).
+        let width = (8 + u64::from(self.sizes().length)).next_multiple_of(8);
         let head = self.bytes(address, width)?;
         let mut f = self.fields(&head, address);
         f.tag(b"GCOL", RULE)?;

@@ -80,7 +80,7 @@ impl File {
         };
         let heap = self.local_heap(heap)?;
         let sizes = self.sizes();
-        let each = 2 * u64::from(sizes.offset) + 24;
+        let each = u64::from(sizes.length) + u64::from(sizes.offset) + 24;
         let room = 8 + 2 * u64::from(self.superblock().leaf_k) * each;
         self.tree1(tree, Tree::Group, &mut |_, node| {
             let head = self.bytes(node, 8)?;
@@ -150,7 +150,8 @@ impl LocalHeap<'_> {
     /// One entry of a symbol table (III.C).
     fn symbol(&self, f: &mut Fields<'_>) -> Result<Link> {
         let at = f.place();
-        let name = f.address()?.unwrap_or(u64::MAX);
+        // A length in the library's files (`H5G_ent_decode`), an offset by the specification.
+        let name = f.length()?;
         let address = f.address()?;
         let cached = f.u32()?;
         f.skip(4)?;

@@ -82,7 +82,7 @@ impl Superblock {
         let end = f.address()?;
         let driver = f.address()?;
         // The root's entry in a symbol table: its name, its header, what is cached of it.
-        f.address()?;
+        f.length()?;
         let root = f.address()?;
         f.skip(24)?;
         Ok(Self {

@@ -77,7 +77,10 @@ impl Tensors {
             Some(dims) => {
                 let mut shape: Shape = dims.clone();
                 shape.extend(lowered.dims.iter().copied());
-                self.spend(&dataset, at)?;
+                // A text comes with its length.
+                let each = u64::from(dataset.datatype.size).max(8);
+                let bytes = dataset.space.elements().and_then(|n| n.checked_mul(each));
+                self.spend(bytes, at)?;
                 let source = if let Some(file) = dataset.external.first() {
                     let message = format!("{name} lies in the file {}", file.file);
                     warn("hdf5.external-storage", message);
@@ -111,11 +114,19 @@ impl Tensors {
         Ok(tensor)
     }
 
-    /// Counts what a dataset expands to.
-    pub(super) fn spend(&mut self, d: &Dataset, at: u64) -> Result<()> {
-        // A text comes with its length.
-        let each = u64::from(d.datatype.size).max(8);
-        let bytes = d.space.elements().and_then(|n| n.checked_mul(each));
+    /// Counts a tensor that has another name as well.
+    pub(super) fn again(&mut self, t: &Tensor, at: u64) -> Result<()> {
+        let each = match t.dtype {
+            DType::Str => Some(16),
+            DType::Bytes(n) => Some(u64::from(n).max(8)),
+            other => other.bytes().or(Some(8)),
+        };
+        let bytes = t.numel().and_then(|n| n.checked_mul(each?));
+        self.spend(bytes, at)
+    }
+
+    /// Counts what a dataset expands to; `None` for more than can be counted.
+    fn spend(&mut self, bytes: Option<u64>, at: u64) -> Result<()> {
         let left = bytes.and_then(|b| self.left.checked_sub(b));
         self.left = left.ok_or_else(|| {
             let message = format!(

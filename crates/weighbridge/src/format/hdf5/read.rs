@@ -161,13 +161,15 @@ impl<'f> Walk<'f> {
             }
         };
         if let Some(&first) = self.datasets.get(&address) {
-            let header = self.file.header(address)?;
-            let dataset = self.file.dataset(&header)?;
-            self.tensors.spend(&dataset, self.file.place(address))?;
+            self.admit()?;
             let alias = self.model.tensors.get(first).cloned();
-            self.model
-                .tensors
-                .extend(alias.map(|t| Tensor { name: path, ..t }));
+            if let Some(alias) = alias {
+                self.tensors.again(&alias, self.file.place(address))?;
+                self.model.tensors.push(Tensor {
+                    name: path,
+                    ..alias
+                });
+            }
             return Ok(None);
         }
         if let Some(first) = self.groups.get(&address) {
@@ -207,10 +209,14 @@ impl<'f> Walk<'f> {
         }
     }
 
-    fn dataset(&mut self, path: &str, header: &Header<'_>) -> Result<()> {
+    fn admit(&self) -> Result<()> {
         let cap = self.file.limits().tensors;
         let count = self.model.tensors.len() as u64 + 1;
-        Limits::check(count, cap, "hdf5.tensors", "datasets")?;
+        Limits::check(count, cap, "hdf5.tensors", "datasets")
+    }
+
+    fn dataset(&mut self, path: &str, header: &Header<'_>) -> Result<()> {
+        self.admit()?;
         let attributes = self.attributes(path, header)?;
         let bf16 = |(k, v): &(String, Value)| k == "dtype" && v.as_str() == Some("bfloat16");
         let bf16 = attributes.iter().any(bf16);
