@@ -181,6 +181,9 @@ pub(crate) enum CheckFormat {
     Pytorch,
     Gguf,
     Onnx,
+    Numpy,
+    Flax,
+    Pickle,
 }
 
 impl CheckFormat {
@@ -190,6 +193,9 @@ impl CheckFormat {
             Self::Pytorch => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::Numpy => FormatId::Numpy,
+            Self::Flax => FormatId::Flax,
+            Self::Pickle => FormatId::Pickle,
         }
     }
 }
@@ -293,8 +299,8 @@ pub(crate) enum FailOn {
 
 /// Convert a model to another format
 ///
-/// The target is told by OUT's extension (.safetensors, .gguf, .onnx; .pt .pth .ckpt .bin are
-/// PyTorch) or --to. Weights become ONNX by going into a graph: --graph.
+/// The target is told by OUT's extension (.safetensors, .gguf, .onnx, .npz; .pt .pth .ckpt .bin are
+/// PyTorch; .npy holds a single array) or --to. Weights become ONNX by going into a graph: --graph.
 /// Lists what changes on the way and what cannot be carried; OUT appears only when it is complete.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -436,6 +442,10 @@ pub(crate) enum Target {
     Pt,
     Gguf,
     Onnx,
+    #[value(alias = "tensorflow")]
+    Tf,
+    #[value(alias = "numpy")]
+    Npz,
     /// HDF5 as Keras keeps it: `.weights.h5`, else `.h5`, by OUT's name
     #[value(alias = "hdf5")]
     H5,
@@ -450,6 +460,8 @@ impl Target {
             Self::Pt => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::Tf => FormatId::TfCheckpoint,
+            Self::Npz => FormatId::Numpy,
             Self::H5 => FormatId::Hdf5,
             Self::Keras => FormatId::Keras,
         }

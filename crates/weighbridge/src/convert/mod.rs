@@ -34,8 +34,11 @@ use transpose::Turn;
 use crate::format::gguf::{Gguf, split};
 use crate::format::hdf5::write::Hdf5Writer;
 use crate::format::keras::write::KerasWriter;
+use crate::format::numpy::Numpy;
+use crate::format::numpy::write::NpyWriter;
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
+use crate::format::tensorflow::checkpoint::{self, CheckpointWriter};
 use crate::format::{self, FormatWriter, Note, Plan, WriteOptions};
 use crate::output;
 
@@ -89,6 +92,8 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
         FormatId::Safetensors => Ok(&Safetensors),
         FormatId::PyTorch => Ok(&PyTorchWriter),
         FormatId::Gguf => Ok(&Gguf),
+        FormatId::TfCheckpoint => Ok(&CheckpointWriter),
+        FormatId::Numpy => Ok(&Numpy),
         FormatId::Hdf5 => Ok(&Hdf5Writer),
         FormatId::Keras => Err(Error::unsupported(
             "convert.graph",
@@ -103,11 +108,13 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
     }
 }
 
-/// As [`writer`], where the output's name says more than its format: HDF5 files are laid out for
-/// Keras 3 when they are called `.weights.h5`, for the older loaders when `.hdf5` is not the end.
+/// As [`writer`], where the output's name says more than its format: `.npy` is a single array, HDF5
+/// files are laid out for Keras 3 when they are called `.weights.h5`, for the older loaders when
+/// `.hdf5` is not the end.
 fn writer_at(format: FormatId, path: &Path) -> Result<&'static dyn FormatWriter> {
     let name = path.to_string_lossy().to_ascii_lowercase();
     match format {
+        FormatId::Numpy if name.ends_with(".npy") => Ok(&NpyWriter),
         FormatId::Hdf5 if name.ends_with(".weights.h5") => Ok(&KerasWriter::Weights),
         FormatId::Hdf5 if !name.ends_with(".hdf5") => Ok(&KerasWriter::Legacy),
         other => writer(other),
@@ -160,7 +167,10 @@ pub fn convert(
             e.help("--endian is for GGUF output; every reader of other formats knows theirs")
         );
     }
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let stem = match target {
+        FormatId::TfCheckpoint => checkpoint::prefix_of(path),
+        _ => path.file_stem().map(|s| s.to_string_lossy().into_owned()),
+    };
     let mut job = Job::prepare(model, options, target)?;
     let plan = job.plan(writer, options, stem.unwrap_or_default())?;
     let report = job.report(&plan, path);

@@ -194,8 +194,7 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
 }
 
 /// What to write, for messages.
-pub(super) const TARGETS: &str =
-    "write .safetensors, .gguf, .onnx, .h5, .weights.h5, or .pt, .pth, .ckpt or .bin for PyTorch";
+pub(super) const TARGETS: &str = "write .safetensors, .gguf, .onnx, .npz, .h5, .weights.h5, or .pt, .pth, .ckpt or .bin for PyTorch";
 
 /// The format that an output's extension stands for.
 ///
@@ -211,12 +210,14 @@ pub fn target_of(path: &Path) -> Result<FormatId> {
         Some("safetensors") => return Ok(FormatId::Safetensors),
         Some("gguf") => return Ok(FormatId::Gguf),
         Some("onnx") => return Ok(FormatId::Onnx),
+        Some("index") => return Ok(FormatId::TfCheckpoint),
+        Some("npz" | "npy") => return Ok(FormatId::Numpy),
         Some("h5" | "hdf5") => return Ok(FormatId::Hdf5),
         Some("keras") => return Ok(FormatId::Keras),
         Some("pt" | "pth" | "ckpt" | "bin") => return Ok(FormatId::PyTorch),
         _ => {}
     }
-    let later = [".npz", ".npy", ".pb", ".tflite", ".msgpack"];
+    let later = [".pb", ".tflite", ".msgpack"];
     let help = TARGETS;
     if let Some(known) = later.iter().find(|e| name.ends_with(**e)) {
         let message = format!("writing {known} files is not supported yet");

@@ -5,6 +5,7 @@ mod directory;
 pub mod flax;
 pub mod gguf;
 pub mod hdf5;
+pub(crate) mod joblib;
 pub mod keras;
 pub mod numpy;
 pub mod onnx;
@@ -14,8 +15,9 @@ pub mod safetensors;
 pub mod shards;
 pub mod tensorflow;
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value as Json, json};
 use weighbridge_core::Result;
@@ -161,6 +163,26 @@ pub struct Plan {
     pub changed: Vec<Note>,
     /// What cannot go in.
     pub lost: Vec<Note>,
+    /// What writing a file finds out for a later one.
+    pub learned: Learned,
+}
+
+/// Checksums of tensors that were written, for an index that is written behind them.
+#[derive(Debug, Clone, Default)]
+pub struct Learned(Arc<Mutex<HashMap<usize, u32>>>);
+
+impl Learned {
+    /// Keeps the checksum of tensor number `tensor` of the model.
+    pub(crate) fn keep(&self, tensor: usize, sum: u32) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(tensor, sum);
+    }
+
+    /// The checksum of tensor number `tensor` of the model, once it was written.
+    pub(crate) fn sum(&self, tensor: usize) -> Option<u32> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&tensor).copied()
+    }
 }
 
 /// The reader of a format, where there is one.

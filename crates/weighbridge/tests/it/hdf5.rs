@@ -158,3 +158,10 @@ fn generated_files_are_as_h5py_has_them() {
     };
     assert!(hold_all(&PathBuf::from(folder)) > 50);
 }
+
+#[test]
+fn the_projects_own_files_are_as_h5py_has_them() {
+    // Made by `peers/make_h5.py --small`.
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/hdf5");
+    assert_eq!(hold_all(&folder), 10);
+}

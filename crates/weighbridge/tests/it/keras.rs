@@ -1,4 +1,4 @@
-//! Keras' files against what Keras itself says of them: `peers/make_keras.py` made the project's own
+//! Keras' files against what Keras itself says of them: `peers/make_keras_data.py` made the project's own
 //! and noted which variable lies under which path; the corpus has its manifest.
 
 use std::collections::{BTreeMap, HashMap};

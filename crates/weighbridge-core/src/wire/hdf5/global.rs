@@ -47,9 +47,9 @@ impl File {
         f.version(1..=1, RULE)?;
         f.skip(3)?;
         let size = f.length()?;
-        // The objects' heads are looked at, one after the other; their bytes when asked for.
+        // The objects' heads are looked at, one after the other; their bytes when asked for, so
+        // that what nothing refers to is not accounted for.
         self.range(address, size)?;
-        self.mark(address, size);
         let mut objects = HashMap::new();
         let mut at = width;
         while at.checked_add(width).is_some_and(|e| e <= size) {

@@ -29,7 +29,6 @@ pub(super) mod kind {
     pub(crate) const CONTINUATION: u16 = 0x10;
     pub(crate) const SYMBOL_TABLE: u16 = 0x11;
     pub(crate) const ATTRIBUTE_INFO: u16 = 0x15;
-    pub(crate) const FREE_SPACE: u16 = 0x17;
 }
 
 /// What an object is.

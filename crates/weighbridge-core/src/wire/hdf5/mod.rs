@@ -33,6 +33,7 @@ mod scale;
 mod shared;
 mod superblock;
 mod values;
+mod virtual_list;
 
 pub use attribute::Attribute;
 pub use chunk::{Chunk, ChunkMap};
