@@ -97,6 +97,10 @@ pub const TARGETS: &[Target] = &[
         run: crate::onnx_edit::onnx_edit,
     },
     Target {
+        name: "hdf5",
+        run: crate::hdf5::hdf5,
+    },
+    Target {
         name: "onnx_read",
         run: onnx_read,
     },
