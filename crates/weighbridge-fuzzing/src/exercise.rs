@@ -62,7 +62,9 @@ pub fn model(model: &Model) {
             got += part.len() as u64;
             budget.take(part)
         });
-        if done.is_ok() && t.has_data() {
+        // Of texts only reading tells.
+        let known = !t.dtype.is_text();
+        if done.is_ok() && t.has_data() && known {
             assert_eq!(got, declared, "{} gives another number of bytes", t.name);
         }
     }

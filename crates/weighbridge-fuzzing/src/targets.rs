@@ -105,6 +105,10 @@ pub const TARGETS: &[Target] = &[
         run: crate::onnx_quantize::onnx_quantize,
     },
     Target {
+        name: "hdf5",
+        run: crate::hdf5::hdf5,
+    },
+    Target {
         name: "onnx_read",
         run: onnx_read,
     },

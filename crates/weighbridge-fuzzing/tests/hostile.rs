@@ -61,6 +61,10 @@ fn cut(name: &'static str, fixtures: &[Case], run: fn(&[u8])) {
 /// Where changes should go: everything in a small file, both ends of a larger one.
 fn hot(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let n = bytes.len();
+    let structures = weighbridge_fuzzing::hdf5_structures(bytes);
+    if !structures.is_empty() {
+        return structures;
+    }
     if n <= 8192 {
         std::iter::once(0..n).collect()
     } else {
@@ -309,6 +313,13 @@ fn onnx_models_cut_and_mutated() {
     cut("onnx cut", &all, targets::onnx_read);
     all.extend(fixtures("onnx"));
     mutate("onnx", &all, targets::onnx_read);
+}
+
+#[test]
+fn hdf5_cut_and_mutated() {
+    let all = fixtures("hdf5");
+    cut("hdf5 cut", &seeds_of("hdf5"), targets::hdf5);
+    mutate("hdf5", &all, targets::hdf5);
 }
 
 #[test]

@@ -223,6 +223,17 @@ fn onnx() -> Vec<Case> {
     out
 }
 
+/// HDF5 files: the project's own, and the corpus' small ones.
+fn hdf5() -> Vec<Case> {
+    let mut out = files(&root().join("crates/weighbridge/tests/data/hdf5"));
+    if let Some(corpus) = corpus() {
+        out.extend(files(&corpus.join("keras_tf")));
+        out.extend(files(&corpus.join("real/keras_tf")));
+    }
+    out.retain(|c| c.name.contains(".h") && c.bytes.len() < 256 << 10);
+    out
+}
+
 /// Graphs: the fixtures of their rules, and the corpus' models.
 fn graphs() -> Vec<Case> {
     let rules = root().join("crates/weighbridge/tests/fixtures/scan");
@@ -251,7 +262,7 @@ fn graphs() -> Vec<Case> {
 }
 
 /// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle`, `structure`,
-/// `graphs`, `onnx` or `template`.
+/// `graphs`, `onnx`, `hdf5` or `template`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let (mut torch, mut st) = (seeds(), seeds());
     torch.push(example());
@@ -268,6 +279,9 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     }
     if kind == "onnx" {
         return onnx();
+    }
+    if kind == "hdf5" {
+        return hdf5();
     }
     let is_text = |c: &Case| {
         [".json", ".tsv", ".md", ".toml", ".jinja"]

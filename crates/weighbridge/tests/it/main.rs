@@ -19,6 +19,8 @@ mod gguf_hostile;
 mod graphs;
 mod hdf5;
 mod hostile_cases;
+mod keras;
+mod keras_write;
 mod models;
 mod onnx_check;
 mod onnx_convert;
