@@ -21,6 +21,7 @@ mod onnx_quantize;
 pub mod oracle;
 mod repack;
 mod targets;
+mod tensorflow;
 
 pub use boundary::boundaries;
 pub use code::{hidden_constant, python_source};
@@ -37,3 +38,4 @@ pub use targets::{
     onnx_gates, onnx_read, pickle_machine, protobuf_fields, pytorch_open, safetensors_header,
     scan_file, scan_policy, sevenz_archive, structure_json, tar_archive, zip_archive, zip_survey,
 };
+pub use tensorflow::{graphdef, sstable, tf_checkpoint, tflite};

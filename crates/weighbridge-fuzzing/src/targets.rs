@@ -117,6 +117,22 @@ pub const TARGETS: &[Target] = &[
         run: npy,
     },
     Target {
+        name: "sstable",
+        run: crate::tensorflow::sstable,
+    },
+    Target {
+        name: "tf_checkpoint",
+        run: crate::tensorflow::tf_checkpoint,
+    },
+    Target {
+        name: "tflite",
+        run: crate::tensorflow::tflite,
+    },
+    Target {
+        name: "graphdef",
+        run: crate::tensorflow::graphdef,
+    },
+    Target {
         name: "scan_file",
         run: scan_file,
     },

@@ -323,6 +323,37 @@ fn hdf5_cut_and_mutated() {
 }
 
 #[test]
+fn tensorflow_checkpoints_cut_and_mutated() {
+    let all = fixtures("tensorflow index");
+    cut("table cut", &all, targets::sstable);
+    mutate("table", &all, targets::sstable);
+    cut("checkpoint cut", &all, targets::tf_checkpoint);
+    mutate("checkpoint", &all, targets::tf_checkpoint);
+}
+
+#[test]
+fn tensorflow_graphs_cut_and_mutated() {
+    let all = fixtures("tensorflow graph");
+    cut("graph cut", &all, targets::graphdef);
+    mutate("graph", &all, targets::graphdef);
+}
+
+#[test]
+fn tensorflow_lite_models_cut_and_mutated() {
+    let all = fixtures("tensorflow lite");
+    cut("lite cut", &all, targets::tflite);
+    mutate("lite", &all, targets::tflite);
+}
+
+#[test]
+fn tensorflow_files_scanned_mutated() {
+    let mut all = fixtures("tensorflow index");
+    all.extend(fixtures("tensorflow graph"));
+    all.extend(fixtures("tensorflow lite"));
+    mutate("scan of tensorflow", &all, targets::scan_file);
+}
+
+#[test]
 fn numpy_headers_mutated() {
     mutate("npy", &fixtures("numpy"), targets::npy);
 }

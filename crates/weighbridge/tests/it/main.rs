@@ -44,4 +44,5 @@ mod rule_fixtures;
 mod safetensors;
 mod scan;
 mod scan_corpus;
+mod tensorflow;
 mod trainers;
