@@ -51,6 +51,8 @@ pub struct ConvertOptions {
     pub labels: bool,
     /// The byte order of the output, for formats that have two (GGUF); little where not told.
     pub endian: Option<Endian>,
+    /// Put weights in the order in which another framework has them.
+    pub layout: Option<super::layout::Layout>,
     /// The ONNX graph that the weights are put into; the target is ONNX then.
     pub graph: Option<PathBuf>,
     /// Which tensor goes into which of the graph, where their names differ.
@@ -94,6 +96,7 @@ impl Default for ConvertOptions {
             dedupe: false,
             labels: false,
             endian: None,
+            layout: None,
             graph: None,
             map: Vec::new(),
             transpose: Vec::new(),

@@ -99,7 +99,9 @@ fn refusal(t: &Tensor) -> Option<String> {
         return Some(format!("a dataset of type {d} is no array of numbers"));
     }
     if d.is_text() {
-        return Some("an archive of arrays is written of numbers only and this is a tensor of texts".into());
+        return Some(
+            "an archive of arrays is written of numbers only and this is a tensor of texts".into(),
+        );
     }
     if !t.has_data() {
         return Some("the tensor has no data".into());
