@@ -128,6 +128,16 @@ pub(crate) fn onnx() -> Result<PathBuf> {
     environment("WEIGHBRIDGE_ONNX_VENV", "peers-onnx", list)
 }
 
+/// The Python of the environment with Keras, TensorFlow, h5py and the like, made and filled when
+/// missing.
+///
+/// # Errors
+/// As [`python`].
+pub(crate) fn keras() -> Result<PathBuf> {
+    let list = "requirements-keras.txt";
+    environment("WEIGHBRIDGE_KERAS_VENV", "peers-keras", list)
+}
+
 /// The environment that `variable` names, else the one in `target/NAME` with what `list` lists.
 fn environment(variable: &str, name: &str, list: &str) -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os(variable) {

@@ -448,8 +448,15 @@ pub(crate) enum Target {
     Pt,
     Gguf,
     Onnx,
+    #[value(alias = "tensorflow")]
+    Tf,
     #[value(alias = "numpy")]
     Npz,
+    /// HDF5 as Keras keeps it: `.weights.h5`, else `.h5`, by OUT's name
+    #[value(alias = "hdf5")]
+    H5,
+    /// The configuration of --graph with other weights
+    Keras,
 }
 
 impl Target {
@@ -459,7 +466,10 @@ impl Target {
             Self::Pt => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::Tf => FormatId::TfCheckpoint,
             Self::Npz => FormatId::Numpy,
+            Self::H5 => FormatId::Hdf5,
+            Self::Keras => FormatId::Keras,
         }
     }
 }

@@ -35,10 +35,13 @@ pub(crate) use transform::{kind_of, part_of};
 use transpose::Turn;
 
 use crate::format::gguf::{Gguf, split};
+use crate::format::hdf5::write::Hdf5Writer;
+use crate::format::keras::write::KerasWriter;
 use crate::format::numpy::Numpy;
 use crate::format::numpy::write::NpyWriter;
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
+use crate::format::tensorflow::checkpoint::{self, CheckpointWriter};
 use crate::format::{self, FormatWriter, Note, Plan, WriteOptions};
 use crate::output;
 
@@ -92,7 +95,14 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
         FormatId::Safetensors => Ok(&Safetensors),
         FormatId::PyTorch => Ok(&PyTorchWriter),
         FormatId::Gguf => Ok(&Gguf),
+        FormatId::TfCheckpoint => Ok(&CheckpointWriter),
         FormatId::Numpy => Ok(&Numpy),
+        FormatId::Hdf5 => Ok(&Hdf5Writer),
+        FormatId::Keras => Err(Error::unsupported(
+            "convert.graph",
+            "a .keras file holds a model's configuration, which weights alone do not have",
+        )
+        .help("name the file whose configuration it is: --graph base.keras")),
         other => Err(Error::unsupported(
             "convert.target",
             format!("writing {} is not supported yet", other.as_str()),
@@ -101,11 +111,15 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
     }
 }
 
-/// As [`writer`], where the output's name says more than its format: `.npy` is a single array.
+/// As [`writer`], where the output's name says more than its format: `.npy` is a single array, HDF5
+/// files are laid out for Keras 3 when they are called `.weights.h5`, for the older loaders when
+/// `.hdf5` is not the end.
 fn writer_at(format: FormatId, path: &Path) -> Result<&'static dyn FormatWriter> {
     let name = path.to_string_lossy().to_ascii_lowercase();
     match format {
         FormatId::Numpy if name.ends_with(".npy") => Ok(&NpyWriter),
+        FormatId::Hdf5 if name.ends_with(".weights.h5") => Ok(&KerasWriter::Weights),
+        FormatId::Hdf5 if !name.ends_with(".hdf5") => Ok(&KerasWriter::Legacy),
         other => writer(other),
     }
 }
@@ -144,6 +158,9 @@ pub fn convert(
     if target == FormatId::Onnx {
         return graph::convert(model, path, options, progress);
     }
+    if let (Some(base), FormatId::Hdf5 | FormatId::Keras) = (&options.graph, target) {
+        return graph::keras::convert(model, base, path, options, progress);
+    }
     options.refuse_graph()?;
     let writer = writer_at(target, path)?;
     if options.endian.is_some() && target != FormatId::Gguf {
@@ -153,7 +170,10 @@ pub fn convert(
             e.help("--endian is for GGUF output; every reader of other formats knows theirs")
         );
     }
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let stem = match target {
+        FormatId::TfCheckpoint => checkpoint::prefix_of(path),
+        _ => path.file_stem().map(|s| s.to_string_lossy().into_owned()),
+    };
     let mut job = Job::prepare(model, options, target)?;
     let plan = job.plan(writer, options, stem.unwrap_or_default())?;
     let report = job.report(&plan, path);
@@ -275,6 +295,10 @@ impl Job {
         let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
         if model.format == FormatId::Onnx && target != FormatId::Onnx {
             provenance::record(&mut model, &renamed, &options.limits);
+        }
+        let hdf5 = matches!(model.format, FormatId::Hdf5 | FormatId::Keras);
+        if hdf5 && target != FormatId::Hdf5 {
+            provenance::lists_as_text(&mut model);
         }
         let mut turn = Turn::new(&options.transpose)?;
         turn.apply(&mut model, false, &mut changed)?;

@@ -53,7 +53,8 @@ pub struct ConvertOptions {
     pub endian: Option<Endian>,
     /// Put weights in the order in which another framework has them.
     pub layout: Option<super::layout::Layout>,
-    /// The ONNX graph that the weights are put into; the target is ONNX then.
+    /// The file that the weights are put into: an ONNX graph where the target is ONNX, a `.keras`
+    /// archive or an HDF5 file of Keras where it is that.
     pub graph: Option<PathBuf>,
     /// Which tensor goes into which of the graph, where their names differ.
     pub map: Vec<(String, String)>,
@@ -128,9 +129,9 @@ impl ConvertOptions {
         ];
         match asked.iter().find(|(_, on)| *on) {
             Some((flag, _)) => {
-                let message = format!("{flag} is for ONNX graphs and OUT is none");
+                let message = format!("{flag} is for files that have a graph, and OUT is none");
                 Err(Error::parameter("convert.graph", message)
-                    .help("name an OUT that ends in .onnx"))
+                    .help("name an OUT that ends in .onnx, .keras or .h5"))
             }
             None => Ok(()),
         }
@@ -196,8 +197,7 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
 }
 
 /// What to write, for messages.
-pub(super) const TARGETS: &str =
-    "write .safetensors, .gguf, .onnx, .npz, or .pt, .pth, .ckpt or .bin for PyTorch";
+pub(super) const TARGETS: &str = "write .safetensors, .gguf, .onnx, .npz, .h5, .weights.h5, or .pt, .pth, .ckpt or .bin for PyTorch";
 
 /// The format that an output's extension stands for.
 ///
@@ -213,11 +213,14 @@ pub fn target_of(path: &Path) -> Result<FormatId> {
         Some("safetensors") => return Ok(FormatId::Safetensors),
         Some("gguf") => return Ok(FormatId::Gguf),
         Some("onnx") => return Ok(FormatId::Onnx),
+        Some("index") => return Ok(FormatId::TfCheckpoint),
         Some("npz" | "npy") => return Ok(FormatId::Numpy),
+        Some("h5" | "hdf5") => return Ok(FormatId::Hdf5),
+        Some("keras") => return Ok(FormatId::Keras),
         Some("pt" | "pth" | "ckpt" | "bin") => return Ok(FormatId::PyTorch),
         _ => {}
     }
-    let later = [".h5", ".keras", ".pb", ".tflite", ".msgpack"];
+    let later = [".pb", ".tflite", ".msgpack"];
     let help = TARGETS;
     if let Some(known) = later.iter().find(|e| name.ends_with(**e)) {
         let message = format!("writing {known} files is not supported yet");

@@ -144,8 +144,18 @@ pub(crate) fn settle(
             into_metadata(model, torch, options.weights_only);
         }
         FormatId::Gguf => into_text(model, options.weights_only),
-        FormatId::Onnx => beside_graph(model, options.weights_only, lost),
+        FormatId::Onnx => {
+            let why = "an ONNX graph holds weights and no training state";
+            without_state(model, options.weights_only, why, lost);
+        }
+        FormatId::TfCheckpoint => {
+            let why = "a checkpoint of TensorFlow holds tensors only";
+            without_state(model, options.weights_only, why, lost);
+        }
         FormatId::Numpy => beside_arrays(model, options.weights_only, lost),
+        // One HDF5 file's attributes are another's.
+        FormatId::Hdf5 if matches!(model.format, FormatId::Hdf5 | FormatId::Keras) => {}
+        FormatId::Hdf5 => into_text(model, options.weights_only),
         _ if torch => {
             for (key, _) in &model.metadata {
                 let why = "a PyTorch checkpoint has no place for it beside the pickle";
@@ -156,9 +166,8 @@ pub(crate) fn settle(
     }
 }
 
-/// Lists the state that a graph has no place for.
-fn beside_graph(model: &mut Model, weights_only: bool, lost: &mut Vec<Note>) {
-    let why = "an ONNX graph holds weights and no training state";
+/// Lists the state that the target has no place for.
+fn without_state(model: &mut Model, weights_only: bool, why: &str, lost: &mut Vec<Note>) {
     if let Some(s) = model.structure.take()
         && !weights_only
         && !structure::is_flat(&s, model)

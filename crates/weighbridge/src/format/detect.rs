@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::ByteSource;
-use weighbridge_core::wire::{tar, zip};
+use weighbridge_core::wire::{hdf5, tar, zip};
 use weighbridge_core::{Error, Limits, Result, pickle};
 
 use super::{flax, joblib};
@@ -76,6 +76,7 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
         return Some(match zip::Archive::open(Arc::clone(source), limits) {
             Ok(a) if super::pytorch::is_torch_zip(&a) => Content(FormatId::PyTorch),
+            Ok(a) if super::keras::read::is_archive(&a) => Content(FormatId::Keras),
             Ok(a) if a.members().iter().any(|m| m.name.ends_with(".npy")) => {
                 Content(FormatId::Numpy)
             }
@@ -84,6 +85,7 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
             // A damaged archive is what its extension says, so that the damage is reported.
             Err(_) if named(source.name(), FormatId::PyTorch) => Content(FormatId::PyTorch),
             Err(_) if named(source.name(), FormatId::Numpy) => Content(FormatId::Numpy),
+            _ if named(source.name(), FormatId::Keras) => Content(FormatId::Keras),
             _ => Content(FormatId::Zip),
         });
     }
@@ -100,6 +102,10 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
         };
         return Some(Content(format));
     }
+    // A block of the user's may come first; it can begin like anything.
+    if let Ok(Some(_)) = hdf5::signature(source.as_ref()) {
+        return Some(Content(FormatId::Hdf5));
+    }
     if looks_like_pickle(head, source.name(), limits) {
         return Some(Content(FormatId::PyTorch));
     }
@@ -112,6 +118,12 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     let onnx = named(source.name(), FormatId::Onnx);
     if super::onnx::sniff::is_model(source.as_ref(), onnx).unwrap_or(false) {
         return Some(Content(FormatId::Onnx));
+    }
+    if let Some(format) = super::tensorflow::detect(head, source.as_ref()) {
+        return Some(Content(format));
+    }
+    if text.starts_with(b"{") && source.name().ends_with(".weights.json") {
+        return Some(Content(FormatId::Keras));
     }
     if text.starts_with(b"{") && source.name().ends_with(".json") {
         return Some(Content(FormatId::Json));
@@ -173,8 +185,12 @@ pub fn by_extension(path: &Path) -> Option<FormatId> {
         "pkl" | "pickle" | "joblib" => FormatId::Pickle,
         "gguf" => FormatId::Gguf,
         "onnx" => FormatId::Onnx,
-        "h5" | "hdf5" | "keras" => FormatId::Hdf5,
+        "h5" | "hdf5" => FormatId::Hdf5,
+        "keras" => FormatId::Keras,
         "npy" | "npz" => FormatId::Numpy,
+        "tflite" => FormatId::TfLite,
+        "index" => FormatId::TfCheckpoint,
+        _ if super::tensorflow::checkpoint::is_data(&name) => FormatId::TfCheckpoint,
         "msgpack" | "flax" => FormatId::Flax,
         _ => return None,
     })
@@ -205,7 +221,8 @@ pub(crate) fn refuse(found: Detected, name: &str) -> Error {
             "this is no model file of any known format",
         )
         .help(
-            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin) and bare pickles",
+            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin), bare pickles and \
+             TensorFlow (checkpoints, SavedModels, .pb, .tflite)",
         ),
     };
     e.in_file(name)

@@ -14,6 +14,7 @@ use weighbridge_core::{Error, Limits, Result};
 use super::gguf;
 use super::pytorch::{dcp, deepspeed, megatron};
 use super::shards;
+use super::tensorflow::checkpoint;
 use crate::OpenOptions;
 pub(crate) use check::check;
 
@@ -124,6 +125,9 @@ pub(crate) fn locate(path: &Path, options: &OpenOptions) -> Result<Located> {
         .file_name()
         .and_then(|n| n.to_str())
         .unwrap_or_default();
+    if let Some(found) = checkpoint::locate(path, &options.limits)? {
+        return Ok(Located::plain(Target::File(found)));
+    }
     if shards::is_index(path) {
         return Ok(Located::plain(Target::Shards(path.to_owned())));
     }

@@ -1,31 +1,20 @@
-//! HDF5 files, as far as the scanner needs them without a full reader: where groups and datasets
-//! say that their contents lie in other files, and what attributes say, above all Keras'
-//! configuration of the model. Datasets are not read.
-//!
-//! What this light walk does not understand is a gap, never a fault: whether a file conforms is
-//! the full reader's to say.
+//! HDF5 files: where groups and datasets say that their contents lie in other files, what
+//! attributes and datasets of texts say, above all Keras' configuration of the model, and what
+//! lies in the file beside the values of its datasets.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use memchr::memmem;
 use serde_json::Value;
-use weighbridge_core::source::ByteSource;
-use weighbridge_core::{Error, ErrorKind, Result};
-use weighbridge_scan::{Reference, Text, TextOrigin};
+use weighbridge_core::wire::hdf5::{File, signature};
+use weighbridge_core::{ErrorKind, Result};
+use weighbridge_scan::{Text, TextOrigin};
 
 use super::examine::{Examiner, Item};
-use super::hdf5_object::{Found, Sizes, object};
+use super::hdf5_rest as rest;
+use super::hdf5_walk::{Found, Walk};
 use super::{json, text};
-
-/// How every HDF5 file begins, at byte 0 or after a block of the user's: at 512 or a double of
-/// it (HDF5 File Format Specification 3.0, II.A).
-const SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
-
-/// Most objects looked at.
-const MOST_OBJECTS: usize = 1 << 20;
-
-/// Most bytes of attributes kept as texts.
-const MOST_TEXT: usize = 32 << 20;
 
 /// How much of a file's ends is searched for configurations that lie where the walk does not get.
 const SEARCHED: u64 = 32 << 20;
@@ -41,105 +30,31 @@ const MOST_CONFIG: usize = 16 << 20;
 /// # Errors
 /// What reading gives.
 pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
-    let Some(at) = signature(item.source.as_ref())? else {
+    if signature(item.source.as_ref())?.is_none() {
         return Ok(false);
-    };
+    }
     cx.named(item, "hdf5");
     let mut configs = HashSet::new();
-    let reason = match walk(cx, item, at, &mut configs) {
-        Ok(None) => "HDF5 is not read by this version beyond its links and attributes".to_owned(),
-        Ok(Some(missed)) => format!("HDF5 is not read by this version: {missed}"),
+    let limits = cx.options().limits;
+    let file = match File::with_account(Arc::clone(&item.source), &limits, true) {
+        Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-        Err(e) => format!("HDF5 is not read by this version: {}", e.message()),
+        Err(e) => {
+            cx.failed(&item.place, e);
+            search(cx, item, &mut configs)?;
+            return Ok(true);
+        }
     };
-    search(cx, item, &mut configs)?;
-    cx.gap(&item.place, None, reason);
+    let mut walk = Walk::new(&file, item);
+    walk.all(cx, &mut |cx, found| {
+        attribute(cx, item, &found, &mut configs)
+    })?;
+    let (broken, data) = (walk.broken, walk.data);
+    if broken {
+        search(cx, item, &mut configs)?;
+    }
+    rest::take(cx, item, &file, &data)?;
     Ok(true)
-}
-
-fn signature(source: &dyn ByteSource) -> Result<Option<u64>> {
-    let mut at = 0u64;
-    while at.saturating_add(48) <= source.len() {
-        let mut head = [0u8; 8];
-        source.read_at(at, &mut head)?;
-        if head == *SIGNATURE {
-            return Ok(Some(at));
-        }
-        at = (at * 2).max(512);
-    }
-    Ok(None)
-}
-
-/// Walks every object that links reach. Gives what was not understood, if anything.
-fn walk(
-    cx: &mut Examiner<'_, '_>,
-    item: &Item,
-    at: u64,
-    configs: &mut HashSet<String>,
-) -> Result<Option<String>> {
-    let source = item.source.as_ref();
-    let (sizes, root) = Sizes::read(source, at)?;
-    let mut seen = HashSet::new();
-    let mut open = vec![(root, String::new())];
-    let mut missed = None;
-    let mut left = MOST_TEXT;
-    while let Some((address, path)) = open.pop() {
-        if !seen.insert(address) {
-            continue;
-        }
-        if seen.len() > MOST_OBJECTS {
-            return Err(Error::limit("hdf5.objects", "there are too many objects"));
-        }
-        let found = match object(source, sizes, address) {
-            Ok(found) => found,
-            Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-            Err(e) => {
-                missed.get_or_insert(e.message().to_owned());
-                continue;
-            }
-        };
-        for f in found {
-            match f {
-                Found::Child(name, address) => {
-                    if path.len() + name.len() < 4096 {
-                        open.push((address, format!("{path}/{name}")));
-                    } else {
-                        open.push((address, path.clone()));
-                    }
-                }
-                Found::Outside(kind, file, at) => {
-                    cx.subject.references.push(Reference {
-                        place: inside(item, &path),
-                        offset: item.place.base.map(|b| b.saturating_add(at)),
-                        kind,
-                        path: file,
-                    });
-                }
-                Found::Attribute(name, bytes, at) => {
-                    left = left.saturating_sub(bytes.len());
-                    if left > 0 {
-                        attribute(cx, item, &path, name, bytes, at, configs);
-                    }
-                }
-                // Unwritten chunks cost nothing in the file and their whole size in memory.
-                Found::Extent(bytes, at) => {
-                    let cap = cx.limits.expand_cap(source.len());
-                    if bytes.is_none_or(|b| b > cap) {
-                        let message = format!("the dataset {path} is far larger than the file");
-                        let e = Error::limit("hdf5.expand", message).at(at);
-                        cx.failed(&item.place, e);
-                    }
-                }
-                Found::Missed(what) => {
-                    missed.get_or_insert(what.to_owned());
-                }
-            }
-        }
-    }
-    if left == 0 {
-        missed.get_or_insert("its attributes are longer than is looked at".into());
-    }
-    Ok(missed)
 }
 
 fn inside(item: &Item, path: &str) -> String {
@@ -148,17 +63,14 @@ fn inside(item: &Item, path: &str) -> String {
     steps.join(" → ")
 }
 
-/// The value of an attribute: a configuration of Keras, or a text.
+/// A text: a configuration of Keras, or something else.
 fn attribute(
     cx: &mut Examiner<'_, '_>,
     item: &Item,
-    path: &str,
-    name: String,
-    bytes: Vec<u8>,
-    at: u64,
+    found: &Found<'_>,
     configs: &mut HashSet<String>,
 ) {
-    let trimmed = String::from_utf8_lossy(&bytes);
+    let trimmed = String::from_utf8_lossy(found.bytes);
     let trimmed = trimmed.trim_end_matches('\0').trim();
     if trimmed.starts_with('{')
         && let Ok(value) = json::parse(trimmed)
@@ -167,11 +79,11 @@ fn attribute(
         return;
     }
     cx.subject.texts.push(Text {
-        place: inside(item, path),
-        base: item.place.base.map(|b| b.saturating_add(at)),
-        key: name,
+        place: inside(item, found.path),
+        base: item.place.base.map(|b| b.saturating_add(found.at)),
+        key: found.name.to_owned(),
         origin: TextOrigin::Metadata,
-        bytes,
+        bytes: found.bytes.to_vec(),
     });
 }
 
@@ -195,8 +107,8 @@ fn config(
     text::config(cx, &item, value, Vec::new());
 }
 
-/// Looks for configurations as text in the ends of the file: long attributes lie where the walk
-/// does not get.
+/// Looks for configurations as text in the ends of a file that is broken: the walk may not get
+/// where another reader does.
 fn search(cx: &mut Examiner<'_, '_>, item: &Item, configs: &mut HashSet<String>) -> Result<()> {
     let len = item.source.len();
     let first = 0..len.min(SEARCHED);
@@ -271,8 +183,7 @@ mod tests {
         let mut s = Subject::new("m.h5", source.as_ref());
         let limits = Limits::default();
         let taken = take(&mut Examiner::new(&mut s, &limits), &item).unwrap();
-        assert_eq!(s.gaps.len(), usize::from(taken));
-        assert_eq!(s.faults.len(), 0);
+        assert_eq!(s.faults.len(), usize::from(taken));
         taken.then(|| s.configs.into_iter().map(|c| c.value).collect())
     }
 
@@ -281,7 +192,7 @@ mod tests {
         let json = br#"{"class_name": "Sequential", "config": {"layers": [{"class_name": "X"}]}}"#;
         for start in [0usize, 512, 2048] {
             let mut data = vec![0u8; start];
-            data.extend(SIGNATURE);
+            data.extend(weighbridge_core::wire::hdf5::SIGNATURE);
             data.extend([9u8; 100]);
             data.extend(b"{\"x{ {\"class_name");
             data.extend(json);

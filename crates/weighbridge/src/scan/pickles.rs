@@ -40,6 +40,11 @@ pub(super) fn is_pickle(head: &[u8], path: &Path, limits: &Limits) -> bool {
     (named(&PICKLES) && trace.ops >= 3) || (named(&MODELS) && trace.ops >= 8)
 }
 
+/// Whether a pickle begins here that calls something.
+pub(super) fn calls(head: &[u8], limits: &Limits) -> bool {
+    calls_something(&pickle::run(head, limits))
+}
+
 /// Whether prose could not have given this trace: it calls a global with a plausible name.
 fn calls_something(trace: &Trace<'_>) -> bool {
     let plain = |s: &str| {

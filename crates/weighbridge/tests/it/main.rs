@@ -17,6 +17,7 @@ mod directories;
 mod gguf;
 mod gguf_hostile;
 mod graphs;
+mod hdf5;
 mod hostile_cases;
 mod models;
 mod onnx_check;

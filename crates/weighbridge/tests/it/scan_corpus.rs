@@ -7,7 +7,7 @@ use weighbridge::scan::{ScanOptions, scan};
 use weighbridge_scan::Verdict;
 
 /// Formats whose readers come later: what cannot be judged yet answers `incomplete`.
-const LATER: [&str; 3] = ["h5", "keras", "pb"];
+const LATER: [&str; 1] = ["pb"];
 
 /// One row: the path, what it is, and how it was made.
 struct Row {

@@ -4,7 +4,9 @@
 mod base;
 mod carry;
 mod inject;
+pub(super) mod keras;
 mod pair;
+mod repack;
 mod share;
 
 use std::path::{Path, PathBuf};

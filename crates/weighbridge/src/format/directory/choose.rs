@@ -9,6 +9,7 @@ use weighbridge_core::{Error, Result};
 
 use super::super::detect::{self, Detected};
 use super::super::pytorch::{dcp, deepspeed, megatron};
+use super::super::tensorflow::checkpoint;
 use super::{Listed, Located, Target, list, open, strip_shard};
 use crate::OpenOptions;
 use crate::output::same_file;
@@ -247,7 +248,7 @@ fn candidates(
             "the DeepSpeed checkpoint",
         ));
     }
-    out.extend(tensorflow_checkpoints(listed));
+    out.extend(tensorflow_checkpoints(dir, listed, options));
     // Members of a set are no models of their own; the first stands for a set without an index.
     let files = || listed.iter().filter(|f| !f.is_dir);
     let mut sets: HashSet<String> = files()
@@ -302,8 +303,23 @@ fn candidates(
     Ok((out, ignored))
 }
 
+/// The checkpoint that the state file of the folder calls the latest.
+fn latest(dir: &Path, listed: &[Listed], options: &OpenOptions) -> Option<Candidate> {
+    let is_state = |f: &&Listed| !f.is_dir && f.name == checkpoint::STATE;
+    listed.iter().find(is_state)?;
+    let found = checkpoint::locate(&dir.join(checkpoint::STATE), &options.limits);
+    let path = found.ok()??;
+    Some(Candidate {
+        rank: Rank::TfCheckpoint,
+        shown: path.file_name()?.to_str()?.to_owned(),
+        target: Target::File(path),
+        family: None,
+        variant: false,
+    })
+}
+
 /// Checkpoints of TensorFlow: the file that names the last one, or each that has its data beside it.
-fn tensorflow_checkpoints(listed: &[Listed]) -> Vec<Candidate> {
+fn tensorflow_checkpoints(dir: &Path, listed: &[Listed], options: &OpenOptions) -> Vec<Candidate> {
     let files = || listed.iter().filter(|f| !f.is_dir);
     let data = |prefix: &str| {
         files().any(|f| {
@@ -322,9 +338,8 @@ fn tensorflow_checkpoints(listed: &[Listed]) -> Vec<Candidate> {
         family,
         variant: false,
     };
-    let state = files().find(|f| f.name == "checkpoint");
-    if let (Some(state), false) = (state, prefixes.is_empty()) {
-        return vec![one(state, None)];
+    if let Some(last) = latest(dir, listed, options) {
+        return vec![last];
     }
     let named = prefixes.into_iter();
     named

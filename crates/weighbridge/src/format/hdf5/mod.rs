@@ -1,31 +1,16 @@
 //! HDF5: files of datasets in groups, whoever wrote them. Keras' files are HDF5 too: what they
 //! mean beyond that is in [`super::keras`].
+//!
+//! The container is [`weighbridge_core::wire::hdf5`]; here its objects become a model. Datasets
+//! are tensors called by their path; attributes of the root are metadata under their own name,
+//! those of a group under `path@name`, and those of a dataset go with its tensor.
 
-use std::sync::Arc;
+mod attributes;
+mod compute;
+mod dataset;
+pub mod read;
+mod types;
+mod verify;
+pub(crate) mod write;
 
-use weighbridge_core::Result;
-use weighbridge_core::model::{FormatId, Model};
-use weighbridge_core::source::ByteSource;
-
-use super::FormatReader;
-use super::detect::{self, Detected};
-use crate::OpenOptions;
-use crate::check::Violation;
-
-/// The reader of this format.
-#[derive(Debug, Clone, Copy)]
-pub struct Hdf5;
-
-impl FormatReader for Hdf5 {
-    fn id(&self) -> FormatId {
-        FormatId::Hdf5
-    }
-
-    fn open(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Model> {
-        Err(detect::refuse(Detected::Content(self.id()), source.name()))
-    }
-
-    fn verify(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Vec<Violation>> {
-        Err(detect::refuse(Detected::Content(self.id()), source.name()))
-    }
-}
+pub use read::Hdf5;
