@@ -217,7 +217,6 @@ impl<'f> Walk<'f> {
 
     fn dataset(&mut self, path: &str, header: &Header<'_>) -> Result<()> {
         self.admit()?;
-        let mut tensor = self.tensors.of(path, header, &mut self.model.warnings)?;
         let attributes = self.attributes(path, header)?;
         let bf16 = |(k, v): &(String, Value)| k == "dtype" && v.as_str() == Some("bfloat16");
         let bf16 = attributes.iter().any(bf16);
