@@ -155,11 +155,18 @@ pub fn convert(
         Some(t) => t,
         None => target_of(path)?,
     };
-    if target == FormatId::Onnx {
-        return graph::convert(model, path, options, progress);
-    }
-    if let (Some(base), FormatId::Hdf5 | FormatId::Keras) = (&options.graph, target) {
-        return graph::keras::convert(model, base, path, options, progress);
+    let into_keras = matches!(target, FormatId::Hdf5 | FormatId::Keras);
+    if target == FormatId::Onnx || into_keras && options.graph.is_some() {
+        let mut model = model;
+        let turned = layout::whole(&mut model, options.layout)?;
+        let mut report = match &options.graph {
+            Some(base) if into_keras => {
+                graph::keras::convert(model, base, path, options, progress)?
+            }
+            _ => graph::convert(model, path, options, progress)?,
+        };
+        report.changed.splice(0..0, turned);
+        return Ok(report);
     }
     options.refuse_graph()?;
     let writer = writer_at(target, path)?;
