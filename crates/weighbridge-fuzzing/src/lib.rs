@@ -34,8 +34,9 @@ pub use onnx_inject::onnx_inject;
 pub use onnx_quantize::onnx_quantize;
 pub use repack::Members;
 pub use targets::{
-    TARGETS, Target, codec_stream, detect_open, gguf_header, jinja_template, marshal_code, npy,
-    onnx_gates, onnx_read, pickle_machine, protobuf_fields, pytorch_open, safetensors_header,
-    scan_file, scan_policy, sevenz_archive, structure_json, tar_archive, zip_archive, zip_survey,
+    TARGETS, Target, codec_stream, detect_open, gguf_header, jinja_template, joblib_open,
+    marshal_code, msgpack, npy, numpy_open, onnx_gates, onnx_read, pickle_machine, protobuf_fields,
+    pytorch_open, safetensors_header, scan_file, scan_policy, sevenz_archive, structure_json,
+    tar_archive, zip_archive, zip_survey,
 };
 pub use tensorflow::{graphdef, sstable, tf_checkpoint, tflite};

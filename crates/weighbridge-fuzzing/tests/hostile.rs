@@ -358,6 +358,38 @@ fn numpy_headers_mutated() {
     mutate("npy", &fixtures("numpy"), targets::npy);
 }
 
+/// The small files of the library's own tests whose names end so.
+fn arrays(endings: &[&str]) -> Vec<Case> {
+    let dir = common::root().join("crates/weighbridge/tests/data/arrays");
+    let mut all = common::files(&dir);
+    all.retain(|c| endings.iter().any(|e| c.name.ends_with(e)));
+    assert!(!all.is_empty(), "no file ends in {endings:?}");
+    all
+}
+
+#[test]
+fn numpy_files_cut_and_mutated() {
+    let all = arrays(&[".npy", ".npz"]);
+    mutate("numpy", &all, targets::numpy_open);
+    let some = arrays(&[".npy", "bfloat16.npz", "objects.npz"]);
+    cut("numpy cut", &some, targets::numpy_open);
+}
+
+#[test]
+fn joblib_files_cut_and_mutated() {
+    let all = arrays(&[".joblib"]);
+    mutate("joblib", &all, targets::joblib_open);
+    let some = arrays(&["plain.joblib", "zlib.joblib"]);
+    cut("joblib cut", &some, targets::joblib_open);
+}
+
+#[test]
+fn msgpack_cut_and_mutated() {
+    let all = arrays(&[".msgpack", "checkpoint_12"]);
+    mutate("msgpack", &all, targets::msgpack);
+    cut("msgpack cut", &arrays(&["checkpoint_12"]), targets::msgpack);
+}
+
 #[test]
 fn python_source_cut_and_mutated() {
     let all = seeds_of("python_source");

@@ -12,6 +12,7 @@
     unreachable_pub
 )]
 
+mod arrays;
 mod convert;
 mod directories;
 mod gguf;

@@ -18,8 +18,7 @@ use weighbridge_core::wire::protobuf::Span;
 
 use super::encode::{Fields, head_len};
 pub use layout::splice;
-pub(crate) use write::copy;
-pub(super) use write::put_tensor;
+pub(crate) use write::{copy, put_tensor};
 
 /// Bytes that come into a file.
 #[derive(Debug, Clone)]

@@ -175,7 +175,7 @@ pub(crate) fn copy(
 ///
 /// # Errors
 /// What reading and writing gives; `Malformed` when it has not the bytes it said.
-pub(in crate::format::onnx) fn put_tensor(
+pub(crate) fn put_tensor(
     t: &Tensor,
     chunks: &mut Chunks,
     out: &mut dyn Sink,
