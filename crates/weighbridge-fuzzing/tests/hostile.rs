@@ -61,6 +61,10 @@ fn cut(name: &'static str, fixtures: &[Case], run: fn(&[u8])) {
 /// Where changes should go: everything in a small file, both ends of a larger one.
 fn hot(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let n = bytes.len();
+    let structures = weighbridge_fuzzing::hdf5_structures(bytes);
+    if !structures.is_empty() {
+        return structures;
+    }
     if n <= 8192 {
         std::iter::once(0..n).collect()
     } else {
@@ -281,12 +285,41 @@ fn onnx_files_edited() {
     cut("onnx edit cut", &seeds, weighbridge_fuzzing::onnx_edit);
 }
 
+/// Graphs with products, biases and tables, and one with graphs inside.
+fn weighty() -> Vec<Case> {
+    let mut all = seeds_of("onnx_quantize");
+    assert!(all.len() > 1, "{} seeds", all.len());
+    all.extend(seeds_of("onnx_edit"));
+    all
+}
+
+#[test]
+fn onnx_files_quantized() {
+    mutate("onnx quantize", &weighty(), targets::onnx_quantize);
+    let seeds = seeds_of("onnx_quantize");
+    cut("onnx quantize cut", &seeds, targets::onnx_quantize);
+}
+
+#[test]
+fn onnx_files_given_weights() {
+    mutate("onnx inject", &weighty(), targets::onnx_inject);
+    let seeds = seeds_of("onnx_edit");
+    cut("onnx inject cut", &seeds, targets::onnx_inject);
+}
+
 #[test]
 fn onnx_models_cut_and_mutated() {
     let mut all = seeds_of("onnx_read");
     cut("onnx cut", &all, targets::onnx_read);
     all.extend(fixtures("onnx"));
     mutate("onnx", &all, targets::onnx_read);
+}
+
+#[test]
+fn hdf5_cut_and_mutated() {
+    let all = fixtures("hdf5");
+    cut("hdf5 cut", &seeds_of("hdf5"), targets::hdf5);
+    mutate("hdf5", &all, targets::hdf5);
 }
 
 #[test]
@@ -323,6 +356,38 @@ fn tensorflow_files_scanned_mutated() {
 #[test]
 fn numpy_headers_mutated() {
     mutate("npy", &fixtures("numpy"), targets::npy);
+}
+
+/// The small files of the library's own tests whose names end so.
+fn arrays(endings: &[&str]) -> Vec<Case> {
+    let dir = common::root().join("crates/weighbridge/tests/data/arrays");
+    let mut all = common::files(&dir);
+    all.retain(|c| endings.iter().any(|e| c.name.ends_with(e)));
+    assert!(!all.is_empty(), "no file ends in {endings:?}");
+    all
+}
+
+#[test]
+fn numpy_files_cut_and_mutated() {
+    let all = arrays(&[".npy", ".npz"]);
+    mutate("numpy", &all, targets::numpy_open);
+    let some = arrays(&[".npy", "bfloat16.npz", "objects.npz"]);
+    cut("numpy cut", &some, targets::numpy_open);
+}
+
+#[test]
+fn joblib_files_cut_and_mutated() {
+    let all = arrays(&[".joblib"]);
+    mutate("joblib", &all, targets::joblib_open);
+    let some = arrays(&["plain.joblib", "zlib.joblib"]);
+    cut("joblib cut", &some, targets::joblib_open);
+}
+
+#[test]
+fn msgpack_cut_and_mutated() {
+    let all = arrays(&[".msgpack", "checkpoint_12"]);
+    mutate("msgpack", &all, targets::msgpack);
+    cut("msgpack cut", &arrays(&["checkpoint_12"]), targets::msgpack);
 }
 
 #[test]

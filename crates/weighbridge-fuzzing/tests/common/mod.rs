@@ -198,7 +198,7 @@ pub(crate) fn corpus() -> Option<PathBuf> {
     std::env::var_os("WEIGHBRIDGE_CORPUS").map(PathBuf::from)
 }
 
-fn files(dir: &Path) -> Vec<Case> {
+pub(crate) fn files(dir: &Path) -> Vec<Case> {
     let mut all: Vec<Case> = std::fs::read_dir(dir)
         .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
         .flatten()
@@ -220,6 +220,17 @@ fn onnx() -> Vec<Case> {
         out.extend(files(&corpus.join("onnx/backdoor")));
     }
     out.retain(|c| c.name.ends_with(".onnx") && c.bytes.len() < 16 << 10);
+    out
+}
+
+/// HDF5 files: the project's own, and the corpus' small ones.
+fn hdf5() -> Vec<Case> {
+    let mut out = files(&root().join("crates/weighbridge/tests/data/hdf5"));
+    if let Some(corpus) = corpus() {
+        out.extend(files(&corpus.join("keras_tf")));
+        out.extend(files(&corpus.join("real/keras_tf")));
+    }
+    out.retain(|c| c.name.contains(".h") && c.bytes.len() < 256 << 10);
     out
 }
 
@@ -274,7 +285,7 @@ fn graphs() -> Vec<Case> {
 }
 
 /// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle`, `structure`,
-/// `graphs`, `onnx` or `template`.
+/// `graphs`, `onnx`, `hdf5` or `template`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let (mut torch, mut st) = (seeds(), seeds());
     torch.push(example());
@@ -291,6 +302,9 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     }
     if kind == "onnx" {
         return onnx();
+    }
+    if kind == "hdf5" {
+        return hdf5();
     }
     if let Some(kind) = kind.strip_prefix("tensorflow ") {
         return tensorflow(kind);
