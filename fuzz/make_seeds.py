@@ -230,6 +230,16 @@ def main():
         for target in ("gguf_header", "gguf_edit"):
             put(target, f"{name}.gguf", gguf(version, order))
     put("onnx_edit", "if.onnx", onnx())
+    # What peers/make_tf.py made.
+    data = pathlib.Path(__file__).parent.parent / "crates/weighbridge/tests/data/tensorflow"
+    for target, name in (
+        ("sstable", "three.index"),
+        ("tf_checkpoint", "slices.index"),
+        ("tf_checkpoint", "v1s.ckpt-00001-of-00002"),
+        ("graphdef", "constants.pb"),
+        ("tflite", "int8.tflite"),
+    ):
+        put(target, name, (data / name).read_bytes())
     for name, model in products():
         put("onnx_quantize", f"{name}.onnx", model)
     for name, model in sound_models():
