@@ -201,19 +201,6 @@ impl<'w> Walk<'w> {
         };
         self.expand_left = left;
         match &d.layout {
-            Layout::Contiguous {
-                address: Some(address),
-                ..
-            } if d.external.is_empty() => {
-                let range = self.file.range(*address, bytes.unwrap_or(0))?;
-                self.data.push(range);
-            }
-            Layout::Chunked { .. } => {
-                for chunk in self.file.chunks(&d, at)?.iter() {
-                    let range = self.file.range(chunk.address, chunk.stored)?;
-                    self.data.push(range);
-                }
-            }
             Layout::Virtual { list: Some(list) } => {
                 for file in self.file.virtual_sources(*list)? {
                     if file != "." {
@@ -221,7 +208,7 @@ impl<'w> Walk<'w> {
                     }
                 }
             }
-            _ => {}
+            _ => self.data.extend(self.file.data_ranges(&d, at)?),
         }
         if has_texts(&d.datatype, 0) {
             self.values(cx, &d, at, path, texts)?;

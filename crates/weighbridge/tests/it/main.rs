@@ -18,6 +18,7 @@ mod gguf;
 mod gguf_hostile;
 mod graphs;
 mod hdf5;
+mod hdf5_oracle;
 mod hostile_cases;
 mod models;
 mod onnx_check;

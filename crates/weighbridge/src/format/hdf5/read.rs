@@ -63,6 +63,8 @@ pub(super) struct Walk<'f> {
     groups: HashMap<u64, String>,
     /// Where to keep what is wrong and go on; without it, the first error ends the walk.
     pub(super) errors: Option<Vec<Error>>,
+    /// With errors kept: where the values of each dataset lie, and the dataset's path.
+    pub(super) data: Vec<(std::ops::Range<u64>, String)>,
 }
 
 /// The most errors that are kept.
@@ -80,6 +82,7 @@ impl<'f> Walk<'f> {
             datasets: HashMap::new(),
             groups: HashMap::new(),
             errors: None,
+            data: Vec::new(),
         })
     }
 
@@ -111,7 +114,7 @@ impl<'f> Walk<'f> {
     }
 
     /// Keeps an error, or ends the walk with it.
-    fn keep<T>(&mut self, result: Result<T>, path: &str) -> Result<Option<T>> {
+    pub(super) fn keep<T>(&mut self, result: Result<T>, path: &str) -> Result<Option<T>> {
         let e = match result {
             Ok(it) => return Ok(Some(it)),
             Err(e) if path.is_empty() => e,
@@ -187,7 +190,10 @@ impl<'f> Walk<'f> {
         match header.kind() {
             Kind::Dataset => {
                 let tensor = self.dataset(&path, &header);
-                self.keep(tensor, &path)?;
+                if self.keep(tensor, &path)?.is_some() && self.errors.is_some() {
+                    let sound = verify::dataset(self.file, &header, &path, &mut self.data);
+                    self.keep(sound, &path)?;
+                }
                 Ok(None)
             }
             Kind::Group => {
