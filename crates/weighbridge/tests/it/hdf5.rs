@@ -257,6 +257,11 @@ fn every_name_of_a_dataset_is_listed_and_attributes_are_typed() {
         model.tensor("one").unwrap(),
     );
     assert_eq!(sha256(a), sha256(b));
+    let same = &b.extra.as_ref().unwrap().attributes;
+    assert_eq!(
+        *same,
+        [("same".to_owned(), Value::Str("hard/again".into()))]
+    );
     let value = |key: &str| &model.metadata.iter().find(|(k, _)| k == key).unwrap().1;
     assert_eq!(value("text"), &Value::Str("word".into()));
     assert_eq!(value("ints@int"), &Value::Int(7));
@@ -274,7 +279,7 @@ fn every_name_of_a_dataset_is_listed_and_attributes_are_typed() {
     let texts = ["a", "bc", ""].map(|t| Value::Str(t.into()));
     assert_eq!(value("texts"), &Value::List(texts.to_vec()));
     assert!(matches!(value("long"), Value::Packed(p) if p.len() == 5000));
-    let one = model.tensor("one").unwrap().extra.as_ref().unwrap();
+    let one = a.extra.as_ref().unwrap();
     assert_eq!(
         one.attributes,
         [("unit".to_owned(), Value::Str("m".into()))]

@@ -1,9 +1,10 @@
 //! Opening a file: every object that links reach, once; no payload is read.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
-use weighbridge_core::model::{FormatId, Model, Part, Tensor, Warning};
+use weighbridge_core::model::{FormatId, Model, Part, Tensor, Value, Warning};
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::hdf5::{File, Header, Kind, Link, Target};
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
@@ -63,9 +64,14 @@ pub(super) struct Walk<'f> {
     groups: HashMap<u64, String>,
     /// Where to keep what is wrong and go on; without it, the first error ends the walk.
     pub(super) errors: Option<Vec<Error>>,
-    /// With errors kept: where the values of each dataset lie, and the dataset's path.
-    pub(super) data: Vec<(std::ops::Range<u64>, String)>,
+    /// With errors kept: where the values of each dataset lie, and which tensor it is.
+    pub(super) data: Vec<(Range<u64>, usize)>,
+    /// Bytes that paths may still have: each one repeats the names of the groups above it.
+    paths_left: u64,
 }
+
+/// What paths may come to in any case, in bytes; else so many times the file.
+const PATHS_LEAST: u64 = 16 << 20;
 
 /// The most errors that are kept.
 const MOST_ERRORS: usize = 1000;
@@ -83,6 +89,7 @@ impl<'f> Walk<'f> {
             groups: HashMap::new(),
             errors: None,
             data: Vec::new(),
+            paths_left: file.source().len().saturating_mul(16).max(PATHS_LEAST),
         })
     }
 
@@ -139,6 +146,11 @@ impl<'f> Walk<'f> {
     /// Takes a link; gives the links of a group that was not met before.
     fn link(&mut self, path: String, link: Link) -> Result<Option<Vec<Link>>> {
         let at = link.at;
+        let left = self.paths_left.checked_sub(path.len() as u64);
+        self.paths_left = left.ok_or_else(|| {
+            let message = "the paths of its objects come to far more than the file";
+            Error::limit("hdf5.paths", message).at(at)
+        })?;
         let address = match link.target {
             Target::Hard(address) => address,
             Target::Soft(to) => {
@@ -165,13 +177,17 @@ impl<'f> Walk<'f> {
         };
         if let Some(&first) = self.datasets.get(&address) {
             self.admit()?;
-            let alias = self.model.tensors.get(first).cloned();
+            let alias = self.model.tensors.get(first).map(bare);
             if let Some(alias) = alias {
                 self.tensors.again(&alias, self.file.place(address))?;
-                self.model.tensors.push(Tensor {
+                let first = Value::Str(alias.name);
+                let mut alias = Tensor {
                     name: path,
                     ..alias
-                });
+                };
+                // What else is said of it stands at its first name: names are many and cheap.
+                alias.extra_mut().attributes = vec![("same".into(), first)];
+                self.model.tensors.push(alias);
             }
             return Ok(None);
         }
@@ -191,7 +207,8 @@ impl<'f> Walk<'f> {
             Kind::Dataset => {
                 let tensor = self.dataset(&path, &header);
                 if self.keep(tensor, &path)?.is_some() && self.errors.is_some() {
-                    let sound = verify::dataset(self.file, &header, &path, &mut self.data);
+                    let which = self.model.tensors.len().saturating_sub(1);
+                    let sound = verify::dataset(self.file, &header, which, &mut self.data);
                     self.keep(sound, &path)?;
                 }
                 Ok(None)
@@ -253,11 +270,7 @@ impl<'f> Walk<'f> {
     }
 
     /// The attributes of an object; what is wrong with one of them alone is a warning.
-    fn attributes(
-        &mut self,
-        path: &str,
-        header: &Header<'_>,
-    ) -> Result<Vec<(String, weighbridge_core::model::Value)>> {
+    fn attributes(&mut self, path: &str, header: &Header<'_>) -> Result<Vec<(String, Value)>> {
         let mut all = Vec::new();
         for attribute in self.file.attributes(header)? {
             let value = attribute.and_then(|a| Ok((a.name.clone(), self.values.of(&a)?)));
@@ -277,5 +290,17 @@ impl<'f> Walk<'f> {
         let mut names = HashSet::new();
         all.retain(|(name, _)| names.insert(name.clone()));
         Ok(all)
+    }
+}
+
+/// A tensor without what few have.
+fn bare(t: &Tensor) -> Tensor {
+    Tensor {
+        name: t.name.clone(),
+        dtype: t.dtype,
+        shape: t.shape.clone(),
+        layout: t.layout,
+        source: t.source.clone(),
+        extra: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use weighbridge_core::model::Chunks;
+use weighbridge_core::model::{Chunks, Tensor};
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::hdf5::{File, Header, Layout};
 use weighbridge_core::{Error, ErrorKind, Result};
@@ -50,7 +50,8 @@ fn errors(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Err
         walk.keep(header, "")?;
     }
     let mut errors = walk.errors.take().unwrap_or_default();
-    overlaps(std::mem::take(&mut walk.data), &file.spans(), &mut errors);
+    let data = std::mem::take(&mut walk.data);
+    overlaps(data, &walk.model.tensors, &file.spans(), &mut errors);
     let mut chunks = Chunks::new();
     for tensor in walk.model.tensors.iter().filter(|t| t.has_data()) {
         match tensor.stream(&mut chunks, &mut |_| Ok(())) {
@@ -68,13 +69,13 @@ fn errors(source: &Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Err
 pub(super) fn dataset(
     file: &File,
     header: &Header<'_>,
-    path: &str,
-    data: &mut Vec<(Range<u64>, String)>,
+    which: usize,
+    data: &mut Vec<(Range<u64>, usize)>,
 ) -> Result<()> {
     let at = file.place(header.address);
     let d = file.dataset(header)?;
     let ranges = file.data_ranges(&d, at)?;
-    data.extend(ranges.into_iter().map(|r| (r, path.to_owned())));
+    data.extend(ranges.into_iter().map(|r| (r, which)));
     let elsewhere = !d.external.is_empty() || matches!(d.layout, Layout::Virtual { .. });
     if elsewhere || d.pipeline.unknown().is_some() || lower(&d.datatype).form != Form::Other {
         return Ok(());
@@ -85,25 +86,27 @@ pub(super) fn dataset(
 /// Values of two datasets, or values and structures, in the same place: whoever writes to one of
 /// them changes the other.
 fn overlaps(
-    mut data: Vec<(Range<u64>, String)>,
+    mut data: Vec<(Range<u64>, usize)>,
+    tensors: &[Tensor],
     structures: &[Range<u64>],
     errors: &mut Vec<Error>,
 ) {
     data.sort_by_key(|(r, _)| (r.start, r.end));
     let most = errors.len() + MOST_OVERLAPS;
-    let mut last: Option<&(Range<u64>, String)> = None;
+    let name = |i: usize| tensors.get(i).map_or("", |t| t.name.as_str());
+    let mut last: Option<&(Range<u64>, usize)> = None;
     for one in &data {
-        let (range, path) = one;
+        let (range, which) = one;
         let before = last.filter(|(before, _)| range.start < before.end);
         let first = structures.partition_point(|s| s.end <= range.start);
         let within = structures.get(first).filter(|s| s.start < range.end);
         let with = match (before, within) {
-            (Some((_, other)), _) => format!("values of {other}"),
+            (Some((_, other)), _) => format!("values of {}", name(*other)),
             (None, Some(_)) => "a structure of the file".to_owned(),
             (None, None) => String::new(),
         };
         if !with.is_empty() && errors.len() < most {
-            let message = format!("values of {path} lie in the same place as {with}");
+            let message = format!("values of {} lie in the same place as {with}", name(*which));
             let e = Error::malformed("hdf5.overlap", message);
             errors.push(e.span(range.start, range.end - range.start));
         }
