@@ -198,7 +198,7 @@ pub(crate) fn corpus() -> Option<PathBuf> {
     std::env::var_os("WEIGHBRIDGE_CORPUS").map(PathBuf::from)
 }
 
-fn files(dir: &Path) -> Vec<Case> {
+pub(crate) fn files(dir: &Path) -> Vec<Case> {
     let mut all: Vec<Case> = std::fs::read_dir(dir)
         .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
         .flatten()
