@@ -99,12 +99,40 @@ pub const TARGETS: &[Target] = &[
         run: crate::onnx_edit::onnx_edit,
     },
     Target {
+        name: "onnx_inject",
+        run: crate::onnx_inject::onnx_inject,
+    },
+    Target {
+        name: "onnx_quantize",
+        run: crate::onnx_quantize::onnx_quantize,
+    },
+    Target {
+        name: "hdf5",
+        run: crate::hdf5::hdf5,
+    },
+    Target {
         name: "onnx_read",
         run: onnx_read,
     },
     Target {
         name: "npy",
         run: npy,
+    },
+    Target {
+        name: "sstable",
+        run: crate::tensorflow::sstable,
+    },
+    Target {
+        name: "tf_checkpoint",
+        run: crate::tensorflow::tf_checkpoint,
+    },
+    Target {
+        name: "tflite",
+        run: crate::tensorflow::tflite,
+    },
+    Target {
+        name: "graphdef",
+        run: crate::tensorflow::graphdef,
     },
     Target {
         name: "numpy_open",

@@ -61,6 +61,10 @@ fn cut(name: &'static str, fixtures: &[Case], run: fn(&[u8])) {
 /// Where changes should go: everything in a small file, both ends of a larger one.
 fn hot(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let n = bytes.len();
+    let structures = weighbridge_fuzzing::hdf5_structures(bytes);
+    if !structures.is_empty() {
+        return structures;
+    }
     if n <= 8192 {
         std::iter::once(0..n).collect()
     } else {
@@ -281,12 +285,72 @@ fn onnx_files_edited() {
     cut("onnx edit cut", &seeds, weighbridge_fuzzing::onnx_edit);
 }
 
+/// Graphs with products, biases and tables, and one with graphs inside.
+fn weighty() -> Vec<Case> {
+    let mut all = seeds_of("onnx_quantize");
+    assert!(all.len() > 1, "{} seeds", all.len());
+    all.extend(seeds_of("onnx_edit"));
+    all
+}
+
+#[test]
+fn onnx_files_quantized() {
+    mutate("onnx quantize", &weighty(), targets::onnx_quantize);
+    let seeds = seeds_of("onnx_quantize");
+    cut("onnx quantize cut", &seeds, targets::onnx_quantize);
+}
+
+#[test]
+fn onnx_files_given_weights() {
+    mutate("onnx inject", &weighty(), targets::onnx_inject);
+    let seeds = seeds_of("onnx_edit");
+    cut("onnx inject cut", &seeds, targets::onnx_inject);
+}
+
 #[test]
 fn onnx_models_cut_and_mutated() {
     let mut all = seeds_of("onnx_read");
     cut("onnx cut", &all, targets::onnx_read);
     all.extend(fixtures("onnx"));
     mutate("onnx", &all, targets::onnx_read);
+}
+
+#[test]
+fn hdf5_cut_and_mutated() {
+    let all = fixtures("hdf5");
+    cut("hdf5 cut", &seeds_of("hdf5"), targets::hdf5);
+    mutate("hdf5", &all, targets::hdf5);
+}
+
+#[test]
+fn tensorflow_checkpoints_cut_and_mutated() {
+    let all = fixtures("tensorflow index");
+    cut("table cut", &all, targets::sstable);
+    mutate("table", &all, targets::sstable);
+    cut("checkpoint cut", &all, targets::tf_checkpoint);
+    mutate("checkpoint", &all, targets::tf_checkpoint);
+}
+
+#[test]
+fn tensorflow_graphs_cut_and_mutated() {
+    let all = fixtures("tensorflow graph");
+    cut("graph cut", &all, targets::graphdef);
+    mutate("graph", &all, targets::graphdef);
+}
+
+#[test]
+fn tensorflow_lite_models_cut_and_mutated() {
+    let all = fixtures("tensorflow lite");
+    cut("lite cut", &all, targets::tflite);
+    mutate("lite", &all, targets::tflite);
+}
+
+#[test]
+fn tensorflow_files_scanned_mutated() {
+    let mut all = fixtures("tensorflow index");
+    all.extend(fixtures("tensorflow graph"));
+    all.extend(fixtures("tensorflow lite"));
+    mutate("scan of tensorflow", &all, targets::scan_file);
 }
 
 #[test]

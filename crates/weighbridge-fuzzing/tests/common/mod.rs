@@ -223,6 +223,40 @@ fn onnx() -> Vec<Case> {
     out
 }
 
+/// HDF5 files: the project's own, and the corpus' small ones.
+fn hdf5() -> Vec<Case> {
+    let mut out = files(&root().join("crates/weighbridge/tests/data/hdf5"));
+    if let Some(corpus) = corpus() {
+        out.extend(files(&corpus.join("keras_tf")));
+        out.extend(files(&corpus.join("real/keras_tf")));
+    }
+    out.retain(|c| c.name.contains(".h") && c.bytes.len() < 256 << 10);
+    out
+}
+
+/// TensorFlow's files of one kind: `index` (checkpoints of version 1 too), `graph` or `lite`.
+fn tensorflow(kind: &str) -> Vec<Case> {
+    let own = root().join("crates/weighbridge/tests/data/tensorflow");
+    let mut out = files(&own);
+    out.extend(files(&own.join("managed")));
+    out.extend(files(&own.join("saved")));
+    if let Some(corpus) = corpus() {
+        out.extend(files(&corpus.join("keras_tf")));
+        out.extend(files(&corpus.join("keras_tf/saved_model_module")));
+    }
+    out.retain(|c| {
+        let ends = |all: &[&str]| all.iter().any(|e| c.name.ends_with(e));
+        let fits = match kind {
+            "index" => c.name.contains("v1") && !ends(&[".h5", ".keras"]) || ends(&[".index"]),
+            "graph" => ends(&[".pb", ".meta"]),
+            _ => ends(&[".tflite"]),
+        };
+        fits && c.bytes.len() < 64 << 10
+    });
+    assert!(out.len() > 2, "{kind}: {} files", out.len());
+    out
+}
+
 /// Graphs: the fixtures of their rules, and the corpus' models.
 fn graphs() -> Vec<Case> {
     let rules = root().join("crates/weighbridge/tests/fixtures/scan");
@@ -251,7 +285,7 @@ fn graphs() -> Vec<Case> {
 }
 
 /// The fixtures of one kind: `safetensors`, `zip`, `legacy`, `tar`, `pickle`, `structure`,
-/// `graphs`, `onnx` or `template`.
+/// `graphs`, `onnx`, `hdf5` or `template`.
 pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     let (mut torch, mut st) = (seeds(), seeds());
     torch.push(example());
@@ -268,6 +302,12 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     }
     if kind == "onnx" {
         return onnx();
+    }
+    if kind == "hdf5" {
+        return hdf5();
+    }
+    if let Some(kind) = kind.strip_prefix("tensorflow ") {
+        return tensorflow(kind);
     }
     let is_text = |c: &Case| {
         [".json", ".tsv", ".md", ".toml", ".jinja"]

@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 
 const RULE: &str = "hdf5.chunk-index";
 
+/// Chunks may be so many times the file, and are admitted up to this size in any case.
+const CHUNK_RATIO: u64 = 16;
+const CHUNK_LEAST: u64 = 64 << 20;
+
 /// Extents or positions.
 pub(super) type Dims = SmallVec<[u64; 4]>;
 
@@ -82,7 +86,9 @@ impl Grid {
         }
         let element = u64::from(d.datatype.size);
         let bytes = chunk.iter().try_fold(element, |n, &c| n.checked_mul(c));
-        let cap = file.limits().inflate_bytes;
+        // Chunks are decoded whole: as large as the file makes plausible.
+        let plausible = file.source().len().saturating_mul(CHUNK_RATIO);
+        let cap = plausible.max(CHUNK_LEAST).min(file.limits().inflate_bytes);
         let bytes = bytes.filter(|&b| b <= cap).ok_or_else(|| {
             let message = format!("a chunk of the dataset is larger than the limit of {cap} bytes");
             Error::limit("hdf5.chunk-size", message).at(at)

@@ -28,7 +28,7 @@ const BLOCKS: usize = 256;
 /// What the structures of a file may take together: so many times the file, and no less than this.
 /// Well-made files are read about once.
 const SPEND_RATIO: u64 = 16;
-const SPEND_LEAST: u64 = 64 << 20;
+const SPEND_LEAST: u64 = 16 << 20;
 
 /// Where a file's signature lies: at 0, or at 512 or a double of it (II.A).
 ///
@@ -222,7 +222,8 @@ impl File {
         let split = data.len().saturating_sub(4);
         let (body, sum) = data.split_at_checked(split).unwrap_or_default();
         let (stored, computed) = (little(sum) as u32, lookup3(body));
-        if stored != computed {
+        // Fuzzers do not get past checksums; what is behind them is theirs to try.
+        if stored != computed && !cfg!(fuzzing) {
             let message =
                 format!("the stored checksum is {stored:08x}, the bytes give {computed:08x}");
             return Err(Error::integrity("hdf5.checksum", message)

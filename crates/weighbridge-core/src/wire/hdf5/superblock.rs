@@ -108,7 +108,7 @@ impl Superblock {
         let root = f.address()?;
         let computed = lookup3(head.get(..f.pos()).unwrap_or_default());
         let stored = f.u32()?;
-        if stored != computed {
+        if stored != computed && !cfg!(fuzzing) {
             let message = format!(
                 "the superblock's stored checksum is {stored:08x}, the bytes give {computed:08x}"
             );

@@ -7,7 +7,7 @@ use super::layout::Layout;
 use crate::error::{Error, Result};
 
 /// Bands of at most this many bytes are put together from chunks.
-const BAND: u64 = 64 << 20;
+const BAND: u64 = 16 << 20;
 
 /// About how many bytes are handed out at a time.
 const PIECE: u64 = 1 << 20;
@@ -33,6 +33,10 @@ impl File {
         })?;
         if bytes == 0 {
             return Ok(());
+        }
+        if element > BAND {
+            let message = format!("elements of {element} bytes are over the limit of {BAND}");
+            return Err(Error::limit("hdf5.element-size", message).at(at));
         }
         match &d.layout {
             Layout::Compact { data, .. } if data.len() as u64 >= bytes => {
@@ -156,7 +160,7 @@ impl<'a> Bands<'a> {
             *u = unit;
             unit = unit.saturating_mul(n);
         }
-        let cap = BAND.max(grid.element);
+        let cap = BAND;
         let axis = units.iter().position(|&u| u <= cap).unwrap_or(0);
         let unit = units.get(axis).copied().unwrap_or(1).max(1);
         let chunk = grid.chunk.get(axis).copied().unwrap_or(1);

@@ -9,7 +9,7 @@ use weighbridge_kernels::scalar::f16_to_f32;
 use super::types::{Form, lower};
 
 /// Numbers of longer arrays stay packed.
-const LISTED: usize = 4096;
+const LISTED: usize = 1024;
 
 /// Deepest nesting of values within one element.
 const DEEPEST: u32 = 8;

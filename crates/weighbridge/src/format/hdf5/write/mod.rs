@@ -36,7 +36,7 @@ const KERAS_DTYPE: &str = "dtype";
 
 /// The writer of HDF5 files that keeps names as they are.
 #[derive(Debug, Clone, Copy)]
-pub struct Hdf5Writer;
+pub(crate) struct Hdf5Writer;
 
 impl FormatWriter for Hdf5Writer {
     fn id(&self) -> FormatId {
