@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weighbridge::FormatId;
+use weighbridge::convert::FrameworkLayout;
 
 pub(crate) use edit::{Edit, Merge, Split};
 pub(crate) use quantize::{
@@ -313,6 +314,7 @@ Examples:
   weighbridge convert model.safetensors model.pt --dtype bf16
   weighbridge convert model.gguf model.safetensors --dequantize
   weighbridge convert model.onnx model.safetensors
+  weighbridge convert model.keras model.safetensors --names label --layout keras-to-torch
   weighbridge convert tuned.safetensors tuned.onnx --graph base.onnx --map fc.weight=MatMul_7
   weighbridge convert model.onnx out/model.onnx --shared-weights out/model.safetensors
   weighbridge convert tuned.safetensors tuned.keras --graph base.keras
@@ -391,6 +393,10 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "WHICH", default_value = "name")]
     pub(crate) names: Names,
 
+    /// Put weights in the order of another framework: keras-to-torch or torch-to-keras
+    #[arg(long, value_name = "WHICH", value_parser = parse_layout)]
+    pub(crate) layout: Option<FrameworkLayout>,
+
     /// The byte order of GGUF output: little, which everyone reads, or big
     #[arg(long, value_name = "ORDER")]
     pub(crate) endian: Option<ByteOrder>,
@@ -467,6 +473,13 @@ impl Target {
             Self::Keras => FormatId::Keras,
         }
     }
+}
+
+fn parse_layout(name: &str) -> Result<FrameworkLayout, String> {
+    weighbridge::convert::parse_layout(name).map_err(|e| match e.advice() {
+        Some(help) => format!("{}: {help}", e.message()),
+        None => e.message().to_owned(),
+    })
 }
 
 /// Byte orders of an output.

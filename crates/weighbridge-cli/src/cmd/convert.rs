@@ -62,6 +62,7 @@ fn options(args: &Convert) -> Result<ConvertOptions> {
         complex_as_real: args.complex_as_real,
         dedupe: args.dedupe,
         labels: args.names == Names::Label,
+        layout: args.layout,
         endian: args.endian.map(|order| match order {
             ByteOrder::Little => Endian::Little,
             ByteOrder::Big => Endian::Big,

@@ -19,8 +19,8 @@ const PAGES: usize = 64;
 
 /// Steps that may be taken for each byte of the file, and at least: tables may be referred to many
 /// times.
-const STEPS_PER_BYTE: u64 = 4;
-const STEPS_LEAST: u64 = 1 << 16;
+const STEPS_PER_BYTE: u64 = 1;
+const STEPS_LEAST: u64 = 1 << 17;
 
 /// Bytes of texts likewise.
 const TEXT_PER_BYTE: u64 = 4;

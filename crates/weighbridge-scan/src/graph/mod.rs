@@ -4,8 +4,10 @@
 //! [`examine`] puts a graph in order (`flat`), finds out what each value depends on (`facts`),
 //! lists the places where a value that stands for the whole sample meets the weights' own answer
 //! (`gates`), and tries each of them (`judge`): whether ordinary inputs ever open it, what it
-//! does when it is open (`payload`), and which input opens it (`opening`, `solve`, `witness`). Only the
-//! part of the graph that decides is run, by an interpreter of its own (`interp`), within a fixed
+//! does when it is open (`payload`), and which input opens it (`opening`, `solve`, `witness`). What
+//! noise opens and pictures do not is tried by itself (`noise`). Sequences are put in place before
+//! (`sequences`), and loops with weights inside are looked at for their first round (`rounds`). Only
+//! the part of the graph that decides is run, by an interpreter of its own (`interp`), within a fixed
 //! number of steps: equal files get equal answers.
 //!
 //! [`unread`] lists weights that no operator reads.
@@ -13,6 +15,7 @@
 //! Triggers that are learned into weights, or spread over the trunk, are out of its reach: that
 //! nothing was found does not prove that nothing is there.
 
+mod change;
 mod cone;
 mod facts;
 mod flat;

@@ -1,12 +1,13 @@
 //! Gates that stand open on noise and shut on what pictures and recordings look like.
 
+use super::change::{close, strength};
 use super::cone::Cone;
 use super::flat::Id;
 use super::gates::Candidate;
 use super::inputs::{Dice, Family, NATURAL, NOISE, is_sensed};
 use super::interp::Halt;
 use super::interp::value::Value;
-use super::judge::{Judge, Ruling, Shut, close, strength};
+use super::judge::{Judge, Ruling, Shut};
 use super::opening::Opening;
 use super::payload::Effect;
 

@@ -1,13 +1,14 @@
 //! Looks for an input that opens a gate: odd inputs first, then what the operators ask for, and
 //! with other gates where one alone does nothing.
 
+use super::change::strength;
 use super::cone::Cone;
 use super::flat::{Id, Node};
 use super::gates::Candidate;
 use super::inputs::{Dice, Family, ODD, ORDINARY};
 use super::interp::value::{Kind, Tensor, Value};
 use super::interp::{Halt, Meter, Op};
-use super::judge::{Judge, PAYLOADS, Shut, strength};
+use super::judge::{Judge, PAYLOADS, Shut};
 use super::payload::Payload;
 use super::solve::{Solver, Want};
 use super::witness::{self, Witness};

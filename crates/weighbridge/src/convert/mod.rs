@@ -8,8 +8,10 @@
 pub(crate) mod blocks;
 mod dense;
 mod graph;
+mod layout;
 mod names;
 mod options;
+mod permute;
 mod provenance;
 pub(crate) mod state;
 #[cfg(test)]
@@ -26,6 +28,7 @@ use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
+pub use layout::{Layout as FrameworkLayout, parse_layout};
 pub use options::{ConvertOptions, Endian, parse_dtype, parse_map, target_of};
 pub(crate) use transform::{kind_of, part_of};
 
@@ -152,11 +155,18 @@ pub fn convert(
         Some(t) => t,
         None => target_of(path)?,
     };
-    if target == FormatId::Onnx {
-        return graph::convert(model, path, options, progress);
-    }
-    if let (Some(base), FormatId::Hdf5 | FormatId::Keras) = (&options.graph, target) {
-        return graph::keras::convert(model, base, path, options, progress);
+    let into_keras = matches!(target, FormatId::Hdf5 | FormatId::Keras);
+    if target == FormatId::Onnx || into_keras && options.graph.is_some() {
+        let mut model = model;
+        let turned = layout::whole(&mut model, options.layout)?;
+        let mut report = match &options.graph {
+            Some(base) if into_keras => {
+                graph::keras::convert(model, base, path, options, progress)?
+            }
+            _ => graph::convert(model, path, options, progress)?,
+        };
+        report.changed.splice(0..0, turned);
+        return Ok(report);
     }
     options.refuse_graph()?;
     let writer = writer_at(target, path)?;
@@ -288,6 +298,7 @@ impl Job {
         if let Some(s) = &model.structure {
             crate::structure::bulk_names(s, &mut bulk);
         }
+        let mut turner = layout::Turner::new(options.layout, &model);
         let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
         if model.format == FormatId::Onnx && target != FormatId::Onnx {
             provenance::record(&mut model, &renamed, &options.limits);
@@ -298,6 +309,8 @@ impl Job {
         }
         let mut turn = Turn::new(&options.transpose)?;
         turn.apply(&mut model, false, &mut changed)?;
+        turner.follow(&renamed, &mut model);
+        turner.apply(&mut model, false, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);
         transform::apply(
             &mut model,
@@ -307,6 +320,7 @@ impl Job {
             &mut changed,
         )?;
         turn.apply(&mut model, true, &mut changed)?;
+        turner.apply(&mut model, true, &mut changed)?;
         let was_blocks = |t: &&Tensor| {
             let was = before.get(&t.name).and_then(|d| d.block());
             was.is_some() && t.dtype.block().is_none()

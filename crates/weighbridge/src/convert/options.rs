@@ -51,6 +51,8 @@ pub struct ConvertOptions {
     pub labels: bool,
     /// The byte order of the output, for formats that have two (GGUF); little where not told.
     pub endian: Option<Endian>,
+    /// Put weights in the order in which another framework has them.
+    pub layout: Option<super::layout::Layout>,
     /// The file that the weights are put into: an ONNX graph where the target is ONNX, a `.keras`
     /// archive or an HDF5 file of Keras where it is that.
     pub graph: Option<PathBuf>,
@@ -95,6 +97,7 @@ impl Default for ConvertOptions {
             dedupe: false,
             labels: false,
             endian: None,
+            layout: None,
             graph: None,
             map: Vec::new(),
             transpose: Vec::new(),

@@ -228,6 +228,26 @@ fn into_text(model: &mut Model, weights_only: bool) {
     model.structure = None;
 }
 
+/// Takes the tensors in `gone` out of the record of shared storage.
+pub(super) fn forget_aliases(model: &mut Model, gone: &HashSet<String>) {
+    let record = model.metadata.iter_mut().find(|(k, _)| k == aliases::KEY);
+    let Some((_, Value::Str(text))) = record.filter(|_| !gone.is_empty()) else {
+        return;
+    };
+    let Ok(mut groups) = aliases::decode(text) else {
+        return;
+    };
+    for g in &mut groups {
+        g.tensors.retain(|a| !gone.contains(&a.name));
+    }
+    groups.retain(|g| g.tensors.len() > 1);
+    if groups.is_empty() {
+        model.metadata.retain(|(k, _)| k != aliases::KEY);
+    } else {
+        *text = aliases::encode(&groups);
+    }
+}
+
 /// Keeps in the record of shared storage what still holds: tensors that are there, in full, with
 /// the dtype they had.
 pub(super) fn refresh_aliases(model: &mut Model, before: &HashMap<String, DType>) {

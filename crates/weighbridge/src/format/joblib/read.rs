@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use weighbridge_core::pickle::{self, Trace};
 use weighbridge_core::source::ByteSource;
-use weighbridge_core::{Error, ErrorKind, Limits, Result};
+use weighbridge_core::{Error, Limits, Result};
 
 use super::{FIRST_READ, Holes, Loader};
 
@@ -103,6 +103,7 @@ pub(crate) fn load<'s>(source: &'s dyn ByteSource, at: u64, limits: &Limits) -> 
         let mut loader = Loader::new(&holes);
         let trace = pickle::run_with(&data, limits, &mut loader);
         let (end, wanted) = (trace.end, loader.wanted);
+        let cut = trace.is_cut_short();
         let Some(e) = trace.error else {
             data.truncate(end);
             let end = holes.real(end);
@@ -127,7 +128,7 @@ pub(crate) fn load<'s>(source: &'s dyn ByteSource, at: u64, limits: &Limits) -> 
                 }
             }
             // A line cut short by the end of the bytes at hand is none of the stream's faults.
-            None if !whole && (e.kind() == ErrorKind::Truncated || end as u64 >= have) => {
+            None if !whole && (cut || end as u64 >= have) => {
                 want = have.saturating_mul(3).max(FIRST_READ);
             }
             _ => {

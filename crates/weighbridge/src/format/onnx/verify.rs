@@ -296,7 +296,7 @@ fn shown(domain: &str) -> String {
 }
 
 /// A name in a message.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("{:?}", short(name))
 }
 

@@ -16,8 +16,16 @@ use super::types;
 /// Longest text of an attribute.
 const TEXT: u64 = 64 << 20;
 
+/// Most types in one record of a list.
+const MOST_TYPES: u32 = 1 << 12;
+
 /// Deepest nesting of functions in attributes.
 const MOST_DEEP: u32 = 32;
+
+/// Bytes of a file that a node, a type or half a tensor has on average, beyond those that any file
+/// may have: what they take in memory has to be in proportion to it.
+const BYTES_EACH: u64 = 8;
+const FREE: u64 = 1 << 16;
 
 /// A graph on its way.
 pub(super) struct Walk<'w> {
@@ -31,18 +39,33 @@ pub(super) struct Walk<'w> {
     pub stored: u64,
     /// What does not fit the format and stops nothing.
     pub faults: Vec<Error>,
+    /// Nodes, types and tensors that there may still be.
+    left: u64,
 }
+
+/// The tensor of an attribute, or why it is none, and the bytes that it takes.
+type Constant = (Result<Tensor>, u64);
 
 impl<'w> Walk<'w> {
     pub(super) fn new(reader: Reader<'w>, home: Home, functions: bool) -> Self {
+        let left = (home.source.len() / BYTES_EACH).saturating_add(FREE);
         Self {
             reader,
+            left,
             home,
             functions,
             constants: Vec::new(),
             stored: 0,
             faults: Vec::new(),
         }
+    }
+
+    fn take(&mut self, n: u64, at: u64) -> Result<()> {
+        self.left = self.left.checked_sub(n).ok_or_else(|| {
+            let message = "the graphs have more nodes and types than the file's size justifies";
+            Error::limit("tensorflow.nodes", message).at(at)
+        })?;
+        Ok(())
     }
 
     /// The `GraphDef` in `span`.
@@ -88,6 +111,7 @@ impl<'w> Walk<'w> {
 
     /// A `FunctionDef`.
     fn function(&mut self, span: Span, at: u64) -> Result<GraphFunction> {
+        self.take(1, at)?;
         let mut out = GraphFunction {
             offset: Some(at),
             ..GraphFunction::default()
@@ -139,6 +163,7 @@ impl<'w> Walk<'w> {
 
     /// A `NodeDef`; `function` is the one that it stands in.
     fn node(&mut self, span: Span, at: u64, function: Option<&str>) -> Result<GraphNode> {
+        self.take(1, at)?;
         let mut out = GraphNode {
             offset: Some(at),
             ..GraphNode::default()
@@ -156,7 +181,7 @@ impl<'w> Walk<'w> {
                 5 => {
                     let (name, value, tensor) = self.attribute(inner, 0)?;
                     if name == "value" {
-                        constant = tensor;
+                        constant = tensor.or(constant);
                     }
                     if let Some(value) = value {
                         out.attributes.push(GraphAttribute { name, value });
@@ -167,29 +192,28 @@ impl<'w> Walk<'w> {
         }
         // Results are named by the node, and by a number from the second on.
         out.outputs.push(out.name.clone());
-        if let (Some(proto), true) = (constant, out.operator == "Const")
+        if let (Some((found, stored)), true) = (constant, out.operator == "Const")
             && (function.is_none() || self.functions)
         {
             let name = match function {
                 Some(f) => format!("{f}/{}", out.name),
                 None => out.name.clone(),
             };
-            self.stored = self.stored.saturating_add(proto.stored());
-            match proto.tensor(&name, &self.home) {
-                Ok(t) => self.constants.push(t),
-                Err(e) => self.faults.push(e),
+            self.stored = self.stored.saturating_add(stored);
+            match found {
+                Ok(t) => self.constants.push(Tensor { name, ..t }),
+                Err(e) => self.faults.push(e.within(name)),
             }
         }
         Ok(out)
     }
 
     /// An entry of a map of attributes: its key, its value, and the tensor that this is.
-    #[allow(clippy::type_complexity)]
     fn attribute(
         &mut self,
         span: Span,
         depth: u32,
-    ) -> Result<(String, Option<AttributeValue>, Option<Proto>)> {
+    ) -> Result<(String, Option<AttributeValue>, Option<Constant>)> {
         let (mut name, mut value) = (String::new(), None);
         let mut message = Message::new(span);
         while let Some(f) = self.reader.next(&mut message)? {
@@ -207,13 +231,12 @@ impl<'w> Walk<'w> {
         let mut message = Message::new(span);
         while let Some(f) = self.reader.next(&mut message)? {
             if let (8, Value::Bytes(s)) = (f.number, f.value) {
+                self.take(3, f.at)?;
                 let proto = Proto::read(&mut self.reader, s)?;
-                // The node's own value is listed with the tensors.
-                out = proto
-                    .tensor(&name, &self.home)
-                    .ok()
-                    .map(|t| AttributeValue::Tensor(Box::new(t)));
-                tensor = Some(proto);
+                let found = proto.tensor(&name, &self.home);
+                let shown = found.as_ref().ok().cloned();
+                out = shown.map(|t| AttributeValue::Tensor(Box::new(t)));
+                tensor = Some((found, proto.stored()));
             } else {
                 out = self.value(&f, depth)?.or(out);
             }
@@ -275,15 +298,24 @@ impl<'w> Walk<'w> {
                     ints.push(i64::from(n != 0));
                     Ok(())
                 })?,
-                (6, _) => self.reader.varints(&f, &mut |n| {
-                    kinds.push(of_type(n));
-                    Ok(())
-                })?,
+                (6, _) => {
+                    let mut seen = 0;
+                    self.reader.varints(&f, &mut |n| {
+                        // Types are a few: what is behind them is left out.
+                        if seen < MOST_TYPES {
+                            kinds.push(of_type(n));
+                        }
+                        seen += 1;
+                        Ok(())
+                    })?;
+                }
                 (7, Value::Bytes(s)) => {
+                    self.take(1, f.at)?;
                     let dims = proto::shape(&mut self.reader, s)?;
                     kinds.push(of_shape(dims));
                 }
                 (8, Value::Bytes(s)) => {
+                    self.take(2, f.at)?;
                     let proto = Proto::read(&mut self.reader, s)?;
                     tensors.extend(proto.tensor("", &self.home).ok());
                 }

@@ -6,6 +6,7 @@ use weighbridge_core::Result;
 use weighbridge_core::wire::protobuf::{Message, Reader, Span, Value};
 
 use super::super::raw::{Dimension, Graph, Node, Tensor, Text, Type, TypeValue, ValueInfo};
+use super::super::unique;
 use super::{Checker, Step, kinds, quoted, shapes, span_of};
 
 impl<'m> Checker<'m> {
@@ -94,8 +95,7 @@ impl<'m> Checker<'m> {
                     "an initializer has no name",
                 );
             } else if !seen.insert(name) {
-                let message = format!("the initializer {} stands twice", quoted(name));
-                self.wrong("onnx.duplicate-initializer", t.span, message);
+                self.wrong(unique::RULE, t.span, unique::twice(name));
             }
             self.inside(Step::Tensor(t), |c| c.tensor(t))?;
             let is_input = inputs.contains_key(name);
@@ -121,8 +121,7 @@ impl<'m> Checker<'m> {
                 let message = "a sparse initializer has no name";
                 self.wrong("onnx.initializer-name", s.span, message);
             } else if !seen.insert(name) {
-                let message = format!("the initializer {} stands twice", quoted(name));
-                self.wrong("onnx.duplicate-initializer", s.span, message);
+                self.wrong(unique::RULE, s.span, unique::twice(name));
             }
             self.inside(Step::Tensor(t), |c| c.sparse(s))?;
             // Nodes take it as the dense tensor that it stands for.

@@ -16,6 +16,7 @@ mod verify;
 mod write;
 
 pub(crate) use files::{STATE, beside, is_data, locate};
+pub use objects::objects_in;
 pub use read::{Places, Shards, open_with, places};
 pub use write::CheckpointWriter;
 pub(crate) use write::prefix_of;

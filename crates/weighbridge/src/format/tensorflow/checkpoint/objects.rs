@@ -63,6 +63,15 @@ pub(super) fn label(model: &mut Model, limits: &Limits) -> Result<()> {
     Ok(())
 }
 
+/// How many tensors the object graph in `bytes` names.
+///
+/// # Errors
+/// What reading it gives.
+pub fn objects_in(bytes: &[u8], limits: &Limits) -> Result<usize> {
+    let source = SliceSource::new(bytes, KEY);
+    read(&source, limits).map(|o| o.by_key.len())
+}
+
 fn read(source: &SliceSource, limits: &Limits) -> Result<Objects> {
     let mut out = Objects::default();
     let mut reader = Reader::new(source, limits.values);
@@ -121,48 +130,83 @@ fn slot(reader: &mut Reader<'_>, span: Span, out: &mut Objects) -> Result<()> {
     Ok(())
 }
 
-/// The label is the variable's own name where those of all tensors differ, which is what its
-/// framework shows, else the path of the object, which is unique.
+/// The label is the variable's own name where that is a path of its own, which is what its
+/// framework shows (`sequential/first/kernel`), else the path of the object, which always is one:
+/// names such as `kernel` are those of many.
 fn apply(model: &mut Model, objects: &Objects) {
-    let mut seen = HashSet::new();
-    let unique = model.tensors.iter().all(|t| {
-        let full = objects.by_key.get(&t.name).map(|n| n.full_name.as_str());
-        full.is_none_or(|f| t.name == KEY || !f.is_empty() && seen.insert(f))
-    });
-    let path = |key: &str| key.strip_suffix(VALUE).unwrap_or(key).to_owned();
-    let mut labels: HashMap<u64, String> = HashMap::new();
-    for (key, n) in &objects.by_key {
-        let label = if unique {
-            n.full_name.clone()
-        } else {
-            path(key)
-        };
-        labels.entry(n.node).or_insert(label);
+    let mut count: HashMap<&str, u32> = HashMap::new();
+    for t in &model.tensors {
+        if let Some(n) = objects.by_key.get(&t.name) {
+            *count.entry(n.full_name.as_str()).or_default() += 1;
+        }
     }
-    for t in model.tensors.iter_mut().filter(|t| t.name != KEY) {
-        let Some(named) = objects.by_key.get(&t.name) else {
+    let path = |key: &str| key.strip_suffix(VALUE).unwrap_or(key).to_owned();
+    let mut taken = HashSet::new();
+    let mut by_key: HashMap<&str, String> = HashMap::new();
+    let mut by_node: HashMap<u64, &str> = HashMap::new();
+    for t in model.tensors.iter().filter(|t| t.name != KEY) {
+        let Some(n) = objects.by_key.get(&t.name) else {
             continue;
         };
-        let path = path(&t.name);
-        let label = if unique { &named.full_name } else { &path };
-        if *label != t.name {
-            t.extra_mut().label = Some(label.clone());
-        }
-        let mut say = |key: &str, value: &str| {
-            let value = Meta::Str(value.to_owned());
-            t.extra_mut().attributes.push((key.to_owned(), value));
+        let full = n.full_name.as_str();
+        let own = count.get(full) == Some(&1) && full.contains('/');
+        let label = match own && !taken.contains(full) {
+            true => full.to_owned(),
+            false => path(&t.name),
         };
-        if !unique && !named.full_name.is_empty() {
-            say("full_name", &named.full_name);
-        }
-        if named.attribute != "VARIABLE_VALUE" && !named.attribute.is_empty() {
-            say("attribute", &named.attribute);
-        }
-        if let Some(slot) = objects.slots.get(&named.node) {
-            say("slot", &slot.name);
-            if let Some(of) = labels.get(&slot.of) {
-                say("slot_of", of);
-            }
+        if taken.insert(label.clone()) {
+            by_key.insert(t.name.as_str(), label);
         }
     }
+    for (key, n) in &objects.by_key {
+        let label = by_key.get(key.as_str());
+        let label = label.map_or(n.full_name.as_str(), String::as_str);
+        by_node.entry(n.node).or_insert(label);
+    }
+    let mut said = Vec::new();
+    for (i, t) in model
+        .tensors
+        .iter()
+        .enumerate()
+        .filter(|(_, t)| t.name != KEY)
+    {
+        if let Some(named) = objects.by_key.get(&t.name) {
+            let label = by_key.get(t.name.as_str()).filter(|l| **l != t.name);
+            let slot = objects.slots.get(&named.node);
+            let of = slot.and_then(|s| by_node.get(&s.of)).copied();
+            said.push((i, label.cloned(), describe(named, label, slot, of)));
+        }
+    }
+    for (i, label, attributes) in said {
+        let Some(t) = model.tensors.get_mut(i) else {
+            continue;
+        };
+        if label.is_some() || !attributes.is_empty() {
+            let extra = t.extra_mut();
+            extra.label = label;
+            extra.attributes.extend(attributes);
+        }
+    }
+}
+
+/// What else the graph says of a tensor.
+fn describe(
+    named: &Named,
+    label: Option<&String>,
+    slot: Option<&Slot>,
+    of: Option<&str>,
+) -> Vec<(String, Meta)> {
+    let full = named.full_name.as_str();
+    let full = Some(full).filter(|f| !f.is_empty() && label.is_none_or(|l| l != f));
+    let attribute = named.attribute.as_str();
+    let attribute = Some(attribute).filter(|a| !a.is_empty() && *a != "VARIABLE_VALUE");
+    let all = [
+        ("full_name", full),
+        ("attribute", attribute),
+        ("slot", slot.map(|s| s.name.as_str())),
+        ("slot_of", of),
+    ];
+    let said = all.into_iter().filter_map(|(k, v)| Some((k, v?)));
+    said.map(|(k, v)| (k.to_owned(), Meta::Str(v.to_owned())))
+        .collect()
 }
