@@ -325,6 +325,7 @@ Examples:
   weighbridge convert model.keras model.safetensors --names label --layout keras-to-torch
   weighbridge convert tuned.safetensors tuned.onnx --graph base.onnx --map fc.weight=MatMul_7
   weighbridge convert model.onnx out/model.onnx --shared-weights out/model.safetensors
+  weighbridge convert tuned.safetensors tuned.keras --graph base.keras
 
 Exit codes: 0 done, 2 refused or failed; then nothing is left at OUT.")]
 pub(crate) struct Convert {
@@ -423,11 +424,11 @@ pub(crate) struct Convert {
     pub(crate) open: Open,
 }
 
-/// How weights come into an ONNX graph.
+/// How weights come into an ONNX graph or a file of Keras.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "ONNX graphs")]
+#[command(next_help_heading = "ONNX graphs and Keras")]
 pub(crate) struct Graph {
-    /// Put the weights into this ONNX graph, by name
+    /// Put the weights into this ONNX graph, .keras or .h5 file, by name
     #[arg(long, value_name = "FILE")]
     pub(crate) graph: Option<PathBuf>,
 

@@ -58,11 +58,14 @@ impl Vector {
     }
 }
 
+/// A page's number and its bytes.
+type Page = (u64, Vec<u8>);
+
 /// A FlatBuffer.
 #[derive(Debug)]
 pub struct Buffer<'s> {
     source: &'s dyn ByteSource,
-    pages: RefCell<Vec<Option<(u64, Vec<u8>)>>>,
+    pages: RefCell<Vec<Option<Page>>>,
     steps: Cell<u64>,
     text: Cell<u64>,
     seen: RefCell<Vec<(u64, u64)>>,
@@ -372,7 +375,7 @@ mod tests {
         assert_eq!((v.start, v.len), (48, 1));
         assert!(b.table_in(v, 0).is_err());
         assert!(b.table_in(v, 1).is_err());
-        assert_eq!(b.unseen(&[]), [18..20]);
+        assert_eq!(b.unseen(&[]), vec![18..20; 1]);
         assert_eq!(b.unseen(std::slice::from_ref(&(18..20))), []);
     }
 
