@@ -4,7 +4,8 @@
 
 Writes them and `expected.tsv` (file, tensor, dtype, dimensions, sha256 of the values: texts as their
 length in eight bytes and then their bytes). Needs tensorflow; the data in
-`crates/weighbridge/tests/data/tensorflow` was made with 2.21.
+`crates/weighbridge/tests/data/tensorflow` was made with 2.21; `snappy.*` there are its `dtypes.*`
+with every block of the table compressed afterwards.
 """
 
 import hashlib

@@ -252,6 +252,28 @@ fn what_is_written_is_read_again() {
     }
 }
 
+/// `snappy.*` is `dtypes.*` with every block of the index compressed by Google's Snappy (which
+/// TensorFlow reads, and wrote before 1.1).
+#[test]
+fn compressed_tables_are_read() {
+    let (a, b) = (open(&data().join("snappy")), open(&data().join("dtypes")));
+    assert!(a.parts[0].bytes < b.parts[0].bytes);
+    assert_eq!(rows(&a), rows(&b));
+    let report = check::check(&data().join("snappy"), &OpenOptions::default()).unwrap();
+    assert_eq!(report.violations, []);
+}
+
+#[test]
+fn a_table_that_is_no_checkpoint_is_not_called_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("000007.ldb");
+    let mut table = Builder::new();
+    assert!(table.add(b"key", b"value"));
+    std::fs::write(&path, table.finish()).unwrap();
+    let report = scan(&[path], &ScanOptions::default(), &mut |_| {}).unwrap();
+    assert_eq!(report.verdict(), Verdict::Incomplete);
+}
+
 #[test]
 fn what_a_checkpoint_cannot_hold_is_listed() {
     let dir = tempfile::tempdir().unwrap();
