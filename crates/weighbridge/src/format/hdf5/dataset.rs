@@ -9,7 +9,7 @@ use weighbridge_core::wire::hdf5::{ChunkIndex, Dataset, File, Header, Layout};
 use weighbridge_core::{Error, Result};
 
 use super::compute::Stored;
-use super::types::{Form, describe, extra, lower};
+use super::types::{Form, describe, extra, lower_named};
 
 /// Makes tensors of the datasets of one file.
 #[derive(Debug)]
@@ -44,16 +44,18 @@ impl Tensors {
         })
     }
 
-    /// The tensor called `name` of the dataset that `header` is of, without its attributes.
+    /// The tensor called `name` of the dataset that `header` is of, without its attributes, of
+    /// which the one called `dtype` is `named`.
     pub(super) fn of(
         &mut self,
         name: &str,
         header: &Header<'_>,
+        named: Option<&str>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Tensor> {
         let at = self.file.place(header.address);
         let dataset = self.file.dataset(header)?;
-        let lowered = lower(&dataset.datatype);
+        let lowered = lower_named(&dataset.datatype, named);
         let mut warn = |rule, message: String| {
             warnings.push(Warning {
                 offset: Some(at),

@@ -240,8 +240,11 @@ impl<'f> Walk<'f> {
 
     fn dataset(&mut self, path: &str, header: &Header<'_>) -> Result<()> {
         self.admit()?;
-        let mut tensor = self.tensors.of(path, header, &mut self.model.warnings)?;
         let attributes = self.attributes(path, header)?;
+        let named = attributes.iter().find(|(name, _)| name == "dtype");
+        let named = named.and_then(|(_, value)| value.as_str());
+        let warnings = &mut self.model.warnings;
+        let mut tensor = self.tensors.of(path, header, named, warnings)?;
         if !attributes.is_empty() {
             tensor.extra_mut().attributes.extend(attributes);
         }
