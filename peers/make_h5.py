@@ -26,6 +26,8 @@ def digest(dataset):
         return "unreadable", list(dataset.shape), None
     if dataset.shape is None:
         return "null", None, hashlib.sha256().hexdigest()
+    if dataset.attrs.get("dtype") == "bfloat16":
+        return "BF16", list(dataset.shape), hashlib.sha256(dataset[()].tobytes()).hexdigest()
     kind = h5py.check_string_dtype(dataset.dtype)
     if kind is not None:
         values = dataset[()]
@@ -120,6 +122,9 @@ def plain(m, name, **options):
         attributes(f)
         attributes(f["ints"])
         f["one"].attrs["unit"] = "m"
+        # As Keras writes bfloat16.
+        f["bfloat16"] = x.view("<u2")[:, 1::2].astype("<u2").view("V2")
+        f["bfloat16"].attrs["dtype"] = "bfloat16"
 
 
 def attributes(g):

@@ -9,7 +9,7 @@ use weighbridge_core::wire::hdf5::{ChunkIndex, Class, Dataset, File, Header, Lay
 use weighbridge_core::{Error, Result};
 
 use super::compute::Stored;
-use super::types::{Form, Lowered, describe, extra, lower};
+use super::types::{Form, describe, extra, lower_named};
 
 /// Makes tensors of the datasets of one file.
 #[derive(Debug)]
@@ -44,24 +44,18 @@ impl Tensors {
         })
     }
 
-    /// The tensor called `name` of the dataset that `header` is of, without its attributes.
-    ///
-    /// With `bf16`, two opaque bytes are a BF16: Keras 3 says so in an attribute.
+    /// The tensor called `name` of the dataset that `header` is of, without its attributes, of
+    /// which the one called `dtype` is `named`.
     pub(super) fn of(
         &mut self,
         name: &str,
         header: &Header<'_>,
-        bf16: bool,
+        named: Option<&str>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Tensor> {
         let at = self.file.place(header.address);
         let dataset = self.file.dataset(header)?;
-        let opaque = matches!(dataset.datatype.class, Class::Opaque { .. });
-        let bf16 = bf16 && opaque && dataset.datatype.size == 2;
-        let lowered = match bf16 {
-            true => Lowered::numbers(DType::BF16, false),
-            false => lower(&dataset.datatype),
-        };
+        let lowered = lower_named(&dataset.datatype, named);
         let mut warn = |rule, message: String| {
             warnings.push(Warning {
                 offset: Some(at),

@@ -241,10 +241,10 @@ impl<'f> Walk<'f> {
     fn dataset(&mut self, path: &str, header: &Header<'_>) -> Result<()> {
         self.admit()?;
         let attributes = self.attributes(path, header)?;
-        let bf16 = |(k, v): &(String, Value)| k == "dtype" && v.as_str() == Some("bfloat16");
-        let bf16 = attributes.iter().any(bf16);
+        let named = attributes.iter().find(|(name, _)| name == "dtype");
+        let named = named.and_then(|(_, value)| value.as_str());
         let warnings = &mut self.model.warnings;
-        let mut tensor = self.tensors.of(path, header, bf16, warnings)?;
+        let mut tensor = self.tensors.of(path, header, named, warnings)?;
         if !attributes.is_empty() {
             tensor.extra_mut().attributes.extend(attributes);
         }
