@@ -67,7 +67,7 @@ impl File {
             let id = f.take(8)?;
             let shared = f.u8()? & 2 != 0;
             let body = if shared {
-                self.from_table(kind::ATTRIBUTE, id, place)
+                self.of_table(kind::ATTRIBUTE, id, place)
             } else {
                 heap.object(id, place)
             };

@@ -17,6 +17,9 @@ const RULE: &str = "hdf5.chunk-index";
 const CHUNK_RATIO: u64 = 16;
 const CHUNK_LEAST: u64 = 64 << 20;
 
+/// The stored size of a filtered chunk and the mask of filters that were left out.
+pub(super) type Filtered = Option<(u64, u32)>;
+
 /// Extents or positions.
 pub(super) type Dims = SmallVec<[u64; 4]>;
 
@@ -244,7 +247,7 @@ pub(super) struct Collect<'a> {
 
 impl Collect<'_> {
     /// A chunk at `position`, which lies in the grid or is left out.
-    fn push(&mut self, position: &[u64], address: u64, stored: Option<(u64, u32)>) -> Result<()> {
+    fn push(&mut self, position: &[u64], address: u64, stored: Filtered) -> Result<()> {
         let Some(number) = self.grid.number(position) else {
             return Ok(());
         };
@@ -279,7 +282,7 @@ impl Element {
         self,
         f: &mut Fields<'_>,
         address_width: u8,
-    ) -> Result<(Option<u64>, Option<(u64, u32)>)> {
+    ) -> Result<(Option<u64>, Filtered)> {
         let address = f.address()?;
         if !self.filtered {
             return Ok((address, None));
@@ -330,7 +333,6 @@ impl File {
                     .iter()
                     .try_fold(grid.bytes, |n, &c| n.checked_mul(c));
                 self.range(address, all.unwrap_or(u64::MAX))?;
-                self.mark(address, all.unwrap_or(0));
                 let found = Found::Implicit { address, order };
                 return Ok(ChunkMap { grid, found });
             }

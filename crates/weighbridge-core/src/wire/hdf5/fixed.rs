@@ -1,6 +1,6 @@
 //! Fixed arrays (VII.C): the index of chunks of a dataset that cannot grow.
 
-use super::chunk::Element;
+use super::chunk::{Element, Filtered};
 use super::fields::Fields;
 use super::file::File;
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 const RULE: &str = "hdf5.chunk-index";
 
 /// What is done with each element that is set.
-pub(super) type Visit<'v> = dyn FnMut(u64, u64, Option<(u64, u32)>) -> Result<()> + 'v;
+pub(super) type Visit<'v> = dyn FnMut(u64, u64, Filtered) -> Result<()> + 'v;
 
 impl File {
     /// Gives every chunk that a fixed array lists: its index, its address, and with filters its

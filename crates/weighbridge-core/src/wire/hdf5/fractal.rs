@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 
 const RULE: &str = "hdf5.fractal-heap";
 
+/// The bytes of a direct block.
+type Block<'f> = Rc<Cow<'f, [u8]>>;
+
 /// An open heap. Blocks stay in memory while it is open.
 #[derive(Debug)]
 pub(super) struct Heap<'f> {
@@ -27,7 +30,7 @@ pub(super) struct Heap<'f> {
     bits: u16,
     root: Option<u64>,
     root_rows: u16,
-    direct: HashMap<u64, Rc<Cow<'f, [u8]>>>,
+    direct: HashMap<u64, Block<'f>>,
     indirect: HashMap<u64, Rc<Vec<Child>>>,
     huge: Option<HashMap<u64, Huge>>,
 }
@@ -188,7 +191,7 @@ impl<'f> Heap<'f> {
     }
 
     /// The direct block that holds `offset` of the heap: its address, its own offset, its bytes.
-    fn block_of(&mut self, offset: u64, at: u64) -> Result<(u64, u64, Rc<Cow<'f, [u8]>>)> {
+    fn block_of(&mut self, offset: u64, at: u64) -> Result<(u64, u64, Block<'f>)> {
         let none = || bad("an object lies in no block", at);
         let mut address = self.root.ok_or_else(none)?;
         let mut rows = u32::from(self.root_rows);
@@ -238,7 +241,7 @@ impl<'f> Heap<'f> {
         address: u64,
         size: u64,
         stored: Option<(u64, u32)>,
-    ) -> Result<Rc<Cow<'f, [u8]>>> {
+    ) -> Result<Block<'f>> {
         if let Some(held) = self.direct.get(&address) {
             return Ok(Rc::clone(held));
         }

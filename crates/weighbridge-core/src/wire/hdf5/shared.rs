@@ -45,7 +45,7 @@ impl File {
         let place = f.place();
         if version == 3 && how == 1 {
             let id = f.take(8)?;
-            return self.from_table(kind, id, place);
+            return self.of_table(kind, id, place);
         }
         f.skip(if version == 1 { 6 } else { 0 })?;
         let address = f
@@ -64,7 +64,7 @@ impl File {
         }
     }
 
-    pub(super) fn from_table(&self, kind: u16, id: &[u8], at: u64) -> Result<(Cow<'_, [u8]>, u64)> {
+    pub(super) fn of_table(&self, kind: u16, id: &[u8], at: u64) -> Result<(Cow<'_, [u8]>, u64)> {
         let none = || Error::malformed(RULE, "there is no table of such shared messages").at(at);
         let index = self
             .shared_indexes()?

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use weighbridge_core::model::{
     DType, Shape, Storage, StorageData, Tensor, TensorSource, View, Warning,
 };
-use weighbridge_core::wire::hdf5::{ChunkIndex, Class, Dataset, File, Header, Layout};
+use weighbridge_core::wire::hdf5::{ChunkIndex, Dataset, File, Header, Layout};
 use weighbridge_core::{Error, Result};
 
 use super::compute::Stored;
-use super::types::{Form, Lowered, describe, extra, lower};
+use super::types::{Form, describe, extra, lower_named};
 
 /// Makes tensors of the datasets of one file.
 #[derive(Debug)]
@@ -44,31 +44,25 @@ impl Tensors {
         })
     }
 
-    /// The tensor called `name` of the dataset that `header` is of, without its attributes.
-    ///
-    /// With `bf16`, two opaque bytes are a BF16: Keras 3 says so in an attribute.
+    /// The tensor called `name` of the dataset that `header` is of, without its attributes, of
+    /// which the one called `dtype` is `named`.
     pub(super) fn of(
         &mut self,
         name: &str,
         header: &Header<'_>,
-        bf16: bool,
+        named: Option<&str>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Tensor> {
         let at = self.file.place(header.address);
         let dataset = self.file.dataset(header)?;
-        let opaque = matches!(dataset.datatype.class, Class::Opaque { .. });
-        let bf16 = bf16 && opaque && dataset.datatype.size == 2;
-        let lowered = match bf16 {
-            true => Lowered::numbers(DType::BF16, false),
-            false => lower(&dataset.datatype),
-        };
+        let lowered = lower_named(&dataset.datatype, named);
         let mut warn = |rule, message: String| {
             warnings.push(Warning {
                 offset: Some(at),
                 ..Warning::new(rule, message)
             });
         };
-        let extras = extra(&dataset.datatype).filter(|_| !bf16);
+        let extras = extra(&dataset.datatype);
         let mut tensor = match &dataset.space.dims {
             None => {
                 let view = self.view(false, 0);
@@ -78,7 +72,8 @@ impl Tensors {
                 let mut shape: Shape = dims.clone();
                 shape.extend(lowered.dims.iter().copied());
                 // A text comes with its length.
-                let each = u64::from(dataset.datatype.size).max(8);
+                let before = if lowered.dtype.is_text() { 8 } else { 0 };
+                let each = u64::from(dataset.datatype.size) + before;
                 let bytes = dataset.space.elements().and_then(|n| n.checked_mul(each));
                 self.spend(bytes, at)?;
                 let source = if let Some(file) = dataset.external.first() {
@@ -118,7 +113,7 @@ impl Tensors {
     pub(super) fn again(&mut self, t: &Tensor, at: u64) -> Result<()> {
         let each = match t.dtype {
             DType::Str => Some(16),
-            DType::Bytes(n) => Some(u64::from(n).max(8)),
+            DType::Bytes(n) => Some(u64::from(n) + 8),
             other => other.bytes().or(Some(8)),
         };
         let bytes = t.numel().and_then(|n| n.checked_mul(each?));

@@ -71,6 +71,18 @@ pub(super) fn lower(t: &Datatype) -> Lowered {
     found.map_or_else(Lowered::other, |(d, big)| Lowered::numbers(d, big))
 }
 
+/// What a dataset of `t` becomes that says of itself to be of `named`: NumPy has no name for some
+/// types of machine learning, and Keras writes them as opaque bytes with an attribute.
+pub(super) fn lower_named(t: &Datatype, named: Option<&str>) -> Lowered {
+    let dtype = match (&t.class, t.size, named) {
+        (Class::Opaque { .. }, 2, Some("bfloat16")) => DType::BF16,
+        (Class::Opaque { .. }, 1, Some("float8_e4m3fn")) => DType::F8_E4M3,
+        (Class::Opaque { .. }, 1, Some("float8_e5m2")) => DType::F8_E5M2,
+        _ => return lower(t),
+    };
+    Lowered::numbers(dtype, false)
+}
+
 fn integer(size: u32, signed: bool) -> Option<DType> {
     Some(match (size, signed) {
         (1, false) => DType::U8,

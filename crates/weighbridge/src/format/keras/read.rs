@@ -220,7 +220,12 @@ pub(crate) fn member_source(
 ) -> Result<(Arc<dyn ByteSource>, Option<Checksum>)> {
     if member.method != Method::Stored {
         let (size, most) = (member.size, limits.temporary_bytes);
-        Limits::check(size, most, "keras.temporary", "bytes of the inflated member")?;
+        Limits::check(
+            size,
+            most,
+            "keras.temporary",
+            "bytes of the inflated member",
+        )?;
     }
     let storage = archive.storage(member, false)?;
     let (source, at) = storage.random()?;
