@@ -185,6 +185,10 @@ pub(crate) enum CheckFormat {
     Numpy,
     Flax,
     Pickle,
+    TfCheckpoint,
+    Savedmodel,
+    Graphdef,
+    Tflite,
 }
 
 impl CheckFormat {
@@ -194,6 +198,10 @@ impl CheckFormat {
             Self::Pytorch => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::TfCheckpoint => FormatId::TfCheckpoint,
+            Self::Savedmodel => FormatId::SavedModel,
+            Self::Graphdef => FormatId::GraphDef,
+            Self::Tflite => FormatId::TfLite,
             Self::Numpy => FormatId::Numpy,
             Self::Flax => FormatId::Flax,
             Self::Pickle => FormatId::Pickle,
