@@ -47,10 +47,15 @@ fn again(model: &Model) {
     if sum.is_none_or(|n| n > MOST_WRITTEN) || model.tensors.len() > 4096 {
         return;
     }
-    let writer = writer(FormatId::Hdf5).expect("HDF5 is written");
+    let Ok(writer) = writer(FormatId::Hdf5) else {
+        panic!("HDF5 is written");
+    };
     // Values that cannot be read cannot be planned or written.
     let Ok(plan) = writer.plan(model, &WriteOptions::default()) else {
         return;
+    };
+    let Some(file) = plan.files.first() else {
+        panic!("a plan has a file");
     };
     let mut out = Vec::new();
     if writer
@@ -59,7 +64,6 @@ fn again(model: &Model) {
     {
         return;
     }
-    let file = plan.files.first().expect("one file");
     assert_eq!(out.len() as u64, file.bytes, "the planned size is wrong");
     let back = Hdf5.open(
         Arc::new(SliceSource::new(out, "again.h5")),

@@ -304,7 +304,7 @@ impl Job {
             provenance::record(&mut model, &renamed, &options.limits);
         }
         let hdf5 = matches!(model.format, FormatId::Hdf5 | FormatId::Keras);
-        if hdf5 && target != FormatId::Hdf5 {
+        if hdf5 && !matches!(target, FormatId::Hdf5 | FormatId::Keras) {
             provenance::lists_as_text(&mut model);
         }
         let mut turn = Turn::new(&options.transpose)?;

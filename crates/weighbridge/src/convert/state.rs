@@ -152,6 +152,10 @@ pub(crate) fn settle(
             let why = "a checkpoint of TensorFlow holds tensors only";
             without_state(model, options.weights_only, why, lost);
         }
+        FormatId::Keras => {
+            let why = "a given file of Keras takes weights only";
+            without_state(model, options.weights_only, why, lost);
+        }
         FormatId::Numpy => beside_arrays(model, options.weights_only, lost),
         // One HDF5 file's attributes are another's.
         FormatId::Hdf5 if matches!(model.format, FormatId::Hdf5 | FormatId::Keras) => {}

@@ -43,7 +43,7 @@ pub(in crate::convert) fn convert(
         return Err(Error::parameter("convert.graph", message));
     }
     let base = Base::open(base, path, options)?;
-    let mut job = Job::prepare(model, options, FormatId::Hdf5)?;
+    let mut job = Job::prepare(model, options, FormatId::Keras)?;
     let pairs = pair(&base.model, &job.model, &job.bulk, &options.map)?;
     if !options.partial || pairs.pairs.is_empty() {
         pairs.complete(&base.model, &job.model)?;
@@ -172,7 +172,7 @@ impl Base {
                 Repack::new(model, chosen, None)?
             }
             Some((archive, member)) => {
-                let (inner, _) = read::member_source(archive, member)?;
+                let (inner, _) = read::member_source(archive, member, &self.options.limits)?;
                 let model = hdf5::read::open(inner, &self.options.limits)?;
                 Repack::new(model, chosen, Some((archive.clone(), member.clone())))?
             }

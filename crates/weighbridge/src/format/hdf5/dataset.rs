@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weighbridge_core::model::{
     DType, Shape, Storage, StorageData, Tensor, TensorSource, View, Warning,
 };
-use weighbridge_core::wire::hdf5::{ChunkIndex, Class, Dataset, File, Header, Layout};
+use weighbridge_core::wire::hdf5::{ChunkIndex, Dataset, File, Header, Layout};
 use weighbridge_core::{Error, Result};
 
 use super::compute::Stored;
@@ -62,7 +62,7 @@ impl Tensors {
                 ..Warning::new(rule, message)
             });
         };
-        let extras = extra(&dataset.datatype).filter(|_| !bf16);
+        let extras = extra(&dataset.datatype);
         let mut tensor = match &dataset.space.dims {
             None => {
                 let view = self.view(false, 0);

@@ -203,7 +203,7 @@ fn weights(archive: &Archive, limits: &Limits) -> Result<Model> {
 /// The HDF5 file that `member` is. What views of it read is checked against the archive's
 /// checksum, all of it, once.
 fn member_model(archive: &Archive, member: &Member, limits: &Limits) -> Result<Model> {
-    let (inner, checksum) = member_source(archive, member)?;
+    let (inner, checksum) = member_source(archive, member, limits)?;
     let mut model = hdf5::read::open(inner, limits).map_err(|e| e.within(member.name.as_str()))?;
     if let Some(checksum) = checksum {
         checked(&mut model, checksum)?;
@@ -216,7 +216,17 @@ fn member_model(archive: &Archive, member: &Member, limits: &Limits) -> Result<M
 pub(crate) fn member_source(
     archive: &Archive,
     member: &Member,
+    limits: &Limits,
 ) -> Result<(Arc<dyn ByteSource>, Option<Checksum>)> {
+    if member.method != Method::Stored {
+        let (size, most) = (member.size, limits.temporary_bytes);
+        Limits::check(
+            size,
+            most,
+            "keras.temporary",
+            "bytes of the inflated member",
+        )?;
+    }
     let storage = archive.storage(member, false)?;
     let (source, at) = storage.random()?;
     let name = format!("{} → {}", archive.source().name(), member.name);

@@ -122,7 +122,7 @@ fn archive(
         .iter()
         .filter(|m| m.name.ends_with(".weights.h5"));
     for member in files {
-        match member_source(&archive, member) {
+        match member_source(&archive, member, limits) {
             Ok((inner, _)) => out.extend(hdf5::Hdf5.verify(inner, options)?),
             Err(e) if e.kind() == ErrorKind::Io => return Err(e),
             Err(_) => {}
