@@ -335,6 +335,26 @@ def sized(m, name, offset, length):
         f.attrs["texts"] = ["a", "b"]
 
 
+def loop(m, name, **options):
+    """Groups that contain themselves, by themselves and in turn."""
+    with m.file(name, **options) as f:
+        f["a/x"] = m.floats(2)
+        f["a/self"] = f["a"]
+        f["a/root"] = f["/"]
+        f["b"] = f["a"]
+        f["c/d"] = f.create_group("d")
+        f["d/c"] = f["c"]
+
+
+def bombs(m):
+    """Small files that claim what no memory holds; h5py is not asked to read them."""
+    with h5py.File(m.folder / "bomb_extent.h5", "w", libver="latest") as f:
+        f.create_dataset("x", (2**40,), "<f4", chunks=(1024,), compression="gzip")
+    with h5py.File(m.folder / "bomb_chunk.h5", "w") as f:
+        d = f.create_dataset("x", (2**29,), "u1", chunks=(2**29,), compression="gzip")
+        d.id.write_direct_chunk((0,), b"\x78\x9c\x03\x00\x00\x00\x00\x01")
+
+
 def small(m):
     """The files that the project keeps."""
     m.extents = (17, 13)
@@ -348,6 +368,8 @@ def small(m):
     sized(m, "sized", 4, 4)
     links_out(m, "links_out", libver="latest")
     removed(m, "removed", libver="earliest", userblock_size=1024)
+    loop(m, "loop", libver="latest")
+    bombs(m)
 
 
 def everything(m):
@@ -373,6 +395,7 @@ def everything(m):
     for n, cutoff in enumerate((0, 5, 50)):
         shared(m, f"shared_{n}", cutoff)
     filtered_group(m, "filtered_group")
+    loop(m, "loop")
     sized(m, "sized_4", 4, 4)
     sized(m, "sized_4_8", 4, 8)
     sized(m, "sized_8_4", 8, 4)

@@ -185,6 +185,10 @@ pub(crate) enum CheckFormat {
     Numpy,
     Flax,
     Pickle,
+    TfCheckpoint,
+    Savedmodel,
+    Graphdef,
+    Tflite,
 }
 
 impl CheckFormat {
@@ -194,6 +198,10 @@ impl CheckFormat {
             Self::Pytorch => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::TfCheckpoint => FormatId::TfCheckpoint,
+            Self::Savedmodel => FormatId::SavedModel,
+            Self::Graphdef => FormatId::GraphDef,
+            Self::Tflite => FormatId::TfLite,
             Self::Numpy => FormatId::Numpy,
             Self::Flax => FormatId::Flax,
             Self::Pickle => FormatId::Pickle,
@@ -317,6 +325,7 @@ Examples:
   weighbridge convert model.keras model.safetensors --names label --layout keras-to-torch
   weighbridge convert tuned.safetensors tuned.onnx --graph base.onnx --map fc.weight=MatMul_7
   weighbridge convert model.onnx out/model.onnx --shared-weights out/model.safetensors
+  weighbridge convert tuned.safetensors tuned.keras --graph base.keras
 
 Exit codes: 0 done, 2 refused or failed; then nothing is left at OUT.")]
 pub(crate) struct Convert {
@@ -415,11 +424,11 @@ pub(crate) struct Convert {
     pub(crate) open: Open,
 }
 
-/// How weights come into an ONNX graph.
+/// How weights come into an ONNX graph or a file of Keras.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "ONNX graphs")]
+#[command(next_help_heading = "ONNX graphs and Keras")]
 pub(crate) struct Graph {
-    /// Put the weights into this ONNX graph, by name
+    /// Put the weights into this ONNX graph, .keras or .h5 file, by name
     #[arg(long, value_name = "FILE")]
     pub(crate) graph: Option<PathBuf>,
 

@@ -111,6 +111,10 @@ pub const TARGETS: &[Target] = &[
         run: crate::hdf5::hdf5,
     },
     Target {
+        name: "keras",
+        run: crate::keras::keras,
+    },
+    Target {
         name: "onnx_read",
         run: onnx_read,
     },

@@ -323,6 +323,14 @@ fn hdf5_cut_and_mutated() {
 }
 
 #[test]
+fn keras_files_cut_and_mutated() {
+    let all = seeds_of("keras");
+    cut("keras cut", &all, weighbridge_fuzzing::keras);
+    mutate("keras", &all, weighbridge_fuzzing::keras);
+    mutate_members("keras members", &all, weighbridge_fuzzing::keras);
+}
+
+#[test]
 fn tensorflow_checkpoints_cut_and_mutated() {
     let all = fixtures("tensorflow index");
     cut("table cut", &all, targets::sstable);

@@ -457,8 +457,8 @@ impl<'s, 'a> Examiner<'s, 'a> {
             return;
         }
         let e = match detected {
-            // TensorFlow's checkpoints of version 1 have that name too.
-            Detected::Extension(_) if item.extension() == "ckpt" => {
+            // Names that others have too.
+            Detected::Extension(_) if ["ckpt", "index"].contains(&item.extension().as_str()) => {
                 Error::unsupported("format.unknown", "no checkpoint of a known format")
             }
             Detected::Extension(f) => Error::malformed(

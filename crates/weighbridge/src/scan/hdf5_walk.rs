@@ -47,6 +47,8 @@ pub(super) struct Walk<'w> {
     seen: HashSet<u64>,
     text_left: usize,
     expand_left: u64,
+    /// Bytes that paths may still have.
+    path_left: u64,
 }
 
 impl<'w> Walk<'w> {
@@ -58,6 +60,7 @@ impl<'w> Walk<'w> {
             broken: false,
             seen: HashSet::new(),
             text_left: MOST_TEXT,
+            path_left: file.source().len().saturating_mul(8).max(8 << 20),
             expand_left: file.limits().expand_cap(file.source().len()),
         }
     }
@@ -143,17 +146,24 @@ impl<'w> Walk<'w> {
     ) -> Result<Vec<(u64, String)>> {
         let mut children = Vec::new();
         for link in self.file.links(header)? {
-            let inner = if path.len() + link.name.len() < LONGEST_PATH {
-                format!("{path}/{}", link.name)
-            } else {
-                path.to_owned()
+            if matches!(link.target, Target::Soft(_) | Target::User(_)) {
+                // A link of a user's own kind needs a program that knows what to do with it.
+                continue;
+            }
+            let len = path.len() + link.name.len() + 1;
+            let left = self.path_left.checked_sub(len as u64);
+            let inner = match left.filter(|_| len < LONGEST_PATH) {
+                Some(left) => {
+                    self.path_left = left;
+                    format!("{path}/{}", link.name)
+                }
+                None => String::new(),
             };
             match link.target {
                 Target::Hard(address) => children.push((address, inner)),
                 Target::External { file, .. } => {
                     self.outside(cx, "HDF5 external link", &inner, file, link.at);
                 }
-                // A link of a user's own kind needs a program that knows what to do with it.
                 Target::Soft(_) | Target::User(_) => {}
             }
         }
@@ -201,19 +211,6 @@ impl<'w> Walk<'w> {
         };
         self.expand_left = left;
         match &d.layout {
-            Layout::Contiguous {
-                address: Some(address),
-                ..
-            } if d.external.is_empty() => {
-                let range = self.file.range(*address, bytes.unwrap_or(0))?;
-                self.data.push(range);
-            }
-            Layout::Chunked { .. } => {
-                for chunk in self.file.chunks(&d, at)?.iter() {
-                    let range = self.file.range(chunk.address, chunk.stored)?;
-                    self.data.push(range);
-                }
-            }
             Layout::Virtual { list: Some(list) } => {
                 for file in self.file.virtual_sources(*list)? {
                     if file != "." {
@@ -221,7 +218,7 @@ impl<'w> Walk<'w> {
                     }
                 }
             }
-            _ => {}
+            _ => self.data.extend(self.file.data_ranges(&d, at)?),
         }
         if has_texts(&d.datatype, 0) {
             self.values(cx, &d, at, path, texts)?;

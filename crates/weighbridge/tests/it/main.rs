@@ -19,6 +19,7 @@ mod gguf;
 mod gguf_hostile;
 mod graphs;
 mod hdf5;
+mod hdf5_oracle;
 mod hostile_cases;
 mod keras;
 mod keras_write;

@@ -483,22 +483,23 @@ fn files_of_a_checkpoint_scan_clean_and_hidden_bytes_show() {
 
 #[test]
 fn a_constant_that_repeats_one_value_is_bounded() {
-    // float_val [1], shape of 2^40 elements: eight bytes that stand for four terabytes.
-    let shape = Fields::new().bytes(2, Fields::new().int(1, 1 << 40));
-    let tensor = Fields::new()
-        .int(1, 1)
-        .bytes(2, shape)
-        .bytes(5, 1f32.to_le_bytes());
-    let value = Fields::new().bytes(8, tensor);
-    let entry = Fields::new().bytes(1, "value").bytes(2, value);
-    let node = Fields::new()
-        .bytes(1, "c")
-        .bytes(2, "Const")
-        .bytes(5, entry);
-    let graph = Fields::new().bytes(1, node);
+    // A value and a shape of 2^40 elements: a few bytes that stand for terabytes.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bomb.pb");
-    std::fs::write(&path, graph.as_ref()).unwrap();
-    let e = weighbridge::open(&path).unwrap_err();
-    assert_eq!(e.rule(), "tensorflow.expansion");
+    for (dtype, field, value) in [(1, 5, 1f32.to_le_bytes().as_slice()), (7, 8, b"text")] {
+        let shape = Fields::new().bytes(2, Fields::new().int(1, 1 << 40));
+        let tensor = Fields::new().int(1, dtype).bytes(2, shape);
+        let value = Fields::new().bytes(8, tensor.bytes(field, value));
+        let entry = Fields::new().bytes(1, "value").bytes(2, value);
+        let node = Fields::new()
+            .bytes(1, "c")
+            .bytes(2, "Const")
+            .bytes(5, entry);
+        let graph = Fields::new().bytes(1, node);
+        std::fs::write(&path, graph.as_ref()).unwrap();
+        let e = weighbridge::open(&path).unwrap_err();
+        assert_eq!(e.rule(), "tensorflow.expansion");
+        let report = check::check(&path, &OpenOptions::default()).unwrap();
+        assert_eq!(report.violations[0].rule, "tensorflow.expansion");
+    }
 }

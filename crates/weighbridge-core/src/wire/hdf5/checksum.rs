@@ -81,3 +81,23 @@ pub(super) fn fletcher32(data: &[u8]) -> u32 {
     high = (high & 0xffff) + (high >> 16);
     high << 16 | low
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lookup3_gives_what_its_author_says() {
+        // The self-tests of Jenkins' lookup3.c.
+        assert_eq!(lookup3(b""), 0xdead_beef);
+        assert_eq!(lookup3(b"Four score and seven years ago"), 0x1777_0551);
+    }
+
+    #[test]
+    fn the_sum_of_the_filter_counts_an_odd_byte_as_a_high_one() {
+        assert_eq!(fletcher32(&[1, 2]), 0x0102_0102);
+        assert_eq!(fletcher32(&[1]), 0x0100_0100);
+        // Sums are kept within sixteen bits, however long the data.
+        assert_eq!(fletcher32(&[0xff; 2000]), 0xffff_ffff);
+    }
+}

@@ -330,7 +330,6 @@ impl File {
                     .iter()
                     .try_fold(grid.bytes, |n, &c| n.checked_mul(c));
                 self.range(address, all.unwrap_or(u64::MAX))?;
-                self.mark(address, all.unwrap_or(0));
                 let found = Found::Implicit { address, order };
                 return Ok(ChunkMap { grid, found });
             }

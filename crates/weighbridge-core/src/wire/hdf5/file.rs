@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::checksum::lookup3;
 use super::fields::{Fields, Sizes, little};
 use super::global::Collection;
+use super::header::kind;
 use super::shared::SharedIndex;
 use super::superblock::{Superblock, driver_len};
 use crate::error::{Error, Result};
@@ -102,7 +103,7 @@ impl File {
                 .help("the file was cut short, or not closed by its writer; fetch it again"));
         }
         let budget = source.len().saturating_mul(SPEND_RATIO).max(SPEND_LEAST);
-        let file = Self {
+        let mut file = Self {
             source,
             superblock,
             limits: limits.clone(),
@@ -113,7 +114,27 @@ impl File {
             spans: account.then(Mutex::default),
         };
         file.mark_at(at, file.superblock.len);
+        file.widths()?;
         Ok(file)
+    }
+
+    /// How wide nodes of old trees are, which newer superblocks leave to their extension (IV.A.2.t).
+    fn widths(&mut self) -> Result<()> {
+        let Some(extension) = self.superblock.extension else {
+            return Ok(());
+        };
+        let header = self.header(extension)?;
+        let Some(m) = header.first(kind::TREE_WIDTHS) else {
+            return Ok(());
+        };
+        let (body, at) = header.body(m);
+        let mut f = self.fields(body, at);
+        f.version(0..=0, "hdf5.superblock")?;
+        let (chunk, group, leaf) = (f.u16()?, f.u16()?, f.u16()?);
+        self.superblock.chunk_k = chunk;
+        self.superblock.group_k = group;
+        self.superblock.leaf_k = leaf;
+        Ok(())
     }
 
     /// The superblock.

@@ -225,3 +225,51 @@ fn checked(mut data: Vec<u8>) -> Result<Vec<u8>> {
     data.truncate(data.len() - 4);
     Ok(data)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter_of(id: u16, values: &[u32]) -> Filter {
+        Filter {
+            id,
+            name: String::new(),
+            values: values.to_vec(),
+        }
+    }
+
+    #[test]
+    fn shuffled_bytes_come_back_and_what_is_over_stays() {
+        let filter = filter_of(2, &[3]);
+        assert_eq!(
+            unshuffle(&[1, 4, 2, 5, 3, 6, 9], &filter, 0),
+            [1, 2, 3, 4, 5, 6, 9]
+        );
+        assert_eq!(unshuffle(&[1, 2], &filter_of(2, &[0]), 0), [1, 2]);
+    }
+
+    #[test]
+    fn a_mask_leaves_filters_out_and_a_wrong_sum_is_told() {
+        let pipeline = Pipeline {
+            filters: vec![filter_of(2, &[2]), filter_of(3, &[])],
+        };
+        let summed = [&[1, 3, 2, 4][..], &fletcher32(&[1, 3, 2, 4]).to_le_bytes()].concat();
+        let undo = |data: &[u8], mask| pipeline.undo(data.to_vec(), mask, 4, 2);
+        assert_eq!(undo(&summed, 0).unwrap(), [1, 2, 3, 4]);
+        assert_eq!(undo(&[1, 2, 3, 4], 3).unwrap(), [1, 2, 3, 4]);
+        let mut broken = summed;
+        broken[0] ^= 1;
+        assert_eq!(undo(&broken, 0).unwrap_err().rule(), "hdf5.fletcher32");
+        assert_eq!(undo(&[1, 2, 3], 3).unwrap_err().rule(), "hdf5.chunk");
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        let pipeline = Pipeline {
+            filters: vec![filter_of(1, &[4]), filter_of(32015, &[])],
+        };
+        assert_eq!(pipeline.unknown().unwrap().label(), "zstd");
+        let e = pipeline.undo(vec![0; 4], 0, 4, 1).unwrap_err();
+        assert_eq!(e.rule(), "hdf5.filter");
+    }
+}

@@ -28,6 +28,7 @@ pub(super) mod kind {
     pub(crate) const SHARED_TABLE: u16 = 0x0f;
     pub(crate) const CONTINUATION: u16 = 0x10;
     pub(crate) const SYMBOL_TABLE: u16 = 0x11;
+    pub(crate) const TREE_WIDTHS: u16 = 0x13;
     pub(crate) const ATTRIBUTE_INFO: u16 = 0x15;
 }
 

@@ -40,3 +40,23 @@ pub(super) fn undo(data: &[u8], cap: usize) -> Result<Vec<u8>> {
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_and_references() {
+        // Three bytes as they are, then five from three back, which runs into itself.
+        let data = [2, b'a', b'b', b'c', 3 << 5, 2];
+        assert_eq!(undo(&data, 100).unwrap(), b"abcabcab");
+        // A long reference: 7 + 255 + 2 bytes of one.
+        let data = [0, b'x', 7 << 5, 255, 0];
+        assert_eq!(undo(&data, 1000).unwrap(), vec![b'x'; 265]);
+        assert_eq!(undo(&data, 100).unwrap_err().rule(), "hdf5.lzf");
+        // What lies before the start, and what breaks off.
+        for data in [&[1 << 5, 0][..], &[5, b'a'], &[7 << 5], &[1 << 5]] {
+            assert_eq!(undo(data, 100).unwrap_err().rule(), "hdf5.lzf");
+        }
+    }
+}

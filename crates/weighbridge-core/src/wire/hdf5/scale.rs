@@ -144,3 +144,48 @@ impl<'a> Bits<'a> {
         if bits == 0 { 0 } else { value }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(bits: u32, least: u64, data: &[u8]) -> Vec<u8> {
+        let mut out = bits.to_le_bytes().to_vec();
+        out.push(8);
+        out.extend(least.to_le_bytes());
+        out.resize(HEAD, 0);
+        out.extend(data);
+        out
+    }
+
+    #[test]
+    fn integers_come_back_with_their_fill_value() {
+        // Four numbers of three bits: 0, 1, 6, and the mark of the fill value.
+        let data = packed(3, (-2i64) as u64, &[0b0000_0111, 0b0111_0000]);
+        let values = [2, 0, 4, 0, 4, 1, 0, 1, 77];
+        let numbers = undo(&data, &values, 1000).unwrap();
+        let numbers: Vec<i32> = numbers
+            .chunks_exact(4)
+            .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
+        assert_eq!(numbers, [-2, -1, 4, 77]);
+        // The other byte order.
+        let big = undo(&data, &[2, 0, 4, 0, 4, 1, 1, 1, 77], 1000).unwrap();
+        assert_eq!(big[..8], [0xff, 0xff, 0xff, 0xfe, 0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn claims_are_checked() {
+        let many = [2, 0, u32::MAX, 0, 8, 0, 0, 0];
+        let rule = |data: &[u8], values: &[u32]| undo(data, values, 1 << 20).unwrap_err().rule();
+        assert_eq!(rule(&packed(0, 0, &[]), &many), "hdf5.scale-offset");
+        let four = [2, 0, 4, 0, 4, 0, 0, 0];
+        assert_eq!(rule(&packed(9, 0, &[1, 2]), &four), "hdf5.scale-offset");
+        assert_eq!(rule(&packed(33, 0, &[0; 64]), &four), "hdf5.scale-offset");
+        assert_eq!(rule(&[0; 12], &four), "hdf5.scale-offset");
+        assert_eq!(
+            rule(&packed(0, 0, &[]), &[1, 0, 4, 1, 4, 0, 0, 0]),
+            "hdf5.filter"
+        );
+    }
+}

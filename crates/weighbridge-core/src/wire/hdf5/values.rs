@@ -1,5 +1,7 @@
 //! The values of a dataset, in row-major order and bounded memory.
 
+use std::ops::Range;
+
 use super::chunk::{Chunk, ChunkMap, Dims, Grid};
 use super::dataset::Dataset;
 use super::file::File;
@@ -57,6 +59,28 @@ impl File {
                 Bands::new(self, d, &map, at)?.all(sink)
             }
             Layout::Virtual { .. } => Err(elsewhere("hdf5.virtual-dataset", at)),
+        }
+    }
+
+    /// Where the values of a dataset lie in the source, as far as they have places.
+    ///
+    /// # Errors
+    /// As [`File::chunks`]; `Truncated` for what lies outside the file.
+    pub fn data_ranges(&self, d: &Dataset, at: u64) -> Result<Vec<Range<u64>>> {
+        let bytes = d.space.elements();
+        let bytes = bytes.and_then(|n| n.checked_mul(d.datatype.size.into()));
+        match &d.layout {
+            _ if !d.external.is_empty() || bytes == Some(0) => Ok(Vec::new()),
+            Layout::Contiguous {
+                address: Some(address),
+                ..
+            } => Ok(vec![self.range(*address, bytes.unwrap_or(u64::MAX))?]),
+            Layout::Chunked { .. } => {
+                let map = self.chunks(d, at)?;
+                let range = |c: Chunk| self.range(c.address, c.stored);
+                map.iter().map(range).collect()
+            }
+            _ => Ok(Vec::new()),
         }
     }
 

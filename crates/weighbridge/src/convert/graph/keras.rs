@@ -81,7 +81,7 @@ pub(in crate::convert) fn convert(
 }
 
 enum Work {
-    Patch(Patch),
+    Patch(Box<Patch>),
     Repack(Box<Repack>),
 }
 
@@ -164,7 +164,7 @@ impl Base {
     /// Plans the file that has the tensors `chosen` in the places of those with these numbers.
     fn work(&self, chosen: &[(usize, Arc<Tensor>)]) -> Result<Work> {
         if let Some(patch) = self.patch(chosen)? {
-            return Ok(Work::Patch(patch));
+            return Ok(Work::Patch(Box::new(patch)));
         }
         let repack = match &self.archive {
             None => {

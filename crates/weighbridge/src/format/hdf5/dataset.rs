@@ -78,7 +78,8 @@ impl Tensors {
                 let mut shape: Shape = dims.clone();
                 shape.extend(lowered.dims.iter().copied());
                 // A text comes with its length.
-                let each = u64::from(dataset.datatype.size).max(8);
+                let before = if lowered.dtype.is_text() { 8 } else { 0 };
+                let each = u64::from(dataset.datatype.size) + before;
                 let bytes = dataset.space.elements().and_then(|n| n.checked_mul(each));
                 self.spend(bytes, at)?;
                 let source = if let Some(file) = dataset.external.first() {
@@ -118,7 +119,7 @@ impl Tensors {
     pub(super) fn again(&mut self, t: &Tensor, at: u64) -> Result<()> {
         let each = match t.dtype {
             DType::Str => Some(16),
-            DType::Bytes(n) => Some(u64::from(n).max(8)),
+            DType::Bytes(n) => Some(u64::from(n) + 8),
             other => other.bytes().or(Some(8)),
         };
         let bytes = t.numel().and_then(|n| n.checked_mul(each?));

@@ -1,6 +1,7 @@
 //! Opening a file: every object that links reach, once; no payload is read.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use weighbridge_core::model::{FormatId, Model, Part, Tensor, Value, Warning};
@@ -63,7 +64,14 @@ pub(super) struct Walk<'f> {
     groups: HashMap<u64, String>,
     /// Where to keep what is wrong and go on; without it, the first error ends the walk.
     pub(super) errors: Option<Vec<Error>>,
+    /// With errors kept: where the values of each dataset lie, and which tensor it is.
+    pub(super) data: Vec<(Range<u64>, usize)>,
+    /// Bytes that paths may still have: each one repeats the names of the groups above it.
+    paths_left: u64,
 }
+
+/// What paths may come to in any case, in bytes; else so many times the file.
+const PATHS_LEAST: u64 = 16 << 20;
 
 /// The most errors that are kept.
 const MOST_ERRORS: usize = 1000;
@@ -80,6 +88,8 @@ impl<'f> Walk<'f> {
             datasets: HashMap::new(),
             groups: HashMap::new(),
             errors: None,
+            data: Vec::new(),
+            paths_left: file.source().len().saturating_mul(16).max(PATHS_LEAST),
         })
     }
 
@@ -111,7 +121,7 @@ impl<'f> Walk<'f> {
     }
 
     /// Keeps an error, or ends the walk with it.
-    fn keep<T>(&mut self, result: Result<T>, path: &str) -> Result<Option<T>> {
+    pub(super) fn keep<T>(&mut self, result: Result<T>, path: &str) -> Result<Option<T>> {
         let e = match result {
             Ok(it) => return Ok(Some(it)),
             Err(e) if path.is_empty() => e,
@@ -136,6 +146,11 @@ impl<'f> Walk<'f> {
     /// Takes a link; gives the links of a group that was not met before.
     fn link(&mut self, path: String, link: Link) -> Result<Option<Vec<Link>>> {
         let at = link.at;
+        let left = self.paths_left.checked_sub(path.len() as u64);
+        self.paths_left = left.ok_or_else(|| {
+            let message = "the paths of its objects come to far more than the file";
+            Error::limit("hdf5.paths", message).at(at)
+        })?;
         let address = match link.target {
             Target::Hard(address) => address,
             Target::Soft(to) => {
@@ -162,13 +177,17 @@ impl<'f> Walk<'f> {
         };
         if let Some(&first) = self.datasets.get(&address) {
             self.admit()?;
-            let alias = self.model.tensors.get(first).cloned();
+            let alias = self.model.tensors.get(first).map(bare);
             if let Some(alias) = alias {
                 self.tensors.again(&alias, self.file.place(address))?;
-                self.model.tensors.push(Tensor {
+                let first = Value::Str(alias.name);
+                let mut alias = Tensor {
                     name: path,
                     ..alias
-                });
+                };
+                // What else is said of it stands at its first name: names are many and cheap.
+                alias.extra_mut().attributes = vec![("same".into(), first)];
+                self.model.tensors.push(alias);
             }
             return Ok(None);
         }
@@ -187,7 +206,11 @@ impl<'f> Walk<'f> {
         match header.kind() {
             Kind::Dataset => {
                 let tensor = self.dataset(&path, &header);
-                self.keep(tensor, &path)?;
+                if self.keep(tensor, &path)?.is_some() && self.errors.is_some() {
+                    let which = self.model.tensors.len().saturating_sub(1);
+                    let sound = verify::dataset(self.file, &header, which, &mut self.data);
+                    self.keep(sound, &path)?;
+                }
                 Ok(None)
             }
             Kind::Group => {
@@ -270,5 +293,17 @@ impl<'f> Walk<'f> {
         let mut names = HashSet::new();
         all.retain(|(name, _)| names.insert(name.clone()));
         Ok(all)
+    }
+}
+
+/// A tensor without what few have.
+fn bare(t: &Tensor) -> Tensor {
+    Tensor {
+        name: t.name.clone(),
+        dtype: t.dtype,
+        shape: t.shape.clone(),
+        layout: t.layout,
+        source: t.source.clone(),
+        extra: None,
     }
 }

@@ -17,14 +17,17 @@ const WEIGHTS: &str = "model_weights";
 /// Where the state of the optimizer lies.
 const OPTIMIZER: &str = "optimizer_weights";
 
+/// The parts of a list, each with its number.
+type Parts<'m> = Vec<(u64, &'m [Value])>;
+
 /// The lists of names by the group they are attributes of, in order.
 struct Lists<'m> {
-    by_group: HashMap<&'m str, HashMap<&'m str, Vec<(u64, &'m [Value])>>>,
+    by_group: HashMap<&'m str, HashMap<&'m str, Parts<'m>>>,
 }
 
 impl<'m> Lists<'m> {
     fn of(model: &'m Model) -> Self {
-        let mut by_group: HashMap<&str, HashMap<&str, Vec<(u64, &[Value])>>> = HashMap::new();
+        let mut by_group: HashMap<&str, HashMap<&str, Parts<'_>>> = HashMap::new();
         for (key, value) in &model.metadata {
             let (group, name) = key.rsplit_once('@').unwrap_or(("", key));
             let Value::List(items) = value else { continue };

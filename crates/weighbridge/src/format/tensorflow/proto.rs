@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use weighbridge_core::model::{Compute, DType, Shape, Storage, Tensor, TensorSource, View};
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::protobuf::{Field, Message, Reader, Span, Value};
-use weighbridge_core::{Error, Result};
+use weighbridge_core::{Error, Limits, Result};
 
 use super::types::{self, Kind};
 
@@ -48,6 +48,21 @@ pub(super) fn shape(reader: &mut Reader<'_>, span: Span) -> Result<Option<Vec<i6
         }
     }
     Ok((!unknown).then_some(dims))
+}
+
+/// Refuses tensors that take far more bytes than `stored` justify: one value may stand for many.
+///
+/// # Errors
+/// `Limit`.
+pub(super) fn check_expansion(tensors: &[Tensor], limits: &Limits, stored: u64) -> Result<()> {
+    let sizes = tensors
+        .iter()
+        .filter(|t| t.has_data())
+        .map(Tensor::byte_len);
+    let total = sizes.fold(0u64, u64::saturating_add);
+    let cap = limits.expand_cap(stored);
+    Limits::check(total, cap, "tensorflow.expansion", "bytes of all tensors")
+        .map_err(|e| e.help("raise the cap with --max-expand SIZE if you trust the origin"))
 }
 
 /// The extents of a shape that has to be known.

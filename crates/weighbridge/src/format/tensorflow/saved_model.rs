@@ -9,12 +9,12 @@ use weighbridge_core::model::{
 };
 use weighbridge_core::source::{ByteSource, open_file};
 use weighbridge_core::wire::protobuf::{Message, Reader, Span, Value};
-use weighbridge_core::{Error, Limits, Result};
+use weighbridge_core::{Error, Result};
 
 use super::checkpoint::TfCheckpoint;
 use super::graph::Walk;
 use super::meta::{self, MetaGraph};
-use super::proto::{Home, NAME};
+use super::proto::{self, Home, NAME};
 use super::sniff::{self, Kind};
 use crate::OpenOptions;
 use crate::format::FormatReader;
@@ -114,15 +114,7 @@ fn finish(
 ) -> Result<(Model, Vec<Error>)> {
     model.parts.insert(0, part(source.as_ref()));
     if constants {
-        let sizes = walk
-            .constants
-            .iter()
-            .filter_map(|t| t.dtype.size_of(&t.shape));
-        let total = sizes.fold(0u64, u64::saturating_add);
-        let cap = options.limits.expand_cap(source.len());
-        let what = "bytes of constants";
-        Limits::check(total, cap, "tensorflow.expansion", what)
-            .map_err(|e| e.help("--max-expand raises the limit"))?;
+        proto::check_expansion(&walk.constants, &options.limits, source.len())?;
         model.tensors.extend(walk.constants);
     }
     for e in &walk.faults {

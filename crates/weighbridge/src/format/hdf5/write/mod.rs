@@ -28,8 +28,11 @@ const ALIGN: u64 = 8;
 /// The structures end at a multiple of this, so that the first tensors lie well.
 const HEAD_ALIGN: usize = 64;
 
-/// Texts of tensors are read when the file is planned; this many bytes of them at most.
+/// Texts of tensors are read when the file is planned; this many bytes of them at most, and of a
+/// small file fewer: one text can stand in many places.
 const MOST_TEXT: usize = 256 << 20;
+const LEAST_TEXT: usize = 16 << 20;
+const TEXT_PER_BYTE: u64 = 16;
 
 /// An attribute of a dataset in which Keras tells that its two opaque bytes are a BF16.
 const KERAS_DTYPE: &str = "dtype";
@@ -383,13 +386,16 @@ impl<'a> Layouter<'a> {
         let mut referrers = Vec::new();
         let mut count = 0u64;
         let (heap, total) = (&mut self.heap, &mut self.texts);
+        let justified = self.model.file_bytes().saturating_mul(TEXT_PER_BYTE);
+        let justified = usize::try_from(justified).unwrap_or(MOST_TEXT);
+        let most = justified.clamp(LEAST_TEXT, MOST_TEXT);
         each_text(t, &mut |text| {
             *total = total.saturating_add(text.len() + 16);
             count += 1;
-            if *total > MOST_TEXT {
+            if *total > most {
                 return Err(Error::limit(
                     "hdf5.texts",
-                    format!("the texts of the tensors take more than {MOST_TEXT} bytes"),
+                    format!("the texts of the tensors take more than {most} bytes"),
                 )
                 .help("--drop leaves such tensors out"));
             }

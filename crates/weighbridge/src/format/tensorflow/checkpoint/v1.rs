@@ -260,7 +260,7 @@ impl<'o> Reading<'o> {
             let t = tensor(d, found).map_err(|e| e.at(d.at).within(d.name.as_str()))?;
             model.tensors.push(t);
         }
-        check_expansion(&model, &self.options.limits, stored)?;
+        proto::check_expansion(&model.tensors, &self.options.limits, stored)?;
         model.tensors.sort_by(|a, b| a.name.cmp(&b.name));
         model.parts = self.parts;
         model.warnings = self.warnings;
@@ -271,17 +271,6 @@ impl<'o> Reading<'o> {
         }
         Ok(model)
     }
-}
-
-/// Refuses tensors whose repeated values take far more than the files justify.
-fn check_expansion(model: &Model, limits: &Limits, stored: u64) -> Result<()> {
-    let sizes = model
-        .tensors
-        .iter()
-        .filter_map(|t| t.dtype.size_of(&t.shape));
-    let total = sizes.fold(0u64, u64::saturating_add);
-    let cap = limits.expand_cap(stored);
-    Limits::check(total, cap, "tensorflow.expansion", "bytes of all tensors")
 }
 
 /// What a description says of the whole, and the slices that it names, each with its first index.

@@ -1,16 +1,19 @@
 //! Opening a model: its tables are walked, weights stay where they are.
 
+mod about;
+mod numbers;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use weighbridge_core::model::{
-    AttributeValue, DType, Dict, Dim, FormatId, Graph, GraphAttribute, GraphFunction, GraphNode,
-    GraphValue, Model, Part, Quantization, Shape, Storage, StorageData, Tensor, TensorSource,
-    Value as Meta, ValueType, View, Warning,
+    AttributeValue, DType, Dim, FormatId, Graph, GraphAttribute, GraphFunction, GraphNode,
+    GraphValue, Model, Part, Shape, Storage, StorageData, Tensor, TensorSource, Value as Meta,
+    ValueType, View, Warning,
 };
-use weighbridge_core::source::{ByteSource, SliceSource};
-use weighbridge_core::wire::flatbuffer::{Buffer, Table, Vector};
+use weighbridge_core::source::ByteSource;
+use weighbridge_core::wire::flatbuffer::{Buffer, Table};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::operators;
@@ -429,242 +432,6 @@ impl Reading<'_> {
             storage: Arc::clone(&self.storage),
             offset: range.start,
         });
-    }
-
-    /// Notes how a sparse tensor is stored; says whether it is one.
-    fn sparsity(&mut self, table: Table, t: &mut Tensor) -> Result<bool> {
-        let Some(s) = self.buffer.child(table, field::tensor::SPARSITY)? else {
-            return Ok(false);
-        };
-        let list = |all: Vec<u32>| {
-            let one = |n: u32| Meta::Int(i64::from(n as i32));
-            Meta::List(all.into_iter().map(one).collect())
-        };
-        let mut said = vec![
-            ("traversal_order", list(self.indices(s, 0)?)),
-            ("block_map", list(self.indices(s, 1)?)),
-        ];
-        if let Some(dims) = self.buffer.vector(s, 2, 4)? {
-            Limits::check(dims.len, 2 * MOST_DIMS, "tflite.dimensions", "dimensions")?;
-            let mut formats = Vec::new();
-            for i in 0..dims.len {
-                let dim = self.buffer.table_in(dims, i)?;
-                let csr = self.buffer.u8(dim, 0)?.unwrap_or(0) == 1;
-                formats.push(Meta::Str(if csr { "sparse" } else { "dense" }.into()));
-            }
-            said.push(("dimensions", Meta::List(formats)));
-        }
-        let entries = said.into_iter().map(|(k, v)| (Meta::Str(k.into()), v));
-        let said = Meta::Dict(Dict {
-            entries: entries.collect(),
-            ..Dict::default()
-        });
-        t.extra_mut().attributes.push(("sparsity".into(), said));
-        let message = format!("tensor {:?} is sparse: its values are not read", t.name);
-        let warning = Warning::new("tflite.sparse", message);
-        self.out.model.warnings.push(warning);
-        Ok(true)
-    }
-
-    /// Affine quantization: scales and zero points for the tensor or along a dimension.
-    fn quantization(&mut self, table: Table, t: &mut Tensor) -> Result<()> {
-        let Some(q) = self.buffer.child(table, field::tensor::QUANTIZATION)? else {
-            return Ok(());
-        };
-        let scales = self.buffer.vector(q, 2, 4)?.filter(|v| v.len > 0);
-        let zeros = self.buffer.vector(q, 3, 8)?.filter(|v| v.len > 0);
-        let Some(scales) = scales else {
-            return Ok(());
-        };
-        let zero = |i| match zeros {
-            Some(v) if i < v.len => Ok(self.buffer.u64_in(v, i)? as i64),
-            _ => Ok(0),
-        };
-        let quantized = match t.dtype {
-            DType::I8 => Some(DType::QI8),
-            DType::U8 => Some(DType::QU8),
-            DType::I32 => Some(DType::QI32),
-            _ => None,
-        };
-        if scales.len == 1 {
-            let scale = f64::from(f32::from_bits(self.buffer.u32_in(scales, 0)?));
-            let zero_point = zero(0)?;
-            match quantized {
-                Some(d) => {
-                    t.dtype = d;
-                    t.extra_mut().quantization =
-                        Some(Quantization::PerTensor { scale, zero_point });
-                }
-                None => {
-                    let said = &mut t.extra_mut().attributes;
-                    said.push(("scale".into(), Meta::Float(scale)));
-                    said.push(("zero_point".into(), Meta::Int(zero_point)));
-                }
-            }
-            return Ok(());
-        }
-        let axis = self.buffer.u32(q, 6)?.unwrap_or(0);
-        let axis = usize::try_from(axis).unwrap_or(usize::MAX);
-        let fits = t.shape.get(axis) == Some(&scales.len);
-        let zeros_fit = zeros.is_none_or(|z| z.len == scales.len || z.len == 1);
-        let Some(quantized) = quantized.filter(|_| fits && zeros_fit) else {
-            if !fits || !zeros_fit {
-                self.fault(&t.name, q.at, "its scales do not fit its shape");
-            }
-            let said = &mut t.extra_mut().attributes;
-            said.push(("scales".into(), Meta::Int(scales.len as i64)));
-            said.push(("quantized_dimension".into(), Meta::Int(axis as i64)));
-            return Ok(());
-        };
-        let zero_points = match zeros {
-            Some(z) if z.len == scales.len => self.view("zero_points", DType::I64, z),
-            _ => self.repeated(zero(0)?, scales.len)?,
-        };
-        let scales = self.view("scales", DType::F32, scales);
-        t.dtype = quantized;
-        t.extra_mut().quantization = Some(Quantization::PerChannel {
-            axis,
-            scales,
-            zero_points,
-            float_qparams: false,
-        });
-        Ok(())
-    }
-
-    fn view(&self, name: &str, dtype: DType, v: Vector) -> Tensor {
-        let view = View {
-            storage: Arc::clone(&self.storage),
-            offset: v.start,
-        };
-        Tensor::new(name, dtype, &[v.len], TensorSource::View(view))
-    }
-
-    /// One zero point for every scale.
-    fn repeated(&self, zero: i64, n: u64) -> Result<Tensor> {
-        let bytes = zero.to_le_bytes().repeat(usize::try_from(n).unwrap_or(0));
-        let len = bytes.len() as u64;
-        let data = StorageData::Raw {
-            source: Arc::new(SliceSource::new(bytes, "zero_points")),
-            offset: 0,
-            checksum: None,
-        };
-        let view = View {
-            storage: Arc::new(Storage::new("zero_points", len, false, data)?),
-            offset: 0,
-        };
-        Ok(Tensor::new(
-            "zero_points",
-            DType::I64,
-            &[n],
-            TensorSource::View(view),
-        ))
-    }
-
-    fn signatures(&mut self, root: Table, graphs: &[(Graph, Vec<String>)]) -> Result<()> {
-        let Some(all) = self.buffer.vector(root, field::model::SIGNATURES, 4)? else {
-            return Ok(());
-        };
-        let mut out = Vec::new();
-        for i in 0..all.len {
-            let s = self.buffer.table_in(all, i)?;
-            let key = self.buffer.text(s, 2)?.map(|(_, k)| k).unwrap_or_default();
-            let n = self.buffer.u32(s, 4)?.unwrap_or(0);
-            let names = usize::try_from(n).ok().and_then(|n| graphs.get(n));
-            let names = names.map(|(_, names)| names.as_slice()).unwrap_or_default();
-            let entries = vec![
-                (Meta::Str("subgraph".into()), Meta::Int(i64::from(n))),
-                (Meta::Str("inputs".into()), self.arguments(s, 0, names)?),
-                (Meta::Str("outputs".into()), self.arguments(s, 1, names)?),
-            ];
-            let said = Meta::Dict(Dict {
-                entries,
-                ..Dict::default()
-            });
-            out.push((Meta::Str(key), said));
-        }
-        if !out.is_empty() {
-            let all = Meta::Dict(Dict {
-                entries: out,
-                ..Dict::default()
-            });
-            self.out.model.metadata.push(("signatures".into(), all));
-        }
-        Ok(())
-    }
-
-    /// What a signature calls the tensors that it takes or gives.
-    fn arguments(&self, s: Table, n: u16, names: &[String]) -> Result<Meta> {
-        let mut entries = Vec::new();
-        if let Some(all) = self.buffer.vector(s, n, 4)? {
-            for i in 0..all.len {
-                let map = self.buffer.table_in(all, i)?;
-                let name = self
-                    .buffer
-                    .text(map, 0)?
-                    .map(|(_, n)| n)
-                    .unwrap_or_default();
-                let index = self.buffer.u32(map, 1)?.unwrap_or(0);
-                let tensor = usize::try_from(index).ok().and_then(|i| names.get(i));
-                let tensor = tensor.cloned().unwrap_or_default();
-                entries.push((Meta::Str(name), Meta::Str(tensor)));
-            }
-        }
-        Ok(Meta::Dict(Dict {
-            entries,
-            ..Dict::default()
-        }))
-    }
-
-    /// What is kept beside the graph: names, and short texts.
-    fn metadata(&mut self, root: Table) -> Result<()> {
-        self.buffer.vector(root, field::model::METADATA_BUFFER, 4)?;
-        let Some(all) = self.buffer.vector(root, field::model::METADATA, 4)? else {
-            return Ok(());
-        };
-        for i in 0..all.len {
-            let entry = self.buffer.table_in(all, i)?;
-            let Some((at, name)) = self.buffer.text(entry, 0)? else {
-                continue;
-            };
-            self.out.texts.push(("metadata", at, name.clone()));
-            let index = self.buffer.u32(entry, 1)?.unwrap_or(0);
-            let range = usize::try_from(index)
-                .ok()
-                .and_then(|i| self.buffers.get(i));
-            let range = range.cloned().unwrap_or_default();
-            let len = range.end.saturating_sub(range.start);
-            let text = match len <= 256 {
-                true => self.source.read_vec(range)?,
-                false => Vec::new(),
-            };
-            // Versions are texts padded with NULs.
-            let text = String::from_utf8(text).ok();
-            let text = text.map(|t| t.trim_end_matches('\0').to_owned());
-            let text = text.filter(|t| !t.is_empty() && !t.chars().any(char::is_control));
-            let value = text.map_or_else(|| Meta::Int(len as i64), Meta::Str);
-            self.out.model.metadata.push((name, value));
-        }
-        Ok(())
-    }
-
-    /// Weights in files of their own are named and never looked for.
-    fn external(&mut self, root: Table) -> Result<()> {
-        let groups = self.buffer.vector(root, field::model::EXTERNAL_GROUPS, 4)?;
-        self.buffer
-            .vector(root, field::model::EXTERNAL_BUFFERS, 4)?;
-        let Some(groups) = groups.filter(|g| g.len > 0) else {
-            return Ok(());
-        };
-        for i in 0..groups.len {
-            let group = self.buffer.table_in(groups, i)?;
-            if let Some((at, name)) = self.buffer.text(group, 0)? {
-                let message = format!("weights lie in another file, {name:?}, which is not read");
-                let warning = Warning::new("tflite.external", message);
-                self.out.model.warnings.push(warning);
-                self.out.texts.push(("external_buffer", at, name));
-            }
-        }
-        Ok(())
     }
 }
 
