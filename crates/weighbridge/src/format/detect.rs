@@ -190,7 +190,7 @@ pub fn by_extension(path: &Path) -> Option<FormatId> {
         "npy" | "npz" => FormatId::Numpy,
         "tflite" => FormatId::TfLite,
         "index" => FormatId::TfCheckpoint,
-        _ if super::tensorflow::checkpoint::is_data(&name) => FormatId::TfCheckpoint,
+        _ if super::tensorflow::checkpoint::is_data(name) => FormatId::TfCheckpoint,
         "msgpack" | "flax" => FormatId::Flax,
         _ => return None,
     })
