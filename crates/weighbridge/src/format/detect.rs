@@ -221,8 +221,9 @@ pub(crate) fn refuse(found: Detected, name: &str) -> Error {
             "this is no model file of any known format",
         )
         .help(
-            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin), bare pickles and \
-             TensorFlow (checkpoints, SavedModels, .pb, .tflite)",
+            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin), bare pickles \
+             and joblib, NumPy (.npy .npz), Keras and HDF5, Flax (.msgpack) and TensorFlow \
+             (checkpoints, SavedModels, .pb, .tflite)",
         ),
     };
     e.in_file(name)

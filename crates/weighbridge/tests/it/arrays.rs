@@ -185,6 +185,11 @@ fn numbers_go_everywhere_and_what_cannot_is_lost() {
             assert!(lost.len() < 40, "{from} to {to}: {lost:?}");
         }
     }
+    let (lost, back) = converted("stored.npz", "out.npz", &ConvertOptions::default());
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(described(&back), described(&open("stored.npz")));
+    let (_, back) = converted("texts_f.npy", "out.npy", &ConvertOptions::default());
+    assert_eq!(described(&back), described(&open("texts_f.npy")));
     let (lost, back) = converted(
         "bfloat16.npz",
         "out.npz",

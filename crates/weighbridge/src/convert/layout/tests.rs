@@ -43,7 +43,7 @@ fn at(shape: &[u64], index: &[u64]) -> usize {
 fn maps(t: &Tensor, old: &[u64], from: impl Fn(&[u64]) -> Vec<u64>) {
     let shape = t.shape.to_vec();
     let bytes = t.read_vec().unwrap();
-    for n in 0..bytes.len() {
+    for (n, &byte) in bytes.iter().enumerate() {
         let mut rest = n as u64;
         let mut index = vec![0; shape.len()];
         for (i, &d) in index.iter_mut().zip(&shape).rev() {
@@ -51,7 +51,7 @@ fn maps(t: &Tensor, old: &[u64], from: impl Fn(&[u64]) -> Vec<u64>) {
             rest /= d;
         }
         assert_eq!(
-            bytes[n] as usize,
+            usize::from(byte),
             at(old, &from(&index)),
             "{} {index:?}",
             t.name

@@ -3,6 +3,7 @@
 
 pub(crate) mod array;
 mod element;
+mod padded;
 pub(crate) mod pickled;
 mod read;
 pub(crate) mod texts;

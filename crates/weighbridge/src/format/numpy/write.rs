@@ -11,6 +11,7 @@ use weighbridge_core::wire::zip::{ALIGN, Writer, plan_size};
 use weighbridge_core::{Error, Result};
 
 use super::Numpy;
+use super::padded::{Padder, Width};
 use super::read::{NPY, ROOT};
 use crate::format::{FormatWriter, Note, Plan, PlannedFile, WriteOptions, payload};
 use crate::output::Sink;
@@ -44,6 +45,35 @@ fn descr(dtype: DType) -> Option<&'static str> {
         DType::C128 => "<c16",
         _ => return None,
     })
+}
+
+/// The same of a tensor, texts of a fixed width included.
+fn type_of(t: &Tensor) -> Option<String> {
+    let text = Width::of(t).map(Width::descr);
+    text.or_else(|| descr(t.dtype).map(str::to_owned))
+}
+
+/// Bytes of the values as NumPy has them.
+fn size_of(t: &Tensor) -> Option<u64> {
+    match Width::of(t) {
+        Some(width) => t.numel()?.checked_mul(width.bytes),
+        None => t.dtype.size_of(&t.shape),
+    }
+}
+
+/// Streams the values as NumPy has them.
+fn stream(
+    t: &Tensor,
+    chunks: &mut Chunks,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    match Width::of(t) {
+        None => t.stream(chunks, sink),
+        Some(width) => {
+            let mut padder = Padder::new(width);
+            t.stream(chunks, &mut |part| padder.take(part, sink))
+        }
+    }
 }
 
 /// The header of an array, byte for byte NumPy's own.
@@ -98,10 +128,9 @@ fn refusal(t: &Tensor) -> Option<String> {
     if matches!(d, DType::Compound | DType::Null) {
         return Some(format!("a dataset of type {d} is no array of numbers"));
     }
-    if d.is_text() {
-        return Some(
-            "an archive of arrays is written of numbers only and this is a tensor of texts".into(),
-        );
+    if d.is_text() && Width::of(t).is_none() {
+        let why = "NumPy's texts have one width and these may be of any length";
+        return Some(why.into());
     }
     if !t.has_data() {
         return Some("the tensor has no data".into());
@@ -111,7 +140,7 @@ fn refusal(t: &Tensor) -> Option<String> {
             "NumPy has no quantized type such as {d}: --dequantize writes the values as F32"
         ));
     }
-    if descr(d).is_none() {
+    if type_of(t).is_none() {
         return Some(match d {
             DType::U4 | DType::I4 | DType::U2 | DType::I2 => {
                 format!("NumPy has no dtype {d}: --dequantize writes one integer a byte")
@@ -122,7 +151,7 @@ fn refusal(t: &Tensor) -> Option<String> {
             _ => format!("NumPy has no dtype {d}"),
         });
     }
-    let size = d.size_of(&t.shape).filter(|&n| i64::try_from(n).is_ok());
+    let size = size_of(t).filter(|&n| i64::try_from(n).is_ok());
     size.is_none()
         .then(|| "its size does not fit 63 bits".into())
 }
@@ -170,7 +199,7 @@ fn at(model: &Model, index: usize) -> Result<&Tensor> {
 }
 
 fn head_of(t: &Tensor) -> Vec<u8> {
-    header(descr(t.dtype).unwrap_or("|V0"), &t.shape)
+    header(&type_of(t).unwrap_or_default(), &t.shape)
 }
 
 impl FormatWriter for Numpy {
@@ -194,7 +223,8 @@ impl FormatWriter for Numpy {
                     naming: true,
                 });
             }
-            let bytes = t.byte_len().saturating_add(head_of(t).len() as u64);
+            let values = size_of(t).unwrap_or(u64::MAX);
+            let bytes = values.saturating_add(head_of(t).len() as u64);
             sizes.push((format!("{name}{NPY}"), bytes));
             names.push(name);
         }
@@ -236,11 +266,12 @@ impl FormatWriter for Numpy {
             let n = usize::try_from(names.u64()?).unwrap_or(usize::MAX);
             let name = String::from_utf8_lossy(names.take(n)?);
             let head = head_of(t);
-            let bytes = t.byte_len().saturating_add(head.len() as u64);
+            let values = size_of(t).unwrap_or(u64::MAX);
+            let bytes = values.saturating_add(head.len() as u64);
             out.put(&zip.start(&format!("{name}{NPY}"), bytes)?)?;
             zip.data(&head)?;
             out.put(&head)?;
-            t.stream(&mut chunks, &mut |part| {
+            stream(t, &mut chunks, &mut |part| {
                 zip.data(part)?;
                 out.put(part)?;
                 progress(part.len() as u64);
@@ -272,7 +303,7 @@ impl FormatWriter for NpyWriter {
             [one] => {
                 let t = at(model, *one)?;
                 prepared = head_of(t);
-                bytes = t.byte_len();
+                bytes = size_of(t).unwrap_or(u64::MAX);
                 if t.name != ROOT {
                     plan.changed.push(Note {
                         what: t.name.clone(),
@@ -306,7 +337,18 @@ impl FormatWriter for NpyWriter {
         out: &mut dyn Sink,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        payload::write(model, plan, file, out, progress)
+        let planned = plan.files.get(file);
+        let text = planned.and_then(|f| model.tensors.get(*f.tensors.first()?));
+        match text.filter(|t| Width::of(t).is_some()).zip(planned) {
+            None => payload::write(model, plan, file, out, progress),
+            Some((t, planned)) => {
+                out.put(&planned.prepared)?;
+                stream(t, &mut Chunks::new(), &mut |part| {
+                    progress(part.len() as u64);
+                    out.put(part)
+                })
+            }
+        }
     }
 }
 
