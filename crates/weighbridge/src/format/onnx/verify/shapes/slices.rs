@@ -12,8 +12,8 @@ fn cut(extent: Dim, start: i64, end: i64, step: i64) -> Dim {
     };
     let (from, to) = match step > 0 {
         true => (clamp(start, 0, n), clamp(end, 0, n)),
-        // Backwards it may end before the first.
-        false => (clamp(start, 0, n - 1), clamp(end, -1, n - 1)),
+        // Backwards it may begin and end before the first.
+        false => (clamp(start, -1, n - 1), clamp(end, -1, n - 1)),
     };
     let (room, step) = match step > 0 {
         true => (to - from, step),
