@@ -90,25 +90,28 @@ def npy(array):
     return out.getvalue()
 
 
+def varint(n):
+    out = b""
+    while n >= 128:
+        out += bytes([n & 127 | 128])
+        n >>= 7
+    return out + bytes([n])
+
+
+def field(number, value):
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    value = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def message(*fields):
+    return b"".join(field(number, value) for number, value in fields)
+
+
 def onnx():
     """An ONNX model by hand: an If whose graphs see the weight around them, documentation, an
     annotation, fields of no specification."""
-
-    def varint(n):
-        out = b""
-        while n >= 128:
-            out += bytes([n & 127 | 128])
-            n >>= 7
-        return out + bytes([n])
-
-    def field(number, value):
-        if isinstance(value, int):
-            return varint(number << 3) + varint(value)
-        value = value.encode() if isinstance(value, str) else value
-        return varint(number << 3 | 2) + varint(len(value)) + value
-
-    def message(*fields):
-        return b"".join(field(number, value) for number, value in fields)
 
     def value(name):
         shape = message((1, message((1, 4))))
@@ -129,6 +132,59 @@ def onnx():
                     (11, value("c")), (12, value("y")), (14, annotation), (98, "?"))
     return message((1, 8), (2, "seed"), (7, graph), (8, message((2, 17))),
                    (14, message((1, "key"), (2, "value"))), (97, 1))
+
+
+def tensor(name, kind, dims, raw):
+    """A `TensorProto`."""
+    return message(*[(1, d) for d in dims], (2, kind), (8, name), (9, raw))
+
+
+def products():
+    """ONNX models with what quantization changes: products behind each other, with a bias and a
+    constant that is turned; and a convolution, a table of words and what lies between."""
+
+    def floats(n):
+        return struct.pack(f"<{n}f", *[(i * 7 % 11 - 5) / 8 for i in range(n)])
+
+    def value(name, *dims):
+        shape = message(*[(1, message((1, d))) for d in dims])
+        return message((1, name), (2, message((1, message((1, 1), (2, shape))))))
+
+    def attribute(name, kind, number, value):
+        return (5, message((1, name), (number, value), (20, kind)))
+
+    def node(operator, inputs, output, *more):
+        names = [(1, i) for i in inputs] + [(2, output), (3, output + "_node"), (4, operator)]
+        return (1, message(*names, *more))
+
+    def model(opset, *fields):
+        graph = message(*fields[:-1], (2, "seed"), *fields[-1])
+        return message((1, 8), (7, graph), (8, message((2, opset))))
+
+    yield "products", model(
+        17,
+        node("MatMul", ["x", "w"], "h"),
+        node("Relu", ["h"], "r"),
+        node("Transpose", ["v"], "t", attribute("perm", 7, 8, b"\x01\x00")),
+        node("MatMul", ["r", "t"], "m"),
+        node("Gemm", ["m", "u", "b"], "y", attribute("transB", 2, 3, 1)),
+        [(5, tensor("w", 1, [4, 3], floats(12))), (5, tensor("v", 1, [5, 3], floats(15))),
+         (5, tensor("u", 1, [2, 5], floats(10))), (5, tensor("b", 1, [2], floats(2))),
+         (11, value("x", 1, 4)), (12, value("y", 1, 2))],
+    )
+    constant = attribute("value", 4, 5, tensor("", 1, [1, 2, 1, 1], floats(2)))
+    yield "image", model(
+        21,
+        node("Constant", [], "k", constant),
+        node("Conv", ["x", "k", "b"], "c"),
+        node("Clip", ["c"], "d"),
+        node("MaxPool", ["d"], "p", attribute("kernel_shape", 7, 8, b"\x01\x01")),
+        node("Gather", ["table", "i"], "g"),
+        node("Add", ["p", "g"], "y"),
+        [(5, tensor("b", 1, [1], floats(1))), (5, tensor("table", 1, [3, 2], floats(6))),
+         (5, tensor("i", 7, [1], bytes(8))),
+         (11, value("x", 1, 2, 1, 2)), (12, value("y", 1, 1, 1, 2))],
+    )
 
 
 def sound_models():
@@ -174,6 +230,18 @@ def main():
         for target in ("gguf_header", "gguf_edit"):
             put(target, f"{name}.gguf", gguf(version, order))
     put("onnx_edit", "if.onnx", onnx())
+    # What peers/make_tf.py made.
+    data = pathlib.Path(__file__).parent.parent / "crates/weighbridge/tests/data/tensorflow"
+    for target, name in (
+        ("sstable", "three.index"),
+        ("tf_checkpoint", "slices.index"),
+        ("tf_checkpoint", "v1s.ckpt-00001-of-00002"),
+        ("graphdef", "constants.pb"),
+        ("tflite", "int8.tflite"),
+    ):
+        put(target, name, (data / name).read_bytes())
+    for name, model in products():
+        put("onnx_quantize", f"{name}.onnx", model)
     for name, model in sound_models():
         put("onnx_read", f"{name}.onnx", model)
     put("npy", "floats.npy", npy(numpy.zeros((2, 3))))

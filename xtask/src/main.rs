@@ -115,6 +115,8 @@ fn help() {
   WEIGHBRIDGE_CORPUS      test files with expected answers; ../shared/corpus where it exists
   WEIGHBRIDGE_PEERS_VENV  a Python environment with torch and safetensors, instead of target/peers
   WEIGHBRIDGE_SCANNERS_VENV  one with the scanners of peers/requirements-scan.txt
+  WEIGHBRIDGE_ONNX_VENV   one with onnx and ONNX Runtime, peers/requirements-onnx.txt
+  WEIGHBRIDGE_KERAS_VENV  one with Keras, TensorFlow and h5py, peers/requirements-keras.txt
   WEIGHBRIDGE_LLAMA_QUANTIZE  a llama-quantize ready for `bench quantize`, instead of building one
   WEIGHBRIDGE_LLAMA_VENV  an environment with what builds it, peers/requirements-llama.txt"
     );

@@ -1,21 +1,23 @@
 //! `cargo xtask peers`: the real torch and safetensors, in an environment of their own, against
-//! our tool; and onnx and ONNX Runtime in another.
+//! our tool; onnx and ONNX Runtime in another; Keras and TensorFlow in a third.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::{Result, repo};
 
-/// Runs the round trips and writes `docs/peers.md` and `docs/peers-onnx.md`; with `onnx` as the
-/// first argument only those of ONNX models.
+/// Runs the round trips and writes `docs/peers.md`, `docs/peers-onnx.md` and `docs/peers-keras.md`;
+/// with `onnx` or `keras` as the first argument only those of such models.
 ///
 /// # Errors
 /// When the environment cannot be made or a round trip is not equal.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    if let Some((first, filters)) = arguments.split_first()
-        && first == "onnx"
-    {
-        return onnx_models(filters);
+    if let Some((first, filters)) = arguments.split_first() {
+        match first.as_str() {
+            "onnx" => return real_models("onnx", onnx()?, filters),
+            "keras" => return real_models("keras", keras()?, filters),
+            _ => {}
+        }
     }
     let python = python()?;
     let tool = repo::build_tool(true)?;
@@ -39,7 +41,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
     repo::run(&mut c)?;
     if arguments.is_empty() {
-        onnx_models(&[])?;
+        real_models("onnx", onnx()?, &[])?;
+        real_models("keras", keras()?, &[])?;
     }
     if !arguments.is_empty() {
         return Ok(());
@@ -59,23 +62,23 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     repo::run(c.env("WEIGHBRIDGE_PEERS_VENV", venv))
 }
 
-/// What we write of ONNX, opened by onnx and ONNX Runtime, and the other way.
-fn onnx_models(filters: &[String]) -> Result<()> {
-    let python = onnx()?;
+/// What `peers/NAME_models.py` holds us against: what we write, opened by the real libraries, and the
+/// other way.
+fn real_models(name: &str, python: PathBuf, filters: &[String]) -> Result<()> {
     let tool = repo::build_tool(true)?;
     let mut c = Command::new(python);
     c.current_dir(repo::root())
-        .arg("peers/onnx_models.py")
+        .arg(format!("peers/{name}_models.py"))
         .arg("--tool")
         .arg(tool)
         .arg("--scratch")
-        .arg(repo::target().join("peers-onnx-scratch"));
+        .arg(repo::target().join(format!("peers-{name}-scratch")));
     match repo::corpus() {
         Some(dir) => c.arg("--corpus").arg(dir),
-        None => return Err("the models of ONNX are in the corpus: set WEIGHBRIDGE_CORPUS".into()),
+        None => return Err("these models are in the corpus: set WEIGHBRIDGE_CORPUS".into()),
     };
     match filters {
-        [] => c.arg("--report").arg("docs/peers-onnx.md"),
+        [] => c.arg("--report").arg(format!("docs/peers-{name}.md")),
         filters => c.args(filters.iter().flat_map(|f| ["--only", f.as_str()])),
     };
     repo::run(&mut c)
@@ -126,6 +129,16 @@ pub(crate) fn builders() -> Result<PathBuf> {
 pub(crate) fn onnx() -> Result<PathBuf> {
     let list = "requirements-onnx.txt";
     environment("WEIGHBRIDGE_ONNX_VENV", "peers-onnx", list)
+}
+
+/// The Python of the environment with Keras, TensorFlow, h5py and the like, made and filled when
+/// missing.
+///
+/// # Errors
+/// As [`python`].
+pub(crate) fn keras() -> Result<PathBuf> {
+    let list = "requirements-keras.txt";
+    environment("WEIGHBRIDGE_KERAS_VENV", "peers-keras", list)
 }
 
 /// The environment that `variable` names, else the one in `target/NAME` with what `list` lists.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weighbridge::FormatId;
+use weighbridge::convert::FrameworkLayout;
 
 pub(crate) use edit::{Edit, Merge, Split};
 pub(crate) use quantize::{
@@ -181,6 +182,13 @@ pub(crate) enum CheckFormat {
     Pytorch,
     Gguf,
     Onnx,
+    Numpy,
+    Flax,
+    Pickle,
+    TfCheckpoint,
+    Savedmodel,
+    Graphdef,
+    Tflite,
 }
 
 impl CheckFormat {
@@ -190,6 +198,13 @@ impl CheckFormat {
             Self::Pytorch => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::TfCheckpoint => FormatId::TfCheckpoint,
+            Self::Savedmodel => FormatId::SavedModel,
+            Self::Graphdef => FormatId::GraphDef,
+            Self::Tflite => FormatId::TfLite,
+            Self::Numpy => FormatId::Numpy,
+            Self::Flax => FormatId::Flax,
+            Self::Pickle => FormatId::Pickle,
         }
     }
 }
@@ -293,8 +308,8 @@ pub(crate) enum FailOn {
 
 /// Convert a model to another format
 ///
-/// The target is told by OUT's extension (.safetensors, .gguf, .onnx; .pt .pth .ckpt .bin are
-/// PyTorch) or --to. Weights become ONNX by going into a graph: --graph.
+/// The target is told by OUT's extension (.safetensors, .gguf, .onnx, .npz; .pt .pth .ckpt .bin are
+/// PyTorch; .npy holds a single array) or --to. Weights become ONNX by going into a graph: --graph.
 /// Lists what changes on the way and what cannot be carried; OUT appears only when it is complete.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -307,8 +322,10 @@ Examples:
   weighbridge convert model.safetensors model.pt --dtype bf16
   weighbridge convert model.gguf model.safetensors --dequantize
   weighbridge convert model.onnx model.safetensors
+  weighbridge convert model.keras model.safetensors --names label --layout keras-to-torch
   weighbridge convert tuned.safetensors tuned.onnx --graph base.onnx --map fc.weight=MatMul_7
   weighbridge convert model.onnx out/model.onnx --shared-weights out/model.safetensors
+  weighbridge convert tuned.safetensors tuned.keras --graph base.keras
 
 Exit codes: 0 done, 2 refused or failed; then nothing is left at OUT.")]
 pub(crate) struct Convert {
@@ -384,6 +401,10 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "WHICH", default_value = "name")]
     pub(crate) names: Names,
 
+    /// Put weights in the order of another framework: keras-to-torch or torch-to-keras
+    #[arg(long, value_name = "WHICH", value_parser = parse_layout)]
+    pub(crate) layout: Option<FrameworkLayout>,
+
     /// The byte order of GGUF output: little, which everyone reads, or big
     #[arg(long, value_name = "ORDER")]
     pub(crate) endian: Option<ByteOrder>,
@@ -403,11 +424,11 @@ pub(crate) struct Convert {
     pub(crate) open: Open,
 }
 
-/// How weights come into an ONNX graph.
+/// How weights come into an ONNX graph or a file of Keras.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "ONNX graphs")]
+#[command(next_help_heading = "ONNX graphs and Keras")]
 pub(crate) struct Graph {
-    /// Put the weights into this ONNX graph, by name
+    /// Put the weights into this ONNX graph, .keras or .h5 file, by name
     #[arg(long, value_name = "FILE")]
     pub(crate) graph: Option<PathBuf>,
 
@@ -436,6 +457,15 @@ pub(crate) enum Target {
     Pt,
     Gguf,
     Onnx,
+    #[value(alias = "tensorflow")]
+    Tf,
+    #[value(alias = "numpy")]
+    Npz,
+    /// HDF5 as Keras keeps it: `.weights.h5`, else `.h5`, by OUT's name
+    #[value(alias = "hdf5")]
+    H5,
+    /// The configuration of --graph with other weights
+    Keras,
 }
 
 impl Target {
@@ -445,8 +475,19 @@ impl Target {
             Self::Pt => FormatId::PyTorch,
             Self::Gguf => FormatId::Gguf,
             Self::Onnx => FormatId::Onnx,
+            Self::Tf => FormatId::TfCheckpoint,
+            Self::Npz => FormatId::Numpy,
+            Self::H5 => FormatId::Hdf5,
+            Self::Keras => FormatId::Keras,
         }
     }
+}
+
+fn parse_layout(name: &str) -> Result<FrameworkLayout, String> {
+    weighbridge::convert::parse_layout(name).map_err(|e| match e.advice() {
+        Some(help) => format!("{}: {help}", e.message()),
+        None => e.message().to_owned(),
+    })
 }
 
 /// Byte orders of an output.

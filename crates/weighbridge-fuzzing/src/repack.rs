@@ -48,9 +48,16 @@ impl Members {
     /// storages and source code.
     pub fn headers(&self) -> Vec<usize> {
         let describes = |name: &str| {
-            [".pkl", ".json", "byteorder", "version", "archive_format"]
-                .iter()
-                .any(|end| name.ends_with(end))
+            [
+                ".pkl",
+                ".json",
+                ".h5",
+                "byteorder",
+                "version",
+                "archive_format",
+            ]
+            .iter()
+            .any(|end| name.ends_with(end))
         };
         let all = self.0.iter().enumerate();
         all.filter(|(_, (name, payload))| describes(name) && !payload.is_empty())

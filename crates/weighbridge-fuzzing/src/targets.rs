@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use weighbridge::OpenOptions;
+use weighbridge::format::flax::Flax;
+use weighbridge::format::numpy::Numpy;
 use weighbridge::format::safetensors::{Safetensors, header};
 use weighbridge::format::{FormatReader, detect, gguf, onnx::Onnx, pytorch, reader};
 use weighbridge::scan::{ScanOptions, scan};
@@ -10,7 +12,7 @@ use weighbridge::structure::{Form, from_json, from_str, to_json};
 use weighbridge_core::model::FormatId;
 use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::codec::{self, Caps, Codec};
-use weighbridge_core::wire::{marshal, npy, protobuf, sevenz, tar, zip};
+use weighbridge_core::wire::{marshal, msgpack, npy, protobuf, sevenz, tar, zip};
 use weighbridge_core::{Limits, pickle};
 use weighbridge_scan::checks::templates::{Context, judge};
 use weighbridge_scan::graph::{Level, examine, unread};
@@ -97,8 +99,20 @@ pub const TARGETS: &[Target] = &[
         run: crate::onnx_edit::onnx_edit,
     },
     Target {
+        name: "onnx_inject",
+        run: crate::onnx_inject::onnx_inject,
+    },
+    Target {
+        name: "onnx_quantize",
+        run: crate::onnx_quantize::onnx_quantize,
+    },
+    Target {
         name: "hdf5",
         run: crate::hdf5::hdf5,
+    },
+    Target {
+        name: "keras",
+        run: crate::keras::keras,
     },
     Target {
         name: "onnx_read",
@@ -107,6 +121,34 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "npy",
         run: npy,
+    },
+    Target {
+        name: "sstable",
+        run: crate::tensorflow::sstable,
+    },
+    Target {
+        name: "tf_checkpoint",
+        run: crate::tensorflow::tf_checkpoint,
+    },
+    Target {
+        name: "tflite",
+        run: crate::tensorflow::tflite,
+    },
+    Target {
+        name: "graphdef",
+        run: crate::tensorflow::graphdef,
+    },
+    Target {
+        name: "numpy_open",
+        run: numpy_open,
+    },
+    Target {
+        name: "joblib_open",
+        run: joblib_open,
+    },
+    Target {
+        name: "msgpack",
+        run: msgpack,
     },
     Target {
         name: "scan_file",
@@ -597,6 +639,56 @@ pub fn npy(data: &[u8]) {
     file.extend_from_slice(&(data.len() as u32).to_le_bytes());
     file.extend_from_slice(data);
     let _ = npy::Header::parse(&file);
+}
+
+/// A `.npy` or `.npz`: opened, read, verified. What breaks no rule opens.
+pub fn numpy_open(data: &[u8]) {
+    both(&Numpy, FormatId::Numpy, data);
+    let options = OpenOptions::default();
+    match Numpy.verify(source(data), &options) {
+        Ok(found) if found.is_empty() => {
+            if let Err(e) = Numpy.open(source(data), &options) {
+                panic!("a file that breaks no rule does not open: {e}");
+            }
+        }
+        Ok(_) => {}
+        Err(e) => panic!("what is wrong with a file is in its answer: {e}"),
+    }
+}
+
+/// A pickle with arrays between its opcodes, compressed or not: opened as its name would have it.
+pub fn joblib_open(data: &[u8]) {
+    let source: Arc<dyn ByteSource> = Arc::new(SliceSource::new(data, "input.joblib"));
+    let options = OpenOptions::default();
+    if let Ok(m) = pytorch::open(Arc::clone(&source), &options) {
+        exercise::model(&m);
+    }
+    let _ = pytorch::PyTorch.verify(source, &options);
+}
+
+/// MessagePack: every item of it in order, and the whole as a file of Flax's.
+pub fn msgpack(data: &[u8]) {
+    let bytes = SliceSource::new(data, "input");
+    let len = data.len() as u64;
+    let mut reader = msgpack::Reader::new(&bytes, 0..len);
+    let mut last = 0;
+    while !reader.is_done() {
+        let Ok(item) = reader.item() else { break };
+        assert!(
+            reader.at() > last && reader.at() <= len,
+            "items go backwards"
+        );
+        if let msgpack::Item::Str(r) | msgpack::Item::Bin(r) | msgpack::Item::Ext(_, r) = item {
+            assert!(
+                r.start > last && r.end == reader.at(),
+                "a payload lies outside"
+            );
+            let _ = reader.text(&r, 64);
+        }
+        last = reader.at();
+    }
+    let _ = msgpack::Reader::new(&bytes, 0..len).skip(1 << 16);
+    both(&Flax, FormatId::Flax, data);
 }
 
 thread_local! {

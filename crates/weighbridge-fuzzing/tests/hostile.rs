@@ -285,6 +285,28 @@ fn onnx_files_edited() {
     cut("onnx edit cut", &seeds, weighbridge_fuzzing::onnx_edit);
 }
 
+/// Graphs with products, biases and tables, and one with graphs inside.
+fn weighty() -> Vec<Case> {
+    let mut all = seeds_of("onnx_quantize");
+    assert!(all.len() > 1, "{} seeds", all.len());
+    all.extend(seeds_of("onnx_edit"));
+    all
+}
+
+#[test]
+fn onnx_files_quantized() {
+    mutate("onnx quantize", &weighty(), targets::onnx_quantize);
+    let seeds = seeds_of("onnx_quantize");
+    cut("onnx quantize cut", &seeds, targets::onnx_quantize);
+}
+
+#[test]
+fn onnx_files_given_weights() {
+    mutate("onnx inject", &weighty(), targets::onnx_inject);
+    let seeds = seeds_of("onnx_edit");
+    cut("onnx inject cut", &seeds, targets::onnx_inject);
+}
+
 #[test]
 fn onnx_models_cut_and_mutated() {
     let mut all = seeds_of("onnx_read");
@@ -301,8 +323,79 @@ fn hdf5_cut_and_mutated() {
 }
 
 #[test]
+fn keras_files_cut_and_mutated() {
+    let all = seeds_of("keras");
+    cut("keras cut", &all, weighbridge_fuzzing::keras);
+    mutate("keras", &all, weighbridge_fuzzing::keras);
+    mutate_members("keras members", &all, weighbridge_fuzzing::keras);
+}
+
+#[test]
+fn tensorflow_checkpoints_cut_and_mutated() {
+    let all = fixtures("tensorflow index");
+    cut("table cut", &all, targets::sstable);
+    mutate("table", &all, targets::sstable);
+    cut("checkpoint cut", &all, targets::tf_checkpoint);
+    mutate("checkpoint", &all, targets::tf_checkpoint);
+}
+
+#[test]
+fn tensorflow_graphs_cut_and_mutated() {
+    let all = fixtures("tensorflow graph");
+    cut("graph cut", &all, targets::graphdef);
+    mutate("graph", &all, targets::graphdef);
+}
+
+#[test]
+fn tensorflow_lite_models_cut_and_mutated() {
+    let all = fixtures("tensorflow lite");
+    cut("lite cut", &all, targets::tflite);
+    mutate("lite", &all, targets::tflite);
+}
+
+#[test]
+fn tensorflow_files_scanned_mutated() {
+    let mut all = fixtures("tensorflow index");
+    all.extend(fixtures("tensorflow graph"));
+    all.extend(fixtures("tensorflow lite"));
+    mutate("scan of tensorflow", &all, targets::scan_file);
+}
+
+#[test]
 fn numpy_headers_mutated() {
     mutate("npy", &fixtures("numpy"), targets::npy);
+}
+
+/// The small files of the library's own tests whose names end so.
+fn arrays(endings: &[&str]) -> Vec<Case> {
+    let dir = common::root().join("crates/weighbridge/tests/data/arrays");
+    let mut all = common::files(&dir);
+    all.retain(|c| endings.iter().any(|e| c.name.ends_with(e)));
+    assert!(!all.is_empty(), "no file ends in {endings:?}");
+    all
+}
+
+#[test]
+fn numpy_files_cut_and_mutated() {
+    let all = arrays(&[".npy", ".npz"]);
+    mutate("numpy", &all, targets::numpy_open);
+    let some = arrays(&[".npy", "bfloat16.npz", "objects.npz"]);
+    cut("numpy cut", &some, targets::numpy_open);
+}
+
+#[test]
+fn joblib_files_cut_and_mutated() {
+    let all = arrays(&[".joblib"]);
+    mutate("joblib", &all, targets::joblib_open);
+    let some = arrays(&["plain.joblib", "zlib.joblib"]);
+    cut("joblib cut", &some, targets::joblib_open);
+}
+
+#[test]
+fn msgpack_cut_and_mutated() {
+    let all = arrays(&[".msgpack", "checkpoint_12"]);
+    mutate("msgpack", &all, targets::msgpack);
+    cut("msgpack cut", &arrays(&["checkpoint_12"]), targets::msgpack);
 }
 
 #[test]

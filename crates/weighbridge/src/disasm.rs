@@ -9,8 +9,8 @@ use weighbridge_core::wire::tar::is_tar;
 use weighbridge_core::wire::zip::{Archive, Member, Method};
 use weighbridge_core::{Error, Limits, Result};
 
+use crate::format::joblib::{Holes, Loader};
 use crate::format::pytorch;
-use crate::scan::joblib::{Holes, Loader};
 
 /// One pickle of a file.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ pub mod disasm;
 pub mod edit;
 pub mod format;
 pub mod hash;
+mod json;
 mod open;
 pub mod output;
 mod parallel;

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: us and the peers, alternately, in one run.
 
+mod keras;
 mod llama;
 mod load;
 mod model;
@@ -36,6 +37,9 @@ fn types(arguments: &[String]) -> Result<Option<&str>> {
     }
 }
 
+/// The sets, for messages.
+const SETS: &str = "`load`, `scan`, `quantize`, `onnx` and `keras`";
+
 /// Runs one set of benchmarks.
 ///
 /// # Errors
@@ -47,9 +51,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         Some("scan") => scan::run(quick, peers_every(arguments)?),
         Some("quantize") => quantize::run(quick, types(arguments)?),
         Some("onnx") => onnx::run(quick),
-        Some(other) => Err(format!(
-            "there is no benchmark `{other}`; there are `load`, `scan`, `quantize` and `onnx`"
-        )),
-        None => Err("which benchmark? There are `load`, `scan`, `quantize` and `onnx`".into()),
+        Some("keras") => keras::run(quick),
+        Some(other) => Err(format!("there is no benchmark `{other}`; there are {SETS}")),
+        None => Err(format!("which benchmark? There are {SETS}")),
     }
 }

@@ -43,6 +43,13 @@ struct Case {
     copy: bool,
 }
 
+/// Our words to quantize with, and the type.
+macro_rules! quantize {
+    ($($word:literal),*) => {
+        &["quantize", "--no-sync", "--quiet", "IN", "OUT", "--type", $($word),*]
+    };
+}
+
 const CASES: &[Case] = &[
     Case {
         title: "List names and shapes, one file",
@@ -117,15 +124,7 @@ const CASES: &[Case] = &[
         title: "int8, dynamic, one file",
         peer: "quantize_dynamic",
         what: "dynamic",
-        ours: &[
-            "quantize",
-            "--no-sync",
-            "--quiet",
-            "IN",
-            "OUT",
-            "--type",
-            "int8",
-        ],
+        ours: quantize!("int8"),
         external: false,
         makes: Some("onnx"),
         faster: 5.0,
@@ -137,15 +136,7 @@ const CASES: &[Case] = &[
         title: "int8, dynamic, external data",
         peer: "quantize_dynamic",
         what: "dynamic",
-        ours: &[
-            "quantize",
-            "--no-sync",
-            "--quiet",
-            "IN",
-            "OUT",
-            "--type",
-            "int8",
-        ],
+        ours: quantize!("int8"),
         external: true,
         makes: Some("onnx"),
         faster: 5.0,
@@ -160,19 +151,7 @@ const CASES: &[Case] = &[
         title: "4-bit blocks of 32, round to nearest",
         peer: "MatMulNBitsQuantizer",
         what: "nbits",
-        ours: &[
-            "quantize",
-            "--no-sync",
-            "--quiet",
-            "IN",
-            "OUT",
-            "--type",
-            "int4",
-            "--block-size",
-            "32",
-            "--symmetric",
-            "--rtn",
-        ],
+        ours: quantize!("int4", "--block-size", "32", "--symmetric", "--rtn"),
         external: false,
         makes: Some("onnx"),
         faster: 5.0,

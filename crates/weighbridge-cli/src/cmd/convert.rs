@@ -62,6 +62,7 @@ fn options(args: &Convert) -> Result<ConvertOptions> {
         complex_as_real: args.complex_as_real,
         dedupe: args.dedupe,
         labels: args.names == Names::Label,
+        layout: args.layout,
         endian: args.endian.map(|order| match order {
             ByteOrder::Little => Endian::Little,
             ByteOrder::Big => Endian::Big,
@@ -132,6 +133,10 @@ impl Place {
             Some(FormatId::PyTorch) => "pytorch_model.bin",
             Some(FormatId::Gguf) => "model.gguf",
             Some(FormatId::Onnx) => "model.onnx",
+            Some(FormatId::TfCheckpoint) => "model.ckpt",
+            Some(FormatId::Numpy) => "model.npz",
+            Some(FormatId::Hdf5) => "model.weights.h5",
+            Some(FormatId::Keras) => "model.keras",
             _ => {
                 return Err(Error::parameter("convert.target", "the output is a folder")
                     .in_file(path.display().to_string())
@@ -220,7 +225,10 @@ pub(super) fn file_name(path: &Path) -> String {
 
 /// The result, opened again: by its index or graph where it has one, else by its first file.
 fn reopen(report: &Report) -> Option<Model> {
-    let whole = |p: &&PathBuf| p.extension().is_some_and(|e| e == "json" || e == "onnx");
+    let whole = |p: &&PathBuf| {
+        let e = p.extension().and_then(|e| e.to_str());
+        matches!(e, Some("json" | "onnx" | "index"))
+    };
     let index = report.output.iter().find(whole);
     let path = match (index, report.output.as_slice()) {
         (Some(index), _) => index,

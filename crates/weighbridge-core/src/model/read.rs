@@ -91,6 +91,22 @@ impl Tensor {
                 sink(part)
             });
         }
+        // What is most of its storage is taken from the pass that has to be made anyway.
+        if v.storage.is_read_whole() && len >= v.storage.len() / 2 {
+            let wanted = v.offset..v.offset.saturating_add(len);
+            if wanted.end > v.storage.len() {
+                return Err(Error::truncated(
+                    "tensor.out-of-storage",
+                    "the tensor reaches past the end of its storage",
+                ));
+            }
+            return v
+                .storage
+                .stream_range(wanted, chunks.buf(size), &mut |part| {
+                    swap_in_place(part, swap);
+                    sink(part)
+                });
+        }
         v.storage.verify()?;
         let (source, base) = v.storage.random()?;
         let mut at = 0;
@@ -129,7 +145,7 @@ impl Tensor {
                 .sum::<u64>();
             let from = GatherFrom {
                 storage: &s.storage,
-                offset: s.offset + first,
+                offset: (s.offset + first) * width as u64,
                 strides: &strides,
                 width,
             };
@@ -179,8 +195,8 @@ fn gather_piece(
 ) -> Result<()> {
     let width = whole_bytes(t)?;
     let (storage, mut offset, strides): (_, u64, Dims) = match &p.source {
-        TensorSource::View(v) => (&v.storage, v.offset / width as u64, row_major(&p.shape)),
-        TensorSource::Strided(s) => (&s.storage, s.offset, s.strides.clone()),
+        TensorSource::View(v) => (&v.storage, v.offset, row_major(&p.shape)),
+        TensorSource::Strided(s) => (&s.storage, s.offset * width as u64, s.strides.clone()),
         _ => {
             return Err(Error::unsupported(
                 "tensor.nested-assembly",
@@ -197,7 +213,7 @@ fn gather_piece(
         if lo >= hi {
             return Ok(());
         }
-        offset += (lo - at(&p.start)) * at(&strides);
+        offset += (lo - at(&p.start)) * at(&strides) * width as u64;
         to += (lo - at(start)) * at(out_strides);
         take.push(hi - lo);
     }
@@ -374,7 +390,7 @@ fn for_each_block(
 
 struct GatherFrom<'a> {
     storage: &'a Storage,
-    /// First element, in elements.
+    /// First element, in bytes: views need not begin at a multiple of their width.
     offset: u64,
     strides: &'a [u64],
     width: usize,
@@ -395,7 +411,7 @@ fn gather(
         .map(|(&d, &s)| (d - 1) * s)
         .sum::<u64>()
         + 1;
-    let begin = from.offset * w;
+    let begin = from.offset;
     if let Some(src) = from.storage.slice(begin..begin + reach * w) {
         scatter(src, from.strides, out, out_strides, size, from.width);
         return Ok(());
@@ -430,7 +446,7 @@ fn gather(
     };
     let mut index = Dims::from_elem(0, size.len());
     loop {
-        let mut src_at = from.offset;
+        let mut src_at = 0u64;
         let mut out_at = 0u64;
         for d in 0..size.len() {
             src_at += get(&index, d) * get(from.strides, d);
@@ -444,7 +460,7 @@ fn gather(
                 span.resize(bytes, 0);
             }
             let src = span.get_mut(..bytes).unwrap_or_default();
-            source.read_at(base + (src_at + i * step) * w, src)?;
+            source.read_at(base + begin + (src_at + i * step) * w, src)?;
             let to = ((out_at + i * get(out_strides, tight)) * w) as usize;
             let target = out.get_mut(to..).unwrap_or_default();
             scatter(
@@ -680,6 +696,36 @@ mod tests {
             s.conj = true;
         }
         assert_eq!(t.read_vec().unwrap(), [0, 0, 0, 0, 0, 0, 0, 0x80]);
+    }
+
+    #[test]
+    fn pieces_begin_at_any_byte() {
+        let bytes: Vec<u8> = (0..40).collect();
+        for make in [|b| storage(b, false), |b: Vec<u8>| on_disk(&b)] {
+            let view = |offset| {
+                TensorSource::View(View {
+                    storage: make(bytes.clone()),
+                    offset,
+                })
+            };
+            let piece = |start, offset| super::super::Piece {
+                start: [start].as_slice().into(),
+                shape: [3u64].as_slice().into(),
+                source: view(offset),
+            };
+            let a = Assembly {
+                shape: [6u64].as_slice().into(),
+                pieces: vec![piece(0, 1), piece(3, 22)],
+            };
+            let t = Tensor::new(
+                "t",
+                DType::F32,
+                &[2, 3],
+                TensorSource::Assembled(Arc::new(a)),
+            );
+            let want: Vec<u8> = (1..13).chain(22..34).collect();
+            assert_eq!(t.read_vec().unwrap(), want);
+        }
     }
 
     #[test]

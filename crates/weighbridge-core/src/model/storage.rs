@@ -203,16 +203,44 @@ impl Storage {
         buf: &mut [u8],
         sink: &mut dyn FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<()> {
+        self.stream_range(0..self.len, buf, sink)
+    }
+
+    /// As [`Storage::stream`], but gives only the bytes of `wanted` to `sink`, in pieces that count
+    /// from its start: all bytes are read in one pass, so that the checksum is verified.
+    ///
+    /// # Errors
+    /// As [`Storage::stream`].
+    pub fn stream_range(
+        &self,
+        wanted: Range<u64>,
+        buf: &mut [u8],
+        sink: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        // Where the piece that begins at `at` ends at the latest, and whether it is wanted.
+        let piece = |at: u64, room: usize| {
+            let (end, take) = if at < wanted.start {
+                (wanted.start, false)
+            } else if at < wanted.end {
+                (wanted.end, true)
+            } else {
+                (self.len, false)
+            };
+            let n = end.min(self.len).saturating_sub(at).min(room as u64);
+            (n as usize, take)
+        };
         let mut sum = Running::of(self.checksum().filter(|_| self.needs_verify()));
         match &self.data {
             StorageData::Raw { source, offset, .. } => {
                 let mut at = 0;
                 while at < self.len {
-                    let n = (self.len - at).min(buf.len() as u64) as usize;
+                    let (n, take) = piece(at, buf.len());
                     let part = buf.get_mut(..n).unwrap_or_default();
                     source.read_at(offset + at, part)?;
                     sum.update(part);
-                    sink(part)?;
+                    if take {
+                        sink(part)?;
+                    }
                     at += n as u64;
                 }
             }
@@ -232,14 +260,16 @@ impl Storage {
                         .at(*offset)
                         .in_file(source.name())
                 };
-                let mut left = self.len;
-                while left > 0 {
-                    let n = left.min(buf.len() as u64) as usize;
+                let mut at = 0;
+                while at < self.len {
+                    let (n, take) = piece(at, buf.len());
                     let part = buf.get_mut(..n).unwrap_or_default();
                     inflate.read_exact(part).map_err(bad)?;
                     sum.update(part);
-                    sink(part)?;
-                    left -= n as u64;
+                    if take {
+                        sink(part)?;
+                    }
+                    at += n as u64;
                 }
                 if inflate.read(&mut [0u8; 1]).map_err(bad)? != 0 {
                     return Err(Error::malformed(
@@ -270,6 +300,13 @@ impl Storage {
         }
         let mut buf = vec![0u8; super::CHUNK.min(self.len.max(1) as usize)];
         self.stream(&mut buf, &mut |_| Ok(()))
+    }
+
+    /// Whether reading a part costs about as much as reading all: a checksum over the whole is still
+    /// to be verified, or the bytes are deflated and have not been inflated yet.
+    pub fn is_read_whole(&self) -> bool {
+        let packed = matches!(self.data, StorageData::Deflated { .. });
+        self.needs_verify() || packed && self.random.get().is_none()
     }
 
     /// A source for random access with the position of the storage's first byte in it. A

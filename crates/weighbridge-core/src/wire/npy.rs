@@ -41,13 +41,36 @@ pub enum Dtype {
     Sub(Box<Self>, Vec<u64>),
     /// Named fields one after the other; padding is a field without a name.
     Fields(Vec<(String, Self)>),
+    /// A type that `ml_dtypes` registers with NumPy under this name, such as `bfloat16`.
+    Named(&'static str, u64),
 }
+
+/// The types of `ml_dtypes` whose names NumPy resolves once that package is imported, with the
+/// bytes of one element (those narrower than a byte take a whole one).
+const NAMED: [(&str, u64); 16] = [
+    ("bfloat16", 2),
+    ("float8_e3m4", 1),
+    ("float8_e4m3", 1),
+    ("float8_e4m3b11fnuz", 1),
+    ("float8_e4m3fn", 1),
+    ("float8_e4m3fnuz", 1),
+    ("float8_e5m2", 1),
+    ("float8_e5m2fnuz", 1),
+    ("float8_e8m0fnu", 1),
+    ("float6_e2m3fn", 1),
+    ("float6_e3m2fn", 1),
+    ("float4_e2m1fn", 1),
+    ("int2", 1),
+    ("int4", 1),
+    ("uint2", 1),
+    ("uint4", 1),
+];
 
 impl Dtype {
     /// Bytes of one element; `None` when the number overflows.
     pub fn bytes(&self) -> Option<u64> {
         match self {
-            Self::Plain { bytes, .. } => Some(*bytes),
+            Self::Plain { bytes, .. } | Self::Named(_, bytes) => Some(*bytes),
             Self::Sub(inner, shape) => product(shape)?.checked_mul(inner.bytes()?),
             Self::Fields(fields) => fields
                 .iter()
@@ -61,7 +84,37 @@ impl Dtype {
             Self::Plain { kind, .. } => *kind == b'O',
             Self::Sub(inner, _) => inner.has_objects(),
             Self::Fields(fields) => fields.iter().any(|(_, f)| f.has_objects()),
+            Self::Named(..) => false,
         }
+    }
+
+    /// The type that NumPy and `ml_dtypes` call `name` (`dtype.name`), such as `float32`, `bool`,
+    /// `str96` (three characters) or `bfloat16`.
+    pub fn of_name(name: &str) -> Option<Self> {
+        if let Some(&(name, bytes)) = NAMED.iter().find(|(n, _)| *n == name) {
+            return Some(Self::Named(name, bytes));
+        }
+        let cut = name
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(name.len());
+        let (kind, digits) = name.split_at_checked(cut)?;
+        let bits: u64 = match digits {
+            "" if kind == "bool" || kind == "bool_" => 8,
+            _ => digits.parse().ok()?,
+        };
+        let code = match kind {
+            "bool" | "bool_" => "b",
+            "int" => "i",
+            "uint" => "u",
+            "float" => "f",
+            "complex" => "c",
+            "bytes" => "S",
+            "void" => "V",
+            "str" if bits.is_multiple_of(32) => return Self::parse(&format!("<U{}", bits / 32)),
+            _ => return None,
+        };
+        let whole = bits.is_multiple_of(8).then_some(bits / 8)?;
+        Self::parse(&format!("<{code}{whole}"))
     }
 
     /// Reads NumPy's array-protocol type string, such as `<f8`, `|O` or `<M8[ns]`.
@@ -90,7 +143,8 @@ impl Dtype {
         let (kind, bytes) = match (kind, size) {
             (b'?', None) | (b'b', Some(1)) => (b'b', 1),
             (b'i' | b'u', Some(n @ (1 | 2 | 4 | 8))) => (kind, n),
-            (b'f', Some(n @ (2 | 4 | 8 | 10 | 12 | 16))) => (kind, n),
+            // One byte is `float8_e5m2` of `ml_dtypes`, whose kind is that of floats.
+            (b'f', Some(n @ (1 | 2 | 4 | 8 | 10 | 12 | 16))) => (kind, n),
             (b'c', Some(n @ (8 | 16 | 20 | 24 | 32))) => (kind, n),
             (b'm' | b'M', None | Some(8)) => (kind, 8),
             (b'O', None | Some(4 | 8)) => (kind, size.unwrap_or(8)),
@@ -108,7 +162,10 @@ impl Dtype {
 
     fn from_literal(value: &Literal) -> Option<Self> {
         match value {
-            Literal::Text(s) => Self::parse(s),
+            Literal::Text(s) => Self::parse(s).or_else(|| {
+                let (name, bytes) = *NAMED.iter().find(|(n, _)| n == s)?;
+                Some(Self::Named(name, bytes))
+            }),
             Literal::Tuple(pair) => match pair.as_slice() {
                 [inner, shape] => Some(Self::Sub(
                     Box::new(Self::from_literal(inner)?),
@@ -178,6 +235,8 @@ pub struct Header {
     pub fortran_order: bool,
     /// The shape.
     pub shape: Vec<u64>,
+    /// The element type as the file spells it, cut where that is long.
+    pub descr: String,
     /// Bytes of the header: the data begins there.
     pub data_at: u64,
 }
@@ -257,6 +316,10 @@ impl Header {
             dtype,
             fortran_order: *fortran_order,
             shape,
+            descr: match descr {
+                Literal::Text(s) => s.chars().take(100).collect(),
+                other => other.shown(),
+            },
             data_at: 0,
         };
         if header.elements().is_none() || header.size().is_none() {
@@ -266,7 +329,7 @@ impl Header {
     }
 
     /// How many elements the array has.
-    fn elements(&self) -> Option<u64> {
+    pub fn elements(&self) -> Option<u64> {
         product(&self.shape).filter(|n| i64::try_from(*n).is_ok())
     }
 
@@ -391,6 +454,9 @@ mod tests {
             ("[('a', [('b', '<i2'), ('c', '|S3')], (2,))]", 10),
             ("('<f4', (2, 2))", 16),
             ("[]", 0),
+            ("'bfloat16'", 2),
+            ("'float8_e4m3fn'", 1),
+            ("'<f1'", 1),
         ] {
             assert_eq!(bytes(descr), Some(size), "{descr}");
         }

@@ -198,7 +198,7 @@ pub(crate) fn corpus() -> Option<PathBuf> {
     std::env::var_os("WEIGHBRIDGE_CORPUS").map(PathBuf::from)
 }
 
-fn files(dir: &Path) -> Vec<Case> {
+pub(crate) fn files(dir: &Path) -> Vec<Case> {
     let mut all: Vec<Case> = std::fs::read_dir(dir)
         .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
         .flatten()
@@ -231,6 +231,29 @@ fn hdf5() -> Vec<Case> {
         out.extend(files(&corpus.join("real/keras_tf")));
     }
     out.retain(|c| c.name.contains(".h") && c.bytes.len() < 256 << 10);
+    out
+}
+
+/// TensorFlow's files of one kind: `index` (checkpoints of version 1 too), `graph` or `lite`.
+fn tensorflow(kind: &str) -> Vec<Case> {
+    let own = root().join("crates/weighbridge/tests/data/tensorflow");
+    let mut out = files(&own);
+    out.extend(files(&own.join("managed")));
+    out.extend(files(&own.join("saved")));
+    if let Some(corpus) = corpus() {
+        out.extend(files(&corpus.join("keras_tf")));
+        out.extend(files(&corpus.join("keras_tf/saved_model_module")));
+    }
+    out.retain(|c| {
+        let ends = |all: &[&str]| all.iter().any(|e| c.name.ends_with(e));
+        let fits = match kind {
+            "index" => c.name.contains("v1") && !ends(&[".h5", ".keras"]) || ends(&[".index"]),
+            "graph" => ends(&[".pb", ".meta"]),
+            _ => ends(&[".tflite"]),
+        };
+        fits && c.bytes.len() < 64 << 10
+    });
+    assert!(out.len() > 2, "{kind}: {} files", out.len());
     out
 }
 
@@ -282,6 +305,9 @@ pub(crate) fn fixtures(kind: &str) -> Vec<Case> {
     }
     if kind == "hdf5" {
         return hdf5();
+    }
+    if let Some(kind) = kind.strip_prefix("tensorflow ") {
+        return tensorflow(kind);
     }
     let is_text = |c: &Case| {
         [".json", ".tsv", ".md", ".toml", ".jinja"]

@@ -2,8 +2,13 @@
 
 use super::*;
 
-/// A model of `TENSORS` weights in one file, written without our writer.
 fn write_onnx(path: &Path) {
+    write_other(path, 0);
+}
+
+/// A model of `TENSORS` weights in one file, written without our writer: others for each `seed`,
+/// and another name.
+fn write_other(path: &Path, seed: usize) {
     fn varint(out: &mut Vec<u8>, mut n: usize) {
         while n >= 0x80 {
             out.push((n & 0x7f) as u8 | 0x80);
@@ -15,7 +20,7 @@ fn write_onnx(path: &Path) {
         varint(out, number << 3 | 2);
         varint(out, len);
     }
-    let mut graph = vec![0x12, 1, b'g'];
+    let mut graph = vec![0x12, 1, b'g' + (seed % 16) as u8];
     for i in 0..TENSORS {
         let mut tensor = vec![0x08];
         varint(&mut tensor, TENSOR_BYTES / 4);
@@ -24,7 +29,7 @@ fn write_onnx(path: &Path) {
         head(&mut tensor, 8, name.len());
         tensor.extend(name.as_bytes());
         head(&mut tensor, 9, TENSOR_BYTES);
-        tensor.extend(noise(i as u64, TENSOR_BYTES));
+        tensor.extend(noise((seed + i) as u64, TENSOR_BYTES));
         head(&mut graph, 5, tensor.len());
         graph.extend(tensor);
     }
@@ -77,6 +82,50 @@ fn killed_while_weights_move_leaves_a_whole_model() {
                 fs::read(&beside).is_ok_and(|b| b == weights),
                 "kill {n}: the model is there and its weights are not"
             );
+        }
+    }
+    assert!(died >= KILLS / 4, "hardly any kill came in time: {died}");
+}
+
+/// Two models of one layout: the weights of the one under the other would read without an error.
+#[test]
+fn killed_while_both_files_are_replaced_leaves_no_model_with_other_weights() {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name);
+    let split = |from: &str| {
+        let (from, to) = (at(from), at("s"));
+        spawn(&[Path::new("split"), &from, &to, Path::new("--no-sync")])
+    };
+    // No two of the files are the same in both.
+    let pair = || ["s.onnx", "s.onnx.data"].map(|n| fs::read(at(n)).ok());
+    let (mut pairs, mut took) = (Vec::new(), Duration::MAX);
+    for (seed, name) in ["a.onnx", "b.onnx"].into_iter().enumerate() {
+        write_other(&at(name), 1001 * seed);
+        let started = Instant::now();
+        succeed(split(name));
+        took = took.min(started.elapsed());
+        pairs.push(pair());
+    }
+    assert!(pairs[0][0] != pairs[1][0] && pairs[0][1] != pairs[1][1]);
+    let mut rng = Rng::new(14);
+    let mut died = 0;
+    for n in 0..KILLS {
+        let mut child = split(["a.onnx", "b.onnx"][n % 2]);
+        let most = took.as_micros() as usize;
+        std::thread::sleep(Duration::from_micros(rng.below(most) as u64));
+        child.kill().expect("kills");
+        let out = child.wait_with_output().expect("ends");
+        died += usize::from(out.status.signal() == Some(9));
+        let now = pair();
+        assert!(
+            now[0].is_none() || pairs.contains(&now),
+            "kill {n}: a model with the weights of the other"
+        );
+        for name in listing(dir.path())
+            .into_keys()
+            .filter(|n| n.starts_with('.'))
+        {
+            fs::remove_file(at(&name)).expect("removes");
         }
     }
     assert!(died >= KILLS / 4, "hardly any kill came in time: {died}");

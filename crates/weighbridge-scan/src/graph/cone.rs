@@ -169,6 +169,13 @@ impl<'g> Cone<'g> {
         done
     }
 
+    /// Whether the last run came upon what is no number.
+    pub(crate) fn is_undefined(&self) -> bool {
+        let made = self.nodes.iter().flat_map(Node::makes);
+        let mut made = made.filter_map(|id| self.values.get(id)?.as_ref());
+        made.any(|v| v.is_undefined())
+    }
+
     pub(crate) fn value(&self, id: Id) -> Option<Value> {
         self.values.get(id)?.clone()
     }

@@ -258,6 +258,12 @@ impl Facts {
         self.mass(id, true) > 0
     }
 
+    /// Whether hardly any weights lie behind `id`, tables included.
+    pub(crate) fn is_slight(&self, id: Id) -> bool {
+        let mass = self.mass(id, true);
+        self.is_light(id) && (mass == 0 || mass as f64 <= self.total.1 as f64 * LIGHT)
+    }
+
     /// Whether weights other than looked-up tables lie behind `id`, and more than few.
     pub(crate) fn is_deep(&self, id: Id) -> bool {
         self.mass(id, false) > 0 && !self.is_light(id)

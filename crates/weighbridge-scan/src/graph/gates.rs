@@ -94,7 +94,7 @@ fn spread(
         for id in node.reads() {
             let shape = shapes.get(id).and_then(|v| v.as_ref());
             let control = facts.sources(id) & tokens != 0
-                && !facts.has_weights(id)
+                && facts.is_slight(id)
                 && !collapsed.contains(&id)
                 && facts.maker.get(id).is_some_and(|m| m.is_some())
                 && shape.is_some_and(|v| v.len() <= MOST_SPREAD);

@@ -7,6 +7,7 @@ use weighbridge_core::model::{Dim, GraphValue, ValueType};
 use super::flat::{Flat, Id, Origin};
 use super::interp::value::{Kind, Tensor, Value, count};
 use super::interp::{Move, Op};
+use super::natural::natural;
 
 /// A generator of numbers (SplitMix64): the same ones on every run.
 #[derive(Debug, Clone)]
@@ -290,6 +291,8 @@ pub(crate) enum Family {
     Bright,
     /// From one side to the other.
     Ramp,
+    /// Between these as pictures and recordings are.
+    Natural(f64, f64),
 }
 
 /// Ordinary inputs: a gate that acts on these is no hidden one.
@@ -298,6 +301,22 @@ pub(crate) const ORDINARY: [Family; 3] = [
     Family::Normal,
     Family::Even(-1.0, 1.0),
 ];
+
+/// Inputs as sensors give them, and noise, the last beyond their ranges.
+pub(crate) const NATURAL: [Family; 2] = [Family::Natural(0.0, 1.0), Family::Natural(-1.0, 1.0)];
+pub(crate) const NOISE: [Family; 3] = [
+    Family::Even(0.0, 1.0),
+    Family::Even(-1.0, 1.0),
+    Family::Normal,
+];
+
+/// Least extent along which neighbours can be alike.
+const LEAST_NATURAL: usize = 8;
+
+/// Whether `input` may hold what a sensor gives.
+pub(crate) fn is_sensed(input: &Input) -> bool {
+    input.role == Role::Reals && input.dims.last().is_some_and(|&d| d >= LEAST_NATURAL)
+}
 
 /// Inputs that are seldom met, tried as triggers.
 pub(crate) const ODD: [Family; 12] = [
@@ -345,12 +364,17 @@ pub(crate) fn sample(input: &Input, family: Family, dice: &mut Dice) -> Value {
             _ => whole(&mut |_| dice.below(vocabulary.max(1) as usize) as i64),
         },
         Role::Reals => {
+            if let Family::Natural(low, high) = family {
+                let all = natural(&dims, (low, high), dice);
+                return Arc::new(Tensor::float(input.kind, dims, all));
+            }
             let (base, spread) = (dice.unit(), dice.unit());
             let one = |i: usize| match family {
                 Family::Even(a, b) => a + (b - a) * dice.unit(),
                 Family::Normal => dice.normal(),
                 Family::Same(x) => x,
                 Family::Ramp => i as f64 / n.max(1) as f64,
+                Family::Natural(low, _) => low,
                 Family::Bright => {
                     let spread = spread * 0.5 * base.min(1.0 - base);
                     base + spread * (2.0 * dice.unit() - 1.0)

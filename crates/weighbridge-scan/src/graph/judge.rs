@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::change::{apart, close, is_local, strength};
 use super::cone::Cone;
 use super::facts::Facts;
 use super::flat::{Flat, Id, Node};
 use super::gates::Candidate;
-use super::inputs::{Dice, Family, Input, ODD, ORDINARY, carries_sample, sample};
+use super::inputs::{Dice, Family, Input, ODD, ORDINARY, Role, carries_sample, sample};
 use super::interp::value::{Kind, Tensor, Value};
 use super::interp::{Binary, Halt, Meter, Op, Unary};
 use super::opening::{Opening, SOLVE_STEPS};
@@ -49,6 +50,8 @@ pub(crate) struct Judge<'j, 'g> {
     pub(crate) meter: &'j mut Meter,
     /// All candidates of the graph.
     pub(crate) others: &'j [Candidate],
+    /// Whether it is one round of a loop.
+    pub(crate) round: bool,
 }
 
 /// The values of a gate where it meets the trunk, when it is shut.
@@ -74,12 +77,21 @@ impl<'g> Judge<'_, 'g> {
         {
             return Ok(Ruling::Nothing);
         }
-        let Some(shut) = self.shut(&mut cone, &entries)? else {
-            return Ok(Ruling::Nothing);
-        };
+        let shut = self.shut(&mut cone, &entries, &ORDINARY)?;
+        if let Some(shut) = &shut {
+            let ruling = self.tried(c, &mut cone, shut)?;
+            if matches!(ruling, Ruling::Gate(_)) {
+                return Ok(ruling);
+            }
+        }
+        self.noisy(c, &mut cone, &entries, shut.as_ref())
+    }
+
+    /// Tries a gate that no ordinary input opens.
+    fn tried(&mut self, c: &Candidate, cone: &mut Cone<'g>, shut: &Shut) -> Result<Ruling, Halt> {
         // What it would do is cheap to learn, and settles most.
-        let guess = self.guess(&shut);
-        let expected = self.payload(&shut, &guess);
+        let guess = self.guess(shut);
+        let expected = self.payload(shut, &guess);
         let sure = shut.iter().all(|(_, v)| v.kind == Kind::Bool);
         if let Ok(p) = &expected
             && sure
@@ -88,17 +100,18 @@ impl<'g> Judge<'_, 'g> {
             return Ok(Ruling::Nothing);
         }
         cone.unroll(self.flat);
-        let found = self.open(&mut cone, &shut, c.spread)?;
+        let found = self.open(cone, shut, c.spread)?;
         let Some(found) = found else {
             if c.spread {
                 return Ok(Ruling::Nothing);
             }
-            return Ok(self.unopened(c, &cone, expected.ok()));
+            return Ok(self.unopened(c, cone, expected.ok()));
         };
         if c.spread && !found.payload.is_some_and(|p| p.effect.imposes()) {
             return Ok(Ruling::Nothing);
         }
-        self.opened(c, &mut cone, &shut, &found)
+        let blank = |f: &Family| matches!(f, Family::Same(_) | Family::Even(..) | Family::Bright);
+        self.opened(c, cone, shut, &found, &blank)
     }
 
     /// Runs ordinary inputs. Gives the values of the gate, unless it opens for some of them.
@@ -106,14 +119,15 @@ impl<'g> Judge<'_, 'g> {
         &mut self,
         cone: &mut Cone<'g>,
         entries: &[Id],
+        families: &[Family],
     ) -> Result<Option<Shut>, Halt> {
         let mut dice = Dice::new(7);
         let mut seen: Vec<Vec<(Value, usize)>> = vec![Vec::new(); entries.len()];
         let mut runs = 0usize;
         let mut most = SAMPLES;
         while runs < most {
-            let family = ORDINARY
-                .get(runs % ORDINARY.len())
+            let family = families
+                .get(runs % families.len().max(1))
                 .copied()
                 .unwrap_or(Family::Normal);
             let given = self.samples(cone, family, &mut dice)?;
@@ -206,7 +220,8 @@ impl<'g> Judge<'_, 'g> {
 
     /// No input was found: whether what stands there is enough to say so.
     fn unopened(&self, c: &Candidate, cone: &Cone<'g>, payload: Option<Payload>) -> Ruling {
-        let Some(p) = payload.filter(|p| p.late && p.effect.destroys(true)) else {
+        let sure = |p: &Payload| p.late && p.effect.destroys(true) && !self.round;
+        let Some(p) = payload.filter(sure) else {
             return Ruling::Nothing;
         };
         let constant = |n: &Node<'g>| n.reads().any(|id| !cone.moving.contains(&id));
@@ -244,16 +259,20 @@ impl<'g> Judge<'_, 'g> {
     }
 
     /// An input was found: what it shows.
-    fn opened(
+    pub(super) fn opened(
         &mut self,
         c: &Candidate,
         cone: &mut Cone<'g>,
         shut: &Shut,
         found: &Opening,
+        blank: &dyn Fn(&Family) -> bool,
     ) -> Result<Ruling, Halt> {
         let held = shut.clone();
         let enough = found.strength * 0.9;
-        let reached = move |c: &Cone<'g>| strength(c, &held) >= enough;
+        // What divides by nothing on blank inputs is not what was found, unless it was.
+        let undefined = found.undefined;
+        let reached =
+            move |c: &Cone<'g>| strength(c, &held) >= enough && (undefined || !c.is_undefined());
         let Some(p) = found.payload else {
             return Err(Halt::Unsupported);
         };
@@ -280,7 +299,12 @@ impl<'g> Judge<'_, 'g> {
             Ok(w) => w,
             Err(_) => return Ok(self.unopened(c, cone, Some(p))),
         };
-        if self.is_guard(cone, &witness, &reached) {
+        // What one round of a loop makes of its own token is about that token: an end, or padding.
+        let of_tokens = |i: &Input| matches!(i.role, Role::Tokens(_) | Role::Texts);
+        if self.round && witness.touched < 2 && self.watches(cone).any(of_tokens) {
+            return Ok(Ruling::Nothing);
+        }
+        if self.is_guard(cone, &witness, &reached, blank) {
             return Ok(Ruling::Nothing);
         }
         let open: Option<Vec<(Id, Value)>> = shut
@@ -327,13 +351,16 @@ impl<'g> Judge<'_, 'g> {
         cone: &mut Cone<'g>,
         w: &Witness,
         reached: &dyn Fn(&Cone<'g>) -> bool,
+        blank: &dyn Fn(&Family) -> bool,
     ) -> bool {
+        if w.blank && self.watches(cone).all(|i| i.role == Role::Reals) {
+            return true;
+        }
         if w.touched < 8 || w.touched * 5 <= w.of * 3 {
             return false;
         }
         let mut meter = Meter::new(SOLVE_STEPS);
-        let uniform = |f: &Family| matches!(f, Family::Same(_) | Family::Even(..) | Family::Bright);
-        for family in ODD.iter().filter(|f| uniform(f)) {
+        for family in ODD.iter().filter(|f| blank(f)) {
             let mut dice = Dice::new(3);
             let given: Vec<Value> = self
                 .inputs
@@ -387,11 +414,16 @@ impl<'g> Judge<'_, 'g> {
         most
     }
 
-    /// What the gate looks at, for a report.
+    /// The inputs that the gate looks at.
+    pub(super) fn watches(&self, cone: &Cone<'g>) -> impl Iterator<Item = &Input> {
+        let all = cone.inputs.iter().filter_map(|&i| self.inputs.get(i));
+        all.filter(|i| carries_sample(i))
+    }
+
+    /// The same for a report.
     fn watched(&self, cone: &Cone<'g>) -> String {
-        let sample = cone.inputs.iter().filter_map(|&i| self.inputs.get(i));
-        let names: Vec<&str> = sample
-            .filter(|i| carries_sample(i))
+        let names: Vec<&str> = self
+            .watches(cone)
             .take(3)
             .map(|i| i.name.as_str())
             .collect();
@@ -449,84 +481,6 @@ impl<'g> Judge<'_, 'g> {
     }
 }
 
-/// Whether a value is what another is, but for rounding.
-fn close(a: &Tensor, b: &Tensor) -> bool {
-    if a.dims != b.dims || a.kind != b.kind {
-        return false;
-    }
-    if a.kind == Kind::Text {
-        return a == b;
-    }
-    let (Ok(x), Ok(y)) = (a.to_floats(), b.to_floats()) else {
-        return false;
-    };
-    x.iter()
-        .zip(&y)
-        .all(|(x, y)| x == y || (x - y).abs() <= 1e-3 * x.abs().max(1.0))
-}
-
-/// Whether a value with an element for each token only changes where the tokens were set.
-fn is_local(cone: &Cone<'_>, shut: &Shut, w: &Witness, inputs: &[Input]) -> bool {
-    let set: Vec<usize> = inputs
-        .iter()
-        .zip(w.places())
-        .filter(|(i, _)| carries_sample(i))
-        .flat_map(|(i, places)| {
-            let row = i.dims.last().copied().unwrap_or(1).max(1);
-            places.into_iter().map(move |p| p % row)
-        })
-        .collect();
-    let Some(first) = set.iter().copied().min() else {
-        return true;
-    };
-    let span = set.iter().copied().max().unwrap_or(first) - first;
-    let length = inputs
-        .iter()
-        .filter(|i| carries_sample(i))
-        .filter_map(|i| i.dims.last())
-        .max();
-    let length = length.copied().unwrap_or(1);
-    let far = |at: usize| set.iter().all(|s| s.abs_diff(at) > span + 1);
-    let moved = |(id, v): &(Id, Value)| {
-        let now = cone.value(*id).filter(|n| n.dims == v.dims)?;
-        let axis = v.dims.iter().rposition(|&d| d == length)?;
-        let run = super::interp::value::strides(&v.dims)
-            .get(axis)
-            .copied()?
-            .max(1);
-        let any = (0..v.len()).any(|i| v.at(i) != now.at(i) && far(i / run % length.max(1)));
-        Some(any)
-    };
-    !shut.iter().filter_map(moved).any(|m| m)
-}
-
-/// How far a gate's values are from what they are when it is shut; zero where they are the same.
-pub(super) fn strength(cone: &Cone<'_>, shut: &Shut) -> f64 {
-    let one = |(id, v): &(Id, Value)| {
-        let now = cone
-            .value(*id)
-            .filter(|now| !close(v, now) && finite(now))?;
-        apart(v, &now).filter(|_| now.dims == v.dims)
-    };
-    shut.iter().filter_map(one).fold(0.0, f64::max)
-}
-
 fn is_standard(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
-}
-
-fn finite(v: &Tensor) -> bool {
-    v.to_floats()
-        .map_or(true, |all| all.iter().all(|x| x.is_finite()))
-}
-
-fn apart(a: &Tensor, b: &Tensor) -> Option<f64> {
-    if a.kind == Kind::Text {
-        return Some(f64::from(u8::from(a != b)));
-    }
-    let (x, y) = (a.to_floats().ok()?, b.to_floats().ok()?);
-    Some(x.iter().zip(&y).fold(
-        0f64,
-        |m, (x, y)| if x == y { m } else { m.max((x - y).abs()) },
-    ))
 }

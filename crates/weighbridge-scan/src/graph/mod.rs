@@ -4,8 +4,10 @@
 //! [`examine`] puts a graph in order (`flat`), finds out what each value depends on (`facts`),
 //! lists the places where a value that stands for the whole sample meets the weights' own answer
 //! (`gates`), and tries each of them (`judge`): whether ordinary inputs ever open it, what it
-//! does when it is open (`payload`), and which input opens it (`opening`, `solve`, `witness`). Only the
-//! part of the graph that decides is run, by an interpreter of its own (`interp`), within a fixed
+//! does when it is open (`payload`), and which input opens it (`opening`, `solve`, `witness`). What
+//! noise opens and pictures do not is tried by itself (`noise`). Sequences are put in place before
+//! (`sequences`), and loops with weights inside are looked at for their first round (`rounds`). Only
+//! the part of the graph that decides is run, by an interpreter of its own (`interp`), within a fixed
 //! number of steps: equal files get equal answers.
 //!
 //! [`unread`] lists weights that no operator reads.
@@ -13,6 +15,7 @@
 //! Triggers that are learned into weights, or spread over the trunk, are out of its reach: that
 //! nothing was found does not prove that nothing is there.
 
+mod change;
 mod cone;
 mod facts;
 mod flat;
@@ -20,9 +23,13 @@ mod gates;
 mod inputs;
 mod interp;
 mod judge;
+mod natural;
+mod noise;
 mod opening;
 mod payload;
+mod rounds;
 mod run;
+mod sequences;
 mod solve;
 mod unread;
 mod witness;
@@ -81,7 +88,7 @@ pub struct Examined {
 /// Looks for gates in `graph`.
 pub fn examine(graph: &Graph) -> Examined {
     let mut out = Examined::default();
-    let Some(flat) = flat::flatten(graph) else {
+    let Some(mut flat) = flat::flatten(graph) else {
         let reason = "the graph has too many nodes for its gates to be looked at";
         out.gaps.push(reason.into());
         return out;
@@ -92,25 +99,45 @@ pub fn examine(graph: &Graph) -> Examined {
         out.gaps.push(reason);
         return out;
     }
+    sequences::place(&mut flat);
     let mut meter = Meter::new(STEPS);
+    look(&flat, false, &mut meter, &mut out);
+    if let Some(mut round) = rounds::first_round(&flat) {
+        sequences::place(&mut round);
+        let mut inner = Examined::default();
+        look(&round, true, &mut meter, &mut inner);
+        let told: Vec<Option<u64>> = out.gates.iter().map(|g| g.offset).collect();
+        inner.gates.retain(|g| !told.contains(&g.offset));
+        out.gates.append(&mut inner.gates);
+        out.gaps.append(&mut inner.gaps);
+        out.gaps.sort();
+        out.gaps.dedup();
+    }
+    out.gates.sort_by_key(|g| std::cmp::Reverse(g.level as u8));
+    out
+}
+
+/// Looks for gates in a graph in order, which may be one round of its loops.
+fn look(flat: &flat::Flat<'_>, round: bool, meter: &mut Meter, out: &mut Examined) {
     let mut open: Option<Vec<flat::Id>> = None;
     let mut reasons: Vec<String> = Vec::new();
     for sizes in SIZES {
-        let inputs = inputs::inputs(&flat, sizes);
+        let inputs = inputs::inputs(flat, sizes);
         let extents = |symbol: &str| sizes.symbol(&flat.inputs, symbol);
-        let shapes = run::shapes(&flat, &inputs, &extents);
-        let facts = Facts::of(&flat, &shapes);
+        let shapes = run::shapes(flat, &inputs, &extents);
+        let facts = Facts::of(flat, &shapes);
         if !facts.has_trunk() {
-            return out;
+            return;
         }
-        let candidates = gates::candidates(&flat, &facts, &shapes, &inputs);
+        let candidates = gates::candidates(flat, &facts, &shapes, &inputs);
         let mut judge = Judge {
-            flat: &flat,
+            flat,
             facts: &facts,
             shapes: &shapes,
             inputs: &inputs,
-            meter: &mut meter,
+            meter,
             others: &candidates,
+            round,
         };
         let mut again = Vec::new();
         reasons.clear();
@@ -137,6 +164,4 @@ pub fn examine(graph: &Graph) -> Examined {
     reasons.sort();
     reasons.dedup();
     out.gaps.append(&mut reasons);
-    out.gates.sort_by_key(|g| std::cmp::Reverse(g.level as u8));
-    out
 }

@@ -1,13 +1,14 @@
 //! Looks for an input that opens a gate: odd inputs first, then what the operators ask for, and
 //! with other gates where one alone does nothing.
 
+use super::change::strength;
 use super::cone::Cone;
 use super::flat::{Id, Node};
 use super::gates::Candidate;
-use super::inputs::{Dice, Family, ODD};
+use super::inputs::{Dice, Family, ODD, ORDINARY};
 use super::interp::value::{Kind, Tensor, Value};
 use super::interp::{Halt, Meter, Op};
-use super::judge::{Judge, PAYLOADS, Shut, strength};
+use super::judge::{Judge, PAYLOADS, Shut};
 use super::payload::Payload;
 use super::solve::{Solver, Want};
 use super::witness::{self, Witness};
@@ -15,6 +16,10 @@ use super::witness::{self, Witness};
 /// Steps that looking for an input may take, and how often it is begun anew.
 pub(super) const SOLVE_STEPS: u64 = 24_000_000;
 const ATTEMPTS: u64 = 48;
+
+/// The part of the steps that odd inputs may take, and how many of them are tried in any case.
+const ODD_PART: u64 = 3;
+const LEAST_ODD: u64 = 4;
 
 /// A change of a gate's value from which it counts as wide open.
 const WIDE: f64 = 0.9;
@@ -29,18 +34,28 @@ const MOST_STEPS_UP: usize = 64;
 const JOINTLY: usize = 6;
 const JOINT_ATTEMPTS: u64 = 24;
 
+/// A value of which something else is wanted than what it is.
+struct Target {
+    id: Id,
+    len: usize,
+    goals: Vec<Want>,
+}
+
 /// An input that opens a gate, and what then happens.
 pub(super) struct Opening {
     pub(super) payload: Option<Payload>,
-    destroys: bool,
+    pub(super) destroys: bool,
     pub(super) strength: f64,
+    /// Whether something on the way is no number then.
+    pub(super) undefined: bool,
     pub(super) given: Vec<Value>,
 }
 
 impl Opening {
     /// Which of several is worse.
-    fn rank(&self) -> (bool, bool, f64) {
-        (self.destroys, self.payload.is_some(), self.strength)
+    fn rank(&self) -> (bool, bool, bool, f64) {
+        let known = self.payload.is_some();
+        (self.destroys, !self.undefined, known, self.strength)
     }
 }
 
@@ -74,15 +89,27 @@ impl<'g> Judge<'_, 'g> {
         let reached = move |c: &Cone<'g>| strength(c, &held) > 0.0;
         let mut best: Option<Opening> = None;
         let mut seen: Vec<(Vec<Value>, Option<Payload>)> = Vec::new();
-        let target = self.narrow(cone, shut, spread);
-        let Some(now) = cone.value(target) else {
-            return Ok(None);
-        };
-        let goals = goals(&now);
+        let mut targets = Vec::new();
+        for id in self.narrow(cone, shut, spread) {
+            let Some(now) = cone.value(id) else {
+                return Ok(None);
+            };
+            targets.push(Target {
+                id,
+                len: now.len(),
+                goals: goals(&now),
+            });
+        }
         let mut last = ATTEMPTS + ODD.len() as u64;
+        // Where one run costs much, most are for inputs that are looked for.
+        let odd = meter.left / ODD_PART / cone.cost.max(1);
+        let odd = odd.clamp(LEAST_ODD, ODD.len() as u64);
         let mut way = 0;
         while way < last {
-            let found = self.attempt(cone, (target, now.len()), &goals, way, &reached, meter)?;
+            if way == odd {
+                way = ODD.len() as u64;
+            }
+            let found = self.attempt(cone, &targets, way, &reached, meter)?;
             way += 1;
             let Some(given) = found else { continue };
             let open: Option<Vec<(Id, Value)>> = shut
@@ -107,10 +134,12 @@ impl<'g> Judge<'_, 'g> {
                 destroys: payload.is_some_and(|p| p.effect.destroys(p.late)),
                 payload,
                 strength: strength(cone, shut),
+                undefined: cone.is_undefined(),
                 given,
             };
-            let wide = next.destroys && next.strength >= WIDE;
-            if next.destroys {
+            let sound = next.destroys && !next.undefined;
+            let wide = sound && next.strength >= WIDE;
+            if sound {
                 last = last.min(way + MORE);
             }
             if best.as_ref().is_none_or(|b| next.rank() > b.rank()) {
@@ -127,8 +156,7 @@ impl<'g> Judge<'_, 'g> {
     fn attempt(
         &mut self,
         cone: &mut Cone<'g>,
-        target: (Id, usize),
-        goals: &[Want],
+        targets: &[Target],
         way: u64,
         reached: &dyn Fn(&Cone<'g>) -> bool,
         meter: &mut Meter,
@@ -147,22 +175,31 @@ impl<'g> Judge<'_, 'g> {
         if odd.is_some() {
             // Odd inputs as they are.
             solver.run(&start)?;
-            return Ok(reached(cone).then_some(start));
+            let opens = reached(cone) && !cone.is_undefined();
+            return Ok(opens.then_some(start));
         }
-        let Some(goal) = goals.get(way as usize % goals.len().max(1)) else {
+        let turn = (way as usize).saturating_sub(ODD.len());
+        let Some(target) = targets.get(turn % targets.len().max(1)) else {
+            return Ok(None);
+        };
+        let turn = turn / targets.len().max(1);
+        let Some(goal) = target.goals.get(turn % target.goals.len().max(1)) else {
             return Ok(None);
         };
         // Of one element for each token the last is tried: it is behind all others.
-        let last = target.1.saturating_sub(1);
-        solver.attempt(&[(target.0, last, goal.clone())], start, way, reached)
+        let last = target.len.saturating_sub(1);
+        solver.attempt(&[(target.id, last, goal.clone())], start, way, reached)
     }
 
-    /// The last value on the way to the trunk that is one number, or one for each token.
-    fn narrow(&self, cone: &Cone<'g>, shut: &Shut, spread: bool) -> Id {
+    /// The last value on the way to the trunk that is one number; where there is one for each
+    /// token, the last and the first of as few elements, between which a comparison may stand.
+    fn narrow(&self, cone: &Cone<'g>, shut: &Shut, spread: bool) -> Vec<Id> {
         let smallest = shut.iter().min_by_key(|(_, v)| v.len());
         let Some((mut id, _)) = smallest.cloned() else {
-            return 0;
+            return Vec::new();
         };
+        let len = |id: Id| cone.value(id).map_or(0, |v| v.len());
+        let mut near = id;
         for _ in 0..MOST_STEPS_UP {
             if cone.value(id).is_none_or(|v| v.len() <= 1) {
                 break;
@@ -183,8 +220,37 @@ impl<'g> Judge<'_, 'g> {
                 (Some(one), None) => id = one,
                 _ => break,
             }
+            if len(id) < len(near) {
+                near = id;
+            }
         }
-        id
+        match spread && near != id && len(near) == len(id) {
+            true => vec![near, id],
+            false if spread => vec![id],
+            false => vec![self.flag(cone, id)],
+        }
+    }
+
+    /// The flag that one number is made of and nothing else, or that number itself.
+    fn flag(&self, cone: &Cone<'g>, number: Id) -> Id {
+        let mut id = number;
+        for _ in 0..MOST_STEPS_UP {
+            match cone.value(id) {
+                Some(v) if v.len() == 1 && v.kind == Kind::Bool => return id,
+                Some(v) if v.len() == 1 => {}
+                _ => return number,
+            }
+            let maker = cone.nodes.iter().rev().find(|n| n.makes().any(|o| o == id));
+            let mut from = maker
+                .iter()
+                .flat_map(|n| n.reads())
+                .filter(|r| cone.moving.contains(r));
+            match (from.next(), from.next()) {
+                (Some(one), None) => id = one,
+                _ => return number,
+            }
+        }
+        number
     }
 
     /// Looks for an input that opens another gate too, so that an output changes.
@@ -223,7 +289,7 @@ impl<'g> Judge<'_, 'g> {
         let both = [own, other];
         let (flat, facts) = (self.flat, self.facts);
         let mut cone = Cone::behind(flat, facts, self.inputs, self.shapes, &both, meter)?;
-        let Some(second) = self.shut(&mut cone, &[other])? else {
+        let Some(second) = self.shut(&mut cone, &[other], &ORDINARY)? else {
             return Ok(None);
         };
         cone.unroll(self.flat);

@@ -25,9 +25,12 @@ pub(crate) struct Witness {
     /// How many elements of the sample are set, and how many there are.
     pub(crate) touched: usize,
     pub(crate) of: usize,
+    /// Whether it opens on every input that has one value everywhere.
+    pub(crate) blank: bool,
 }
 
-/// Makes `found` as plain as it can be while `reached` says yes.
+/// Makes `found` as plain as it can be while `reached` says yes, or as plain as the steps allow:
+/// an input that was found opens the gate whether or not there is a shorter one.
 pub(crate) fn reduce<'g>(
     cone: &mut Cone<'g>,
     inputs: &[Input],
@@ -36,12 +39,15 @@ pub(crate) fn reduce<'g>(
     meter: &mut Meter,
 ) -> Result<Witness, Halt> {
     let used = cone.inputs.clone();
+    // One run is kept back for what is handed out in the end.
+    let last = cone.cost.saturating_mul(2);
     let mut run = |given: &[Value], meter: &mut Meter| -> Result<bool, Halt> {
         match cone.run(inputs, given, meter) {
             Err(Halt::Budget) => Err(Halt::Budget),
             _ => Ok(reached(cone)),
         }
     };
+    let spare = |meter: &Meter| meter.left > last;
     let mut base = None;
     for fill in [0.5, 0.25, 0.0, 1.0, -1.0, 7.0, 3.0, 2.0, 5.0, 11.0] {
         let mut dice = Dice::new(1);
@@ -52,11 +58,15 @@ pub(crate) fn reduce<'g>(
                 _ => sample(i, Family::Same(fill), &mut dice),
             })
             .collect();
+        if !spare(meter) {
+            break;
+        }
         if !run(&plain, meter)? {
             base = Some(plain);
             break;
         }
     }
+    let blank = base.is_none() && spare(meter);
     let base = base.unwrap_or_else(|| found.to_vec());
     // The places that differ, of inputs that the gate depends on.
     let mut best = base.clone();
@@ -75,7 +85,7 @@ pub(crate) fn reduce<'g>(
         let mut kept = Vec::new();
         for part in places.chunks(size) {
             runs += 1;
-            if runs <= MOST_RUNS {
+            if runs <= MOST_RUNS && spare(meter) {
                 put(&mut now, &base, part);
                 if run(&now, meter)? {
                     continue;
@@ -85,7 +95,7 @@ pub(crate) fn reduce<'g>(
             kept.extend_from_slice(part);
         }
         places = kept;
-        if runs > MOST_RUNS || size == 1 {
+        if runs > MOST_RUNS || size == 1 || !spare(meter) {
             break;
         }
         size = size.div_ceil(2);
@@ -106,6 +116,7 @@ pub(crate) fn reduce<'g>(
         base,
         touched,
         of,
+        blank,
     })
 }
 

@@ -8,8 +8,10 @@
 pub(crate) mod blocks;
 mod dense;
 mod graph;
+mod layout;
 mod names;
 mod options;
+mod permute;
 mod provenance;
 pub(crate) mod state;
 #[cfg(test)]
@@ -26,14 +28,20 @@ use serde_json::{Value as Json, json};
 use weighbridge_core::model::{DType, FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::{Error, Limits, Result};
 
+pub use layout::{Layout as FrameworkLayout, parse_layout};
 pub use options::{ConvertOptions, Endian, parse_dtype, parse_map, target_of};
 pub(crate) use transform::{kind_of, part_of};
 
 use transpose::Turn;
 
 use crate::format::gguf::{Gguf, split};
+use crate::format::hdf5::write::Hdf5Writer;
+use crate::format::keras::write::KerasWriter;
+use crate::format::numpy::Numpy;
+use crate::format::numpy::write::NpyWriter;
 use crate::format::pytorch::write::PyTorchWriter;
 use crate::format::safetensors::Safetensors;
+use crate::format::tensorflow::checkpoint::{self, CheckpointWriter};
 use crate::format::{self, FormatWriter, Note, Plan, WriteOptions};
 use crate::output;
 
@@ -87,11 +95,32 @@ pub fn writer(format: FormatId) -> Result<&'static dyn FormatWriter> {
         FormatId::Safetensors => Ok(&Safetensors),
         FormatId::PyTorch => Ok(&PyTorchWriter),
         FormatId::Gguf => Ok(&Gguf),
+        FormatId::TfCheckpoint => Ok(&CheckpointWriter),
+        FormatId::Numpy => Ok(&Numpy),
+        FormatId::Hdf5 => Ok(&Hdf5Writer),
+        FormatId::Keras => Err(Error::unsupported(
+            "convert.graph",
+            "a .keras file holds a model's configuration, which weights alone do not have",
+        )
+        .help("name the file whose configuration it is: --graph base.keras")),
         other => Err(Error::unsupported(
             "convert.target",
             format!("writing {} is not supported yet", other.as_str()),
         )
-        .help("write .safetensors, .gguf, .onnx, or .pt, .pth, .ckpt or .bin for PyTorch")),
+        .help(options::TARGETS)),
+    }
+}
+
+/// As [`writer`], where the output's name says more than its format: `.npy` is a single array, HDF5
+/// files are laid out for Keras 3 when they are called `.weights.h5`, for the older loaders when
+/// `.hdf5` is not the end.
+fn writer_at(format: FormatId, path: &Path) -> Result<&'static dyn FormatWriter> {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    match format {
+        FormatId::Numpy if name.ends_with(".npy") => Ok(&NpyWriter),
+        FormatId::Hdf5 if name.ends_with(".weights.h5") => Ok(&KerasWriter::Weights),
+        FormatId::Hdf5 if !name.ends_with(".hdf5") => Ok(&KerasWriter::Legacy),
+        other => writer(other),
     }
 }
 
@@ -126,11 +155,21 @@ pub fn convert(
         Some(t) => t,
         None => target_of(path)?,
     };
-    if target == FormatId::Onnx {
-        return graph::convert(model, path, options, progress);
+    let into_keras = matches!(target, FormatId::Hdf5 | FormatId::Keras);
+    if target == FormatId::Onnx || into_keras && options.graph.is_some() {
+        let mut model = model;
+        let turned = layout::whole(&mut model, options.layout)?;
+        let mut report = match &options.graph {
+            Some(base) if into_keras => {
+                graph::keras::convert(model, base, path, options, progress)?
+            }
+            _ => graph::convert(model, path, options, progress)?,
+        };
+        report.changed.splice(0..0, turned);
+        return Ok(report);
     }
     options.refuse_graph()?;
-    let writer = writer(target)?;
+    let writer = writer_at(target, path)?;
     if options.endian.is_some() && target != FormatId::Gguf {
         let message = format!("{} files have one byte order", target.as_str());
         let e = Error::parameter("convert.endian", message);
@@ -138,7 +177,10 @@ pub fn convert(
             e.help("--endian is for GGUF output; every reader of other formats knows theirs")
         );
     }
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
+    let stem = match target {
+        FormatId::TfCheckpoint => checkpoint::prefix_of(path),
+        _ => path.file_stem().map(|s| s.to_string_lossy().into_owned()),
+    };
     let mut job = Job::prepare(model, options, target)?;
     let plan = job.plan(writer, options, stem.unwrap_or_default())?;
     let report = job.report(&plan, path);
@@ -256,12 +298,19 @@ impl Job {
         if let Some(s) = &model.structure {
             crate::structure::bulk_names(s, &mut bulk);
         }
+        let mut turner = layout::Turner::new(options.layout, &model);
         let renamed = names::apply(&mut model, options, &bulk, &mut changed)?;
         if model.format == FormatId::Onnx && target != FormatId::Onnx {
             provenance::record(&mut model, &renamed, &options.limits);
         }
+        let hdf5 = matches!(model.format, FormatId::Hdf5 | FormatId::Keras);
+        if hdf5 && target != FormatId::Hdf5 {
+            provenance::lists_as_text(&mut model);
+        }
         let mut turn = Turn::new(&options.transpose)?;
         turn.apply(&mut model, false, &mut changed)?;
+        turner.follow(&renamed, &mut model);
+        turner.apply(&mut model, false, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);
         transform::apply(
             &mut model,
@@ -271,6 +320,7 @@ impl Job {
             &mut changed,
         )?;
         turn.apply(&mut model, true, &mut changed)?;
+        turner.apply(&mut model, true, &mut changed)?;
         let was_blocks = |t: &&Tensor| {
             let was = before.get(&t.name).and_then(|d| d.block());
             was.is_some() && t.dtype.block().is_none()

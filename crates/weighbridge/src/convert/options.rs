@@ -51,7 +51,10 @@ pub struct ConvertOptions {
     pub labels: bool,
     /// The byte order of the output, for formats that have two (GGUF); little where not told.
     pub endian: Option<Endian>,
-    /// The ONNX graph that the weights are put into; the target is ONNX then.
+    /// Put weights in the order in which another framework has them.
+    pub layout: Option<super::layout::Layout>,
+    /// The file that the weights are put into: an ONNX graph where the target is ONNX, a `.keras`
+    /// archive or an HDF5 file of Keras where it is that.
     pub graph: Option<PathBuf>,
     /// Which tensor goes into which of the graph, where their names differ.
     pub map: Vec<(String, String)>,
@@ -94,6 +97,7 @@ impl Default for ConvertOptions {
             dedupe: false,
             labels: false,
             endian: None,
+            layout: None,
             graph: None,
             map: Vec::new(),
             transpose: Vec::new(),
@@ -125,9 +129,9 @@ impl ConvertOptions {
         ];
         match asked.iter().find(|(_, on)| *on) {
             Some((flag, _)) => {
-                let message = format!("{flag} is for ONNX graphs and OUT is none");
+                let message = format!("{flag} is for files that have a graph, and OUT is none");
                 Err(Error::parameter("convert.graph", message)
-                    .help("name an OUT that ends in .onnx"))
+                    .help("name an OUT that ends in .onnx, .keras or .h5"))
             }
             None => Ok(()),
         }
@@ -192,6 +196,9 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
     Ok(dtype)
 }
 
+/// What to write, for messages.
+pub(super) const TARGETS: &str = "write .safetensors, .gguf, .onnx, .npz, .h5, .weights.h5, or .pt, .pth, .ckpt or .bin for PyTorch";
+
 /// The format that an output's extension stands for.
 ///
 /// # Errors
@@ -206,13 +213,15 @@ pub fn target_of(path: &Path) -> Result<FormatId> {
         Some("safetensors") => return Ok(FormatId::Safetensors),
         Some("gguf") => return Ok(FormatId::Gguf),
         Some("onnx") => return Ok(FormatId::Onnx),
+        Some("index") => return Ok(FormatId::TfCheckpoint),
+        Some("npz" | "npy") => return Ok(FormatId::Numpy),
+        Some("h5" | "hdf5") => return Ok(FormatId::Hdf5),
+        Some("keras") => return Ok(FormatId::Keras),
         Some("pt" | "pth" | "ckpt" | "bin") => return Ok(FormatId::PyTorch),
         _ => {}
     }
-    let later = [
-        ".h5", ".keras", ".npz", ".npy", ".pb", ".tflite", ".msgpack",
-    ];
-    let help = "write .safetensors, .gguf, .onnx, or .pt, .pth, .ckpt or .bin for PyTorch";
+    let later = [".pb", ".tflite", ".msgpack"];
+    let help = TARGETS;
     if let Some(known) = later.iter().find(|e| name.ends_with(**e)) {
         let message = format!("writing {known} files is not supported yet");
         return Err(Error::unsupported("convert.target", message).help(help));

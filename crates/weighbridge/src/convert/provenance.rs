@@ -59,6 +59,19 @@ pub(super) fn record(model: &mut Model, renamed: &HashMap<String, String>, limit
     model.metadata = out;
 }
 
+/// Turns lists of texts in the metadata of an HDF5 file into JSON: Keras' lists of layers and
+/// weights are told from it again when such a file is written.
+pub(super) fn lists_as_text(model: &mut Model) {
+    for (_, value) in &mut model.metadata {
+        let Value::List(items) = value else { continue };
+        let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
+        if let Some(texts) = texts {
+            let text = Json::from(texts).to_string();
+            *value = Value::Str(text);
+        }
+    }
+}
+
 /// The digest of the graph of a model that was read from a file.
 fn graph(model: &Model, limits: &Limits) -> Result<Option<String>> {
     let Some(part) = model.parts.first().filter(|p| p.path.is_file()) else {

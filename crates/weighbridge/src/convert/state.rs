@@ -144,7 +144,18 @@ pub(crate) fn settle(
             into_metadata(model, torch, options.weights_only);
         }
         FormatId::Gguf => into_text(model, options.weights_only),
-        FormatId::Onnx => beside_graph(model, options.weights_only, lost),
+        FormatId::Onnx => {
+            let why = "an ONNX graph holds weights and no training state";
+            without_state(model, options.weights_only, why, lost);
+        }
+        FormatId::TfCheckpoint => {
+            let why = "a checkpoint of TensorFlow holds tensors only";
+            without_state(model, options.weights_only, why, lost);
+        }
+        FormatId::Numpy => beside_arrays(model, options.weights_only, lost),
+        // One HDF5 file's attributes are another's.
+        FormatId::Hdf5 if matches!(model.format, FormatId::Hdf5 | FormatId::Keras) => {}
+        FormatId::Hdf5 => into_text(model, options.weights_only),
         _ if torch => {
             for (key, _) in &model.metadata {
                 let why = "a PyTorch checkpoint has no place for it beside the pickle";
@@ -155,14 +166,34 @@ pub(crate) fn settle(
     }
 }
 
-/// Lists the state that a graph has no place for.
-fn beside_graph(model: &mut Model, weights_only: bool, lost: &mut Vec<Note>) {
-    let why = "an ONNX graph holds weights and no training state";
+/// Lists the state that the target has no place for.
+fn without_state(model: &mut Model, weights_only: bool, why: &str, lost: &mut Vec<Note>) {
     if let Some(s) = model.structure.take()
         && !weights_only
         && !structure::is_flat(&s, model)
     {
         list_state(&s, "", why, lost);
+    }
+}
+
+/// Lists everything that is no array.
+fn beside_arrays(model: &mut Model, weights_only: bool, lost: &mut Vec<Note>) {
+    let structure = model.structure.take();
+    if let Some(s) = &structure {
+        // Long values of the state are tensors only where there is a state.
+        let mut bulk = HashSet::new();
+        structure::bulk_names(s, &mut bulk);
+        if !weights_only && !structure::is_flat(s, model) {
+            let why = "an archive of arrays holds no state beside them";
+            list_state(s, "", why, lost);
+        }
+        model.tensors.retain(|t| !bulk.contains(&t.name));
+    }
+    for (key, _) in std::mem::take(&mut model.metadata) {
+        if !weights_only {
+            let why = "an archive of arrays has no metadata";
+            lost.push(Note::new(format!("metadata {key}"), why));
+        }
     }
 }
 
@@ -195,6 +226,26 @@ fn into_text(model: &mut Model, weights_only: bool) {
         model.metadata.push((key, Value::Str(text)));
     }
     model.structure = None;
+}
+
+/// Takes the tensors in `gone` out of the record of shared storage.
+pub(super) fn forget_aliases(model: &mut Model, gone: &HashSet<String>) {
+    let record = model.metadata.iter_mut().find(|(k, _)| k == aliases::KEY);
+    let Some((_, Value::Str(text))) = record.filter(|_| !gone.is_empty()) else {
+        return;
+    };
+    let Ok(mut groups) = aliases::decode(text) else {
+        return;
+    };
+    for g in &mut groups {
+        g.tensors.retain(|a| !gone.contains(&a.name));
+    }
+    groups.retain(|g| g.tensors.len() > 1);
+    if groups.is_empty() {
+        model.metadata.retain(|(k, _)| k != aliases::KEY);
+    } else {
+        *text = aliases::encode(&groups);
+    }
 }
 
 /// Keeps in the record of shared storage what still holds: tensors that are there, in full, with

@@ -1,17 +1,13 @@
 //! Tensors whose last two dimensions change places, where that is asked for.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use regex::Regex;
-use weighbridge_core::model::{
-    Chunks, Compute, Layout, Model, Storage, StorageData, Strided, Tensor, TensorSource, View,
-    Warning,
-};
-use weighbridge_core::source::{SliceSource, Window};
+use weighbridge_core::model::{Layout, Model, Warning};
 use weighbridge_core::{Error, Result};
 
 use super::names::compile;
+use super::permute::{Order, computed, strided};
 use crate::format::Note;
 
 /// What is to be transposed, and what already was.
@@ -59,14 +55,15 @@ impl Turn {
                     false => continue,
                 };
             }
-            if !strided(t)? {
+            let n = t.shape.len();
+            let order = Order::swap_last(n);
+            if !strided(t, &order)? {
                 if !rest {
                     continue;
                 }
-                computed(t)?;
+                computed(t, &order, "convert.transpose")?;
             }
             self.done.insert(t.name.clone());
-            let n = t.shape.len();
             let shape: Vec<String> = t.shape.iter().map(u64::to_string).collect();
             let why = match n {
                 2 => format!("transposed, to {}", shape.join(" × ")),
@@ -87,106 +84,5 @@ impl Turn {
             }
         }
         Ok(())
-    }
-}
-
-fn swap_last<T>(all: &mut [T]) {
-    if let [.., a, b] = all {
-        std::mem::swap(a, b);
-    }
-}
-
-/// Reads a run in a storage with other strides; `false` where that cannot be.
-fn strided(t: &mut Tensor) -> Result<bool> {
-    let Some(width) = t.dtype.bytes() else {
-        return Ok(false);
-    };
-    let mut to = match &t.source {
-        TensorSource::View(v) => {
-            let mut strides = t.shape.clone();
-            let mut step = 1u64;
-            for (s, &d) in strides.iter_mut().zip(&t.shape).rev() {
-                *s = step;
-                step = step.saturating_mul(d);
-            }
-            let (mut storage, mut offset) = (Arc::clone(&v.storage), v.offset / width);
-            if v.offset % width != 0 {
-                // Strides count elements: a storage of its own begins where the first one lies.
-                let Some(own) = window(&v.storage, v.offset, t.byte_len())? else {
-                    return Ok(false);
-                };
-                (storage, offset) = (own, 0);
-            }
-            Strided {
-                storage,
-                offset,
-                strides,
-                conj: false,
-                neg: false,
-            }
-        }
-        TensorSource::Strided(s) => s.as_ref().clone(),
-        _ => return Ok(false),
-    };
-    swap_last(&mut to.strides);
-    swap_last(&mut t.shape);
-    t.source = TensorSource::Strided(Box::new(to));
-    Ok(true)
-}
-
-fn window(storage: &Storage, offset: u64, len: u64) -> Result<Option<Arc<Storage>>> {
-    let Some((source, base)) = storage.raw_range() else {
-        return Ok(None);
-    };
-    let start = base.saturating_add(offset);
-    let name = source.name().to_owned();
-    let source = Window::new(Arc::clone(source), start..start.saturating_add(len), name)?;
-    let data = StorageData::Raw {
-        source: Arc::new(source),
-        offset: 0,
-        checksum: None,
-    };
-    let own = Storage::new(storage.name(), len, storage.is_big_endian(), data)?;
-    Ok(Some(Arc::new(own.into_region())))
-}
-
-/// Turns values round that are computed first: the whole tensor is in memory meanwhile.
-fn computed(t: &mut Tensor) -> Result<()> {
-    if t.dtype.bytes().is_none() {
-        let message = format!(
-            "{} cannot be transposed: several of its {} values lie in a byte",
-            t.name, t.dtype
-        );
-        return Err(Error::unsupported("convert.transpose", message)
-            .help("--dequantize or --dtype writes values of whole bytes"));
-    }
-    let input = t.clone();
-    swap_last(&mut t.shape);
-    t.source = TensorSource::Computed(Arc::new(Turned { input }));
-    Ok(())
-}
-
-#[derive(Debug)]
-struct Turned {
-    input: Tensor,
-}
-
-impl Compute for Turned {
-    fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let bytes = self.input.read_vec()?;
-        let len = bytes.len() as u64;
-        let data = StorageData::Raw {
-            source: Arc::new(SliceSource::new(bytes, self.input.name.as_str())),
-            offset: 0,
-            checksum: None,
-        };
-        let storage = Arc::new(Storage::new(self.input.name.as_str(), len, false, data)?);
-        let view = View { storage, offset: 0 };
-        let mut t = Tensor {
-            source: TensorSource::View(view),
-            ..self.input.clone()
-        };
-        strided(&mut t)?;
-        t.stream(&mut Chunks::new(), sink)
     }
 }

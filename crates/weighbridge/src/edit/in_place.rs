@@ -5,6 +5,9 @@ use std::path::Path;
 
 use weighbridge_core::{Error, ErrorKind, Result};
 
+use super::EditOptions;
+use crate::output::same_file;
+
 /// What a kernel and a disk write as one, in bytes: the smallest sector there is.
 pub(super) const SECTOR: usize = 512;
 
@@ -24,6 +27,21 @@ pub(super) fn lock(path: &Path) -> Result<File> {
         return Err(e.help("run this again when it is done"));
     }
     Ok(file)
+}
+
+/// The file that an edit of `path` changes where it lies, locked; none where it writes elsewhere or
+/// nothing at all. Before it, where it writes if that is elsewhere.
+pub(super) fn target<'o>(
+    path: &Path,
+    options: &'o EditOptions,
+) -> Result<(Option<&'o Path>, Option<File>)> {
+    let output = options.output.as_deref();
+    let elsewhere = output.filter(|out| !same_file(path, out));
+    let locked = match options.dry_run || elsewhere.is_some() {
+        true => None,
+        false => Some(lock(path)?),
+    };
+    Ok((elsewhere, locked))
 }
 
 /// Whether `file` is still what lies at `path`: it may have been replaced before it was locked.

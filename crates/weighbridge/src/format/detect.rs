@@ -9,6 +9,8 @@ use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::{hdf5, tar, zip};
 use weighbridge_core::{Error, Limits, Result, pickle};
 
+use super::{flax, joblib};
+
 /// How many bytes detection looks at.
 const HEAD: u64 = 4096;
 
@@ -74,13 +76,16 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
         return Some(match zip::Archive::open(Arc::clone(source), limits) {
             Ok(a) if super::pytorch::is_torch_zip(&a) => Content(FormatId::PyTorch),
+            Ok(a) if super::keras::read::is_archive(&a) => Content(FormatId::Keras),
             Ok(a) if a.members().iter().any(|m| m.name.ends_with(".npy")) => {
                 Content(FormatId::Numpy)
             }
+            // Archives without an array are arrays by their name only.
+            Ok(_) if named(source.name(), FormatId::Numpy) => Content(FormatId::Numpy),
             // A damaged archive is what its extension says, so that the damage is reported.
-            Err(_) if by_extension(Path::new(source.name())) == Some(FormatId::PyTorch) => {
-                Content(FormatId::PyTorch)
-            }
+            Err(_) if named(source.name(), FormatId::PyTorch) => Content(FormatId::PyTorch),
+            Err(_) if named(source.name(), FormatId::Numpy) => Content(FormatId::Numpy),
+            _ if named(source.name(), FormatId::Keras) => Content(FormatId::Keras),
             _ => Content(FormatId::Zip),
         });
     }
@@ -104,14 +109,31 @@ fn by_content(head: &[u8], source: &Arc<dyn ByteSource>, limits: &Limits) -> Opt
     if looks_like_pickle(head, source.name(), limits) {
         return Some(Content(FormatId::PyTorch));
     }
-    let named = by_extension(Path::new(source.name())) == Some(FormatId::Onnx);
-    if super::onnx::sniff::is_model(source.as_ref(), named).unwrap_or(false) {
+    if flax::is_flax(head, source.as_ref()) {
+        return Some(Content(FormatId::Flax));
+    }
+    if joblib::is_packed_pickle(head, source.as_ref()) {
+        return Some(Content(FormatId::Pickle));
+    }
+    let onnx = named(source.name(), FormatId::Onnx);
+    if super::onnx::sniff::is_model(source.as_ref(), onnx).unwrap_or(false) {
         return Some(Content(FormatId::Onnx));
+    }
+    if let Some(format) = super::tensorflow::detect(head, source.as_ref()) {
+        return Some(Content(format));
+    }
+    if text.starts_with(b"{") && source.name().ends_with(".weights.json") {
+        return Some(Content(FormatId::Keras));
     }
     if text.starts_with(b"{") && source.name().ends_with(".json") {
         return Some(Content(FormatId::Json));
     }
     None
+}
+
+/// Whether a file's name promises `format`.
+fn named(name: &str, format: FormatId) -> bool {
+    by_extension(Path::new(name)) == Some(format)
 }
 
 /// Eight bytes of header length that fit the file, then `{`.
@@ -160,11 +182,16 @@ pub fn by_extension(path: &Path) -> Option<FormatId> {
         "bin" if name.starts_with("pytorch_model") || name.starts_with("adapter_model") => {
             FormatId::PyTorch
         }
-        "pkl" | "pickle" => FormatId::Pickle,
+        "pkl" | "pickle" | "joblib" => FormatId::Pickle,
         "gguf" => FormatId::Gguf,
         "onnx" => FormatId::Onnx,
-        "h5" | "hdf5" | "keras" => FormatId::Hdf5,
+        "h5" | "hdf5" => FormatId::Hdf5,
+        "keras" => FormatId::Keras,
         "npy" | "npz" => FormatId::Numpy,
+        "tflite" => FormatId::TfLite,
+        "index" => FormatId::TfCheckpoint,
+        _ if super::tensorflow::checkpoint::is_data(name) => FormatId::TfCheckpoint,
+        "msgpack" | "flax" => FormatId::Flax,
         _ => return None,
     })
 }
@@ -194,7 +221,8 @@ pub(crate) fn refuse(found: Detected, name: &str) -> Error {
             "this is no model file of any known format",
         )
         .help(
-            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin) and bare pickles",
+            "formats read: safetensors, GGUF, ONNX, PyTorch (.pt .pth .ckpt .bin), bare pickles and \
+             TensorFlow (checkpoints, SavedModels, .pb, .tflite)",
         ),
     };
     e.in_file(name)

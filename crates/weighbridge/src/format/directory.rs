@@ -14,6 +14,7 @@ use weighbridge_core::{Error, Limits, Result};
 use super::gguf;
 use super::pytorch::{dcp, deepspeed, megatron};
 use super::shards;
+use super::tensorflow::checkpoint;
 use crate::OpenOptions;
 pub(crate) use check::check;
 
@@ -124,6 +125,9 @@ pub(crate) fn locate(path: &Path, options: &OpenOptions) -> Result<Located> {
         .file_name()
         .and_then(|n| n.to_str())
         .unwrap_or_default();
+    if let Some(found) = checkpoint::locate(path, &options.limits)? {
+        return Ok(Located::plain(Target::File(found)));
+    }
     if shards::is_index(path) {
         return Ok(Located::plain(Target::Shards(path.to_owned())));
     }
@@ -199,6 +203,36 @@ pub(crate) fn open(located: Located, options: &OpenOptions) -> Result<Model> {
     Ok(model)
 }
 
+/// Mappings laid over each other: entries of one key that are mappings become one.
+fn merged(entries: Vec<(Value, Value)>) -> Dict {
+    let mut out: Vec<(Value, Value)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (key, value) in entries {
+        let name = key.as_str().map(str::to_owned);
+        let known = name.as_ref().and_then(|n| places.get(n)).copied();
+        match (known.and_then(|i| out.get_mut(i)), value) {
+            (Some((_, Value::Dict(first))), Value::Dict(more)) => {
+                first.entries.extend(more.entries)
+            }
+            (_, value) => {
+                if let Some(name) = name {
+                    places.entry(name).or_insert(out.len());
+                }
+                out.push((key, value));
+            }
+        }
+    }
+    for (_, value) in &mut out {
+        if let Value::Dict(d) = value {
+            *d = merged(std::mem::take(&mut d.entries));
+        }
+    }
+    Dict {
+        entries: out,
+        ..Dict::default()
+    }
+}
+
 /// All shards as one model. Each shard of a PyTorch model holds a mapping of its own; the model's
 /// structure is one mapping of all their entries.
 fn open_shards(path: &Path, options: &OpenOptions) -> Result<Model> {
@@ -215,7 +249,11 @@ fn open_shards(path: &Path, options: &OpenOptions) -> Result<Model> {
         }
         Ok(model)
     })?;
-    if let Some(mut all) = entries.into_inner() {
+    if model.format == FormatId::Flax {
+        // Each shard has the mappings on the way to its arrays.
+        let all = entries.into_inner().map(merged);
+        model.structure = all.map(Value::Dict);
+    } else if let Some(mut all) = entries.into_inner() {
         let names = model.tensors.iter().enumerate();
         let place: HashMap<&str, usize> = names.map(|(i, t)| (t.name.as_str(), i)).collect();
         all.sort_by_key(|(_, v)| match v {

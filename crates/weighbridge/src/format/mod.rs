@@ -5,6 +5,7 @@ mod directory;
 pub mod flax;
 pub mod gguf;
 pub mod hdf5;
+pub(crate) mod joblib;
 pub mod keras;
 pub mod numpy;
 pub mod onnx;
@@ -14,8 +15,9 @@ pub mod safetensors;
 pub mod shards;
 pub mod tensorflow;
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value as Json, json};
 use weighbridge_core::Result;
@@ -161,6 +163,26 @@ pub struct Plan {
     pub changed: Vec<Note>,
     /// What cannot go in.
     pub lost: Vec<Note>,
+    /// What writing a file finds out for a later one.
+    pub learned: Learned,
+}
+
+/// Checksums of tensors that were written, for an index that is written behind them.
+#[derive(Debug, Clone, Default)]
+pub struct Learned(Arc<Mutex<HashMap<usize, u32>>>);
+
+impl Learned {
+    /// Keeps the checksum of tensor number `tensor` of the model.
+    pub(crate) fn keep(&self, tensor: usize, sum: u32) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(tensor, sum);
+    }
+
+    /// The checksum of tensor number `tensor` of the model, once it was written.
+    pub(crate) fn sum(&self, tensor: usize) -> Option<u32> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&tensor).copied()
+    }
 }
 
 /// The reader of a format, where there is one.
@@ -170,8 +192,8 @@ pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
         FormatId::Safetensors => &safetensors::Safetensors,
         FormatId::Gguf => &gguf::Gguf,
         FormatId::Onnx => &onnx::Onnx,
-        FormatId::Hdf5 => &hdf5::Hdf5,
-        FormatId::Keras => &keras::Keras,
+        // Only what lies in an HDF5 file tells whose it is.
+        FormatId::Hdf5 | FormatId::Keras => &keras::Keras,
         FormatId::TfCheckpoint => &tensorflow::TfCheckpoint,
         FormatId::SavedModel => &tensorflow::SavedModel,
         FormatId::GraphDef => &tensorflow::GraphDef,
@@ -185,7 +207,11 @@ pub fn reader(format: FormatId) -> Option<&'static dyn FormatReader> {
 /// Opens whatever lies at `path`: a file, an index, any shard, or a folder that holds a model.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Model> {
     let mut model = directory::open(directory::locate(path, options)?, options)?;
-    if matches!(model.format, FormatId::Safetensors | FormatId::Gguf) {
+    let holds_state = matches!(
+        model.format,
+        FormatId::Safetensors | FormatId::Gguf | FormatId::Hdf5 | FormatId::Keras
+    );
+    if holds_state {
         // What our own writer recorded beside the tensors: dropped duplicates, then the state.
         if let Err(e) = safetensors::aliases::restore(&mut model, &options.limits) {
             model.warnings.push(Warning::new(e.rule(), e.message()));
@@ -235,5 +261,9 @@ pub(crate) fn check_file(path: &Path, options: &OpenOptions) -> Result<(FormatId
     let format = format_of(&source, options)?;
     let reader = reader(format)
         .ok_or_else(|| detect::refuse(detect::Detected::Content(format), source.name()))?;
+    let format = match format {
+        FormatId::Hdf5 => keras::of_file(&source, options),
+        other => other,
+    };
     Ok((format, reader.verify(source, options)?))
 }

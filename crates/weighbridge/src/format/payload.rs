@@ -19,15 +19,37 @@ pub(super) fn write(
     out: &mut dyn Sink,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let file = plan.files.get(file).ok_or_else(|| {
+    let file = planned(plan, file)?;
+    write_file(model, file, &file.tensors, out, progress)
+}
+
+/// File number `file` of `plan`.
+///
+/// # Errors
+/// `Parameter` when there is none.
+pub(super) fn planned(plan: &Plan, file: usize) -> Result<&PlannedFile> {
+    plan.files.get(file).ok_or_else(|| {
         Error::parameter(
             "plan.no-such-file",
             format!("the plan has no file number {file}"),
         )
-    })?;
+    })
+}
+
+/// Writes `file`, of whose tensors those numbered `chosen` have their data behind the header.
+///
+/// # Errors
+/// As [`write()`].
+pub(super) fn write_file(
+    model: &Model,
+    file: &PlannedFile,
+    chosen: &[usize],
+    out: &mut dyn Sink,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
     let start = out.position();
     out.put(&file.prepared)?;
-    tensors(model, file, out, progress)?;
+    tensors(model, file, chosen, out, progress)?;
     let written = out.position() - start;
     if written != file.bytes {
         let planned = file.bytes;
@@ -37,17 +59,18 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Streams the tensors of `file`, each with its padding; what lies in a file as it is to be
+/// Streams the tensors numbered `chosen` of `file`, each with its padding; what lies in a file as it is to be
 /// written is copied from there, neighbours as one.
 fn tensors(
     model: &Model,
     file: &PlannedFile,
+    chosen: &[usize],
     out: &mut dyn Sink,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let mut chunks = Chunks::new();
     let mut run = Run::default();
-    for &i in &file.tensors {
+    for &i in chosen {
         let t = model.tensors.get(i).ok_or_else(|| {
             Error::parameter("plan.other-model", "the plan was made for another model")
         })?;

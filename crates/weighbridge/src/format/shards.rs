@@ -255,7 +255,14 @@ pub fn in_directory(dir: &Path, limits: &Limits) -> Result<Vec<PathBuf>> {
 }
 
 fn from_index(path: &Path, limits: &Limits) -> Result<ShardSet> {
-    let index = read_index(path, limits)?;
+    let mut index = read_index(path, limits)?;
+    if index.files.iter().all(|f| f.ends_with(".msgpack")) {
+        // `transformers` joins the keys of nested mappings with slashes there, names here are
+        // joined with dots (`flax_shard_checkpoint`, `flatten_dict(sep="/")`).
+        for (name, _) in &mut index.weight_map {
+            *name = name.replace('/', ".");
+        }
+    }
     let files: Vec<PathBuf> = index.files.iter().map(|f| path.with_file_name(f)).collect();
     present(&files).map_err(|e| e.in_file(path.display().to_string()))?;
     let index = Some(index);

@@ -112,10 +112,9 @@ pub(crate) fn write_files(
 ) -> Result<Vec<PathBuf>> {
     let mut set = OutputSet::new();
     for (i, file) in plan.files.iter().enumerate() {
-        let mut out = Output::create(&place(&file.name), sync)?;
-        out.reserve(file.bytes)?;
-        writer.write(model, plan, i, &mut out, progress)?;
-        set.push(out)?;
+        set.add(&place(&file.name), file.bytes, sync, &mut |out| {
+            writer.write(model, plan, i, out, progress)
+        })?;
     }
     for (name, contents) in &plan.side_files {
         let mut out = Output::create(&place(name), sync)?;

@@ -98,12 +98,59 @@ impl Temporary {
         if ENDING.load(Ordering::SeqCst) {
             return Err(interrupted());
         }
+        self.rename(&mut paths)
+    }
+
+    fn rename(&mut self, paths: &mut BTreeSet<PathBuf>) -> Result<()> {
         std::fs::rename(&self.path, &self.target)
             .map_err(|e| failed("cannot rename the finished file", e, &self.target))?;
         self.placed = true;
         paths.remove(&self.path);
         Ok(())
     }
+}
+
+/// Puts `files` in place while what lies at the last one's target is away: it is never seen beside
+/// files that are not its own. An interrupt waits for all of it. `last` makes what was renamed last
+/// on the disk.
+///
+/// # Errors
+/// `Io`. As long as no file came into place, what was away is back; after that it would be wrong,
+/// and is removed.
+pub(super) fn replace<'f>(
+    files: impl ExactSizeIterator<Item = &'f mut Temporary>,
+    head: PathBuf,
+    last: &dyn Fn() -> Result<()>,
+) -> Result<()> {
+    // Another name for what was there; it goes with it.
+    let (mut old, _) = Temporary::create(head)?;
+    let mut paths = live();
+    if ENDING.load(Ordering::SeqCst) {
+        drop(paths);
+        return Err(interrupted());
+    }
+    std::fs::rename(&old.target, &old.path)
+        .map_err(|e| failed("cannot move the old file away", e, &old.target))?;
+    let (mut placed, count) = (0, files.len());
+    let all = || {
+        last()?;
+        for (i, file) in files.enumerate() {
+            if i + 1 == count {
+                last()?;
+            }
+            file.rename(&mut paths)?;
+            placed += 1;
+        }
+        Ok(())
+    };
+    let done = all();
+    if done.is_err() && placed == 0 && old.rename(&mut paths).is_err() {
+        // Better under the other name than gone.
+        old.placed = true;
+    }
+    // What is dropped now asks for it.
+    drop(paths);
+    done
 }
 
 impl Drop for Temporary {

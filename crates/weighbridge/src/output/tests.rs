@@ -141,3 +141,46 @@ fn a_full_disk_is_named() {
         "{e}"
     );
 }
+
+/// An old model with two files of weights, and a set that replaces all three.
+fn tied(dir: &Path) -> OutputSet {
+    let mut set = OutputSet::new();
+    for name in ["a.data", "b.data", "m.onnx"] {
+        std::fs::write(dir.join(name), "old").unwrap();
+        let fill = &mut |out: &mut Output| out.put(b"new");
+        set.add(&dir.join(name), 3, true, fill).unwrap();
+    }
+    set.old_is_tied();
+    set
+}
+
+/// Lets no file come to the place.
+fn block(path: &Path) {
+    std::fs::remove_file(path).unwrap();
+    std::fs::create_dir(path).unwrap();
+    std::fs::write(path.join("x"), "").unwrap();
+}
+
+#[test]
+fn what_is_tied_to_others_is_never_seen_without_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).ok();
+    let all = ["a.data", "b.data", "m.onnx"];
+    tied(dir.path()).commit().unwrap();
+    assert_eq!(listing(dir.path()), all);
+    assert!(all.iter().all(|n| read(n).as_deref() == Some("new")));
+    // Nothing came into place: all is as it was.
+    let set = tied(dir.path());
+    block(&dir.path().join("a.data"));
+    set.commit().unwrap_err();
+    assert_eq!(listing(dir.path()), all);
+    assert_eq!(read("b.data").as_deref(), Some("old"));
+    assert_eq!(read("m.onnx").as_deref(), Some("old"));
+    std::fs::remove_dir_all(dir.path().join("a.data")).unwrap();
+    // Something did: the old model would be wrong.
+    let set = tied(dir.path());
+    block(&dir.path().join("b.data"));
+    set.commit().unwrap_err();
+    assert_eq!(listing(dir.path()), ["a.data", "b.data"]);
+    assert_eq!(read("a.data").as_deref(), Some("new"));
+}

@@ -16,7 +16,7 @@ use weighbridge_scan::{Fault, Gap, Subject};
 use super::shape::Shape;
 use super::weights::Weights;
 use super::{
-    HEAD, compressed, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise,
+    HEAD, compressed, flax, gate, gguf, hdf5, keras, media, natives, npy, onnx, pickles, promise,
     sentencepiece, sevenz, strings, tar, tensorflow, text, tflite, zip,
 };
 use crate::OpenOptions;
@@ -292,7 +292,8 @@ impl<'s, 'a> Examiner<'s, 'a> {
             npy::take(self, item)?;
         } else if pickles::is_pickle(&item.head, path, self.limits) {
             self.bare(item, format)?;
-        } else if !tflite::take(self, item)?
+        } else if !flax::take(self, item)?
+            && !tflite::take(self, item)?
             && !onnx::take(self, item)?
             && !tensorflow::take(self, item)?
             && !sentencepiece::take(self, item)?
@@ -456,8 +457,8 @@ impl<'s, 'a> Examiner<'s, 'a> {
             return;
         }
         let e = match detected {
-            // TensorFlow's checkpoints of version 1 have that name too.
-            Detected::Extension(_) if item.extension() == "ckpt" => {
+            // Names that others have too.
+            Detected::Extension(_) if ["ckpt", "index"].contains(&item.extension().as_str()) => {
                 Error::unsupported("format.unknown", "no checkpoint of a known format")
             }
             Detected::Extension(f) => Error::malformed(

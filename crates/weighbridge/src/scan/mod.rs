@@ -6,14 +6,13 @@
 mod compressed;
 mod drive;
 mod examine;
+mod flax;
 mod gate;
 mod gguf;
 mod hdf5;
 mod hdf5_rest;
 mod hdf5_walk;
 mod ignored;
-pub(crate) mod joblib;
-mod json;
 mod keras;
 mod media;
 mod natives;
@@ -31,6 +30,7 @@ mod stream;
 mod strings;
 mod tar;
 mod tensorflow;
+mod tensorflow_checkpoint;
 mod tensorflow_graph;
 mod text;
 mod tflite;
@@ -47,6 +47,7 @@ use weighbridge_core::source::{Backend, open_file};
 use weighbridge_core::{Limits, Result};
 use weighbridge_scan::{Engine, FileReport, Program, Settings, Subject};
 
+use crate::json;
 use examine::{Examiner, Item, Place};
 use weights::Weights;
 

@@ -8,23 +8,12 @@ use weighbridge_core::{Error, Result};
 use weighbridge_scan::{Catalogue, Loads, PickleTrace, Reference, Use};
 
 use super::examine::{Examiner, Item, Place};
-use super::joblib::{Holes, Loader};
 use super::pickles;
 use super::shape::Shape;
+use crate::format::joblib::{FIRST_READ, Holes, Loader, Step, step};
 
 /// About what a pickle's bytes and their values take in memory for each byte of it.
 const VALUES: u64 = 16;
-
-/// How much of a stream is read at first: a tar or legacy file has thousands of short ones.
-const FIRST_READ: u64 = 8 << 10;
-
-/// How much more is read, and run from the start again, when that did not reach the end, in
-/// multiples of what was read so far: what was run in vain stays a small part.
-const GROWTH: u64 = 15;
-
-/// Arrays longer than this are left out of what is read of a stream, unless the rest of it is
-/// longer still: what is run again for each of them is then never more than the file.
-const LEAST_HOLE: u64 = 1 << 20;
 
 /// How much is read of an array to see what a loader makes of it that does not know arrays.
 const PLAIN_READ: u64 = 64 << 10;
@@ -54,16 +43,6 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, place: &Place, data: &[u8]) -> Res
     };
     cx.failed(place, e);
     Ok(None)
-}
-
-/// What to do after a run over the bytes at hand.
-enum Step {
-    /// Read so many more.
-    More(u64),
-    /// Leave out an array: where it begins and how long it is.
-    Leave(usize, u64),
-    /// The run says all there is to say, but for this.
-    Done(Option<Error>),
 }
 
 /// Takes the pickle at `at` of `item`, and gives the position after it, or `None` when it breaks.
@@ -119,25 +98,6 @@ pub(super) fn take_at(
                 return finish(cx, item, name, at, trace, &holes, files, failed);
             }
         }
-    }
-}
-
-fn step(trace: &Trace<'_>, loader: &Loader<'_>, whole: bool, left: u64) -> Step {
-    if !trace.is_cut_short() || whole {
-        return Step::Done(None);
-    }
-    let have = trace.data.len() as u64;
-    let Some((p, len)) = loader.wanted else {
-        return Step::More(have.saturating_mul(GROWTH));
-    };
-    let there = loader
-        .real(p)
-        .checked_add(len)
-        .is_some_and(|end| end <= left);
-    match len > LEAST_HOLE.max(have) {
-        _ if !there => Step::Done(None),
-        true => Step::Leave(p, len),
-        false => Step::More(len.saturating_add(FIRST_READ)),
     }
 }
 

@@ -14,32 +14,22 @@ use weighbridge_scan::{Function, GraphKind, Reference};
 use super::examine::{Examiner, Item};
 use super::onnx::NAME;
 use super::tensorflow_graph::{Graph, MOST_BYTES};
-use super::{json, proto_text, text};
-use crate::format::onnx::sniff::has_name;
-
-/// Most fields looked at to tell what a file is.
-const GLANCE: u64 = 20_000;
+use super::{json, proto_text, tensorflow_checkpoint, text};
+use crate::format::tensorflow::sniff::{self, Kind};
 
 /// Longest configuration of Keras taken out of a model.
 const CONFIG: u64 = 16 << 20;
-
-/// What a file can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    SavedModel,
-    MetaGraph,
-    Graph,
-    KerasMetadata,
-    Fingerprint,
-}
 
 /// Takes a graph; says whether this is one.
 ///
 /// # Errors
 /// What reading gives; what was seen before counts.
 pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
-    let Some(kind) = kind(item)? else {
-        return Ok(unread(cx, item) || checkpoint(cx, item)? || proto_text::take(cx, item)?);
+    if tensorflow_checkpoint::take(cx, item)? {
+        return Ok(true);
+    }
+    let Some(kind) = sniff::kind(item.source.as_ref(), &item.file_name())? else {
+        return Ok(unread(cx, item) || proto_text::take(cx, item)?);
     };
     cx.named(
         item,
@@ -79,155 +69,6 @@ fn unread(cx: &mut Examiner<'_, '_>, item: &Item) -> bool {
     let reason = "ONNX Runtime's own form of models is not read by this version";
     cx.gap(&item.place, None, reason);
     true
-}
-
-/// The two files of a checkpoint that stand beside every graph.
-fn checkpoint(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
-    const MAGIC: [u8; 8] = 0xdb47_7524_8b80_fb57_u64.to_le_bytes();
-    let len = item.source.len();
-    let mut tail = [0u8; 8];
-    if len >= 48 {
-        item.source.read_at(len - 8, &mut tail)?;
-    }
-    let shard = item
-        .file_name()
-        .rsplit_once(".data-")
-        .is_some_and(|(_, n)| {
-            n.len() == 14 && n.bytes().all(|b| b.is_ascii_digit() || b"-of".contains(&b))
-        });
-    if tail != MAGIC && !shard {
-        return Ok(false);
-    }
-    cx.named(item, "tf-checkpoint");
-    let reason = "TensorFlow checkpoints are not read by this version";
-    cx.gap(&item.place, None, reason);
-    Ok(true)
-}
-
-/// What the bytes are, by their structure: nothing marks these files.
-fn kind(item: &Item) -> Result<Option<Kind>> {
-    let whole = Span::of(item.source.as_ref());
-    let mut glance = Glance {
-        reader: Reader::new(item.source.as_ref(), GLANCE),
-    };
-    let name = item.file_name();
-    if name == "fingerprint.pb" && glance.is_fingerprint(whole)? {
-        return Ok(Some(Kind::Fingerprint));
-    }
-    if glance.some(whole, 1, Glance::is_node)? {
-        return Ok(Some(Kind::Graph));
-    }
-    if glance.some(whole, 2, Glance::is_meta_graph)? {
-        return Ok(Some(Kind::SavedModel));
-    }
-    if glance.some(whole, 2, Glance::is_graph)? || glance.some(whole, 7, Glance::is_objects)? {
-        return Ok(Some(Kind::MetaGraph));
-    }
-    if glance.some(whole, 1, Glance::is_metadata)? {
-        return Ok(Some(Kind::KerasMetadata));
-    }
-    Ok(None)
-}
-
-/// Looks at the structure of messages without taking anything.
-struct Glance<'w> {
-    reader: Reader<'w>,
-}
-
-impl Glance<'_> {
-    /// Whether some field `number` of the message in `span` is what `test` says. What breaks off
-    /// is judged by what came before.
-    fn some(
-        &mut self,
-        span: Span,
-        number: u32,
-        test: fn(&mut Self, Span) -> Result<bool>,
-    ) -> Result<bool> {
-        let mut message = Message::new(span);
-        loop {
-            match self.reader.next(&mut message) {
-                Ok(Some(f)) if f.number == number => match f.bytes() {
-                    Some(inner) if test(self, inner)? => return Ok(true),
-                    Some(_) => {}
-                    None => return Ok(false),
-                },
-                Ok(Some(_)) => {}
-                Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-                Ok(None) | Err(_) => return Ok(false),
-            }
-        }
-    }
-
-    /// A `NodeDef` has a name and an operator, which is a word.
-    fn is_node(&mut self, span: Span) -> Result<bool> {
-        Ok(has_name(&mut self.reader, span, 1)? && self.some(span, 2, Self::is_word)?)
-    }
-
-    fn is_word(&mut self, span: Span) -> Result<bool> {
-        let text = self.reader.head(span, NAME)?;
-        let word = |b: &u8| b.is_ascii_alphanumeric() || b"_>.:/-".contains(b);
-        Ok(!text.is_empty()
-            && text.iter().all(word)
-            && text
-                .first()
-                .is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_'))
-    }
-
-    fn is_graph(&mut self, span: Span) -> Result<bool> {
-        Ok(self.some(span, 1, Self::is_node)? || self.some(span, 2, Self::is_library)?)
-    }
-
-    fn is_library(&mut self, span: Span) -> Result<bool> {
-        self.some(span, 1, Self::is_function)
-    }
-
-    fn is_function(&mut self, span: Span) -> Result<bool> {
-        self.some(span, 1, Self::is_named)
-    }
-
-    fn is_named(&mut self, span: Span) -> Result<bool> {
-        has_name(&mut self.reader, span, 1)
-    }
-
-    fn is_meta_graph(&mut self, span: Span) -> Result<bool> {
-        Ok(self.some(span, 2, Self::is_graph)? || self.some(span, 7, Self::is_objects)?)
-    }
-
-    /// A `SavedObjectGraph`: some object is the user's own and has an identifier.
-    fn is_objects(&mut self, span: Span) -> Result<bool> {
-        self.some(span, 1, Self::is_object)
-    }
-
-    fn is_object(&mut self, span: Span) -> Result<bool> {
-        self.some(span, 4, Self::is_named)
-    }
-
-    /// A node of `SavedMetadata`: an identifier of Keras, and JSON.
-    fn is_metadata(&mut self, span: Span) -> Result<bool> {
-        Ok(has_name(&mut self.reader, span, 4)? && self.some(span, 5, Self::is_json)?)
-    }
-
-    fn is_json(&mut self, span: Span) -> Result<bool> {
-        let head = self.reader.head(span, 64)?;
-        Ok(head.trim_ascii_start().starts_with(b"{"))
-    }
-
-    /// `FingerprintDef`: numbers, a version and a word.
-    fn is_fingerprint(&mut self, span: Span) -> Result<bool> {
-        let mut message = Message::new(span);
-        loop {
-            match self.reader.next(&mut message) {
-                Ok(Some(f)) => match (f.number, f.bytes()) {
-                    (1..=5, None) => {}
-                    (6 | 7, Some(s)) if s.len() < NAME => {}
-                    _ => return Ok(false),
-                },
-                Ok(None) => return Ok(true),
-                Err(e) if e.kind() == ErrorKind::Io => return Err(e),
-                Err(_) => return Ok(false),
-            }
-        }
-    }
 }
 
 /// One file on its way into the subject.

@@ -1,44 +1,45 @@
-//! TensorFlow Lite, as far as its tables are looked into: operators that reach TensorFlow itself,
-//! and the strings of the model. Weights and graphs are not read.
-//!
-//! Layout: the FlatBuffers binary format; fields of `tensorflow/lite/schema/schema.fbs` 3c.
+//! TensorFlow Lite: operators that reach TensorFlow itself, the strings of the model, and bytes that
+//! none of its tables refers to.
 
-use weighbridge_core::{Error, Result};
+use weighbridge_core::{ErrorKind, Result};
 use weighbridge_scan::{GraphKind, Operator, Text, TextOrigin};
 
 use super::examine::{Examiner, Item};
-
-/// Fields of `Model`, `OperatorCode` and `Metadata`.
-const OPERATOR_CODES: u64 = 1;
-const DESCRIPTION: u64 = 3;
-const METADATA: u64 = 6;
-const CUSTOM_CODE: u64 = 1;
-const NAME: u64 = 0;
+use crate::format::tensorflow::tflite::{IDENTIFIER, read};
 
 /// How the names of operators begin that are handed to TensorFlow (its Flex delegate).
 const FLEX: &str = "Flex";
 
-/// Most entries of a list that are looked at, and longest string.
-const MOST: u64 = 10_000;
-const TEXT: u64 = 1 << 20;
+/// Longest run of bytes that nothing refers to which is passed over: options of operators, which
+/// are not followed, and what aligns buffers.
+const SLACK: u64 = 4 << 10;
 
 /// Takes a model of TensorFlow Lite; says whether this is one.
 ///
 /// # Errors
-/// `Io` when it cannot be read, `Malformed` when an offset leads out of it.
+/// `Io` when it cannot be read; what is wrong with it is recorded.
 pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
-    if item.head.get(4..8) != Some(b"TFL3") {
+    if item.head.get(4..8) != Some(IDENTIFIER) {
         return Ok(false);
     }
     cx.named(item, "tflite");
-    let reason = "the graph of a TensorFlow Lite model is not read by this version";
-    cx.gap(&item.place, None, reason);
-    let buffer = Buffer { item };
-    let model = buffer.follow(0)?;
-    for code in buffer.tables(model, OPERATOR_CODES)? {
-        let Some((at, name)) = buffer.text(code, CUSTOM_CODE)? else {
-            continue;
-        };
+    let model = match read(&item.source, cx.limits) {
+        Ok(model) => model,
+        Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+        Err(e) => {
+            cx.failed(&item.place, e);
+            return Ok(true);
+        }
+    };
+    for e in model.faults {
+        cx.failed(&item.place, e);
+    }
+    for w in &model.model.warnings {
+        if w.rule == "tflite.external" {
+            cx.gap(&item.place, None, w.message.clone());
+        }
+    }
+    for (at, name) in model.custom {
         if let Some(operator) = name.strip_prefix(FLEX).filter(|n| !n.is_empty()) {
             cx.subject.operators.push(Operator {
                 graph: GraphKind::TensorFlow,
@@ -52,13 +53,18 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
         }
         lay(cx, item, "custom_code", at, name);
     }
-    for entry in buffer.tables(model, METADATA)? {
-        if let Some((at, name)) = buffer.text(entry, NAME)? {
-            lay(cx, item, "metadata", at, name);
-        }
+    for (key, at, text) in model.texts {
+        lay(cx, item, key, at, text);
     }
-    if let Some((at, text)) = buffer.text(model, DESCRIPTION)? {
-        lay(cx, item, "description", at, text);
+    // An archive behind the tables holds files for the model; it is looked into by itself.
+    let archive = super::zip::ends_in_archive(&item.source)?;
+    for run in model.unseen {
+        let end = run.end.min(archive.unwrap_or(u64::MAX));
+        let len = end.saturating_sub(run.start);
+        if len > SLACK {
+            let reason = format!("{len} bytes that no table of the model refers to");
+            cx.gap(&item.place, Some(run.start), reason);
+        }
     }
     Ok(true)
 }
@@ -71,86 +77,6 @@ fn lay(cx: &mut Examiner<'_, '_>, item: &Item, key: &str, at: u64, text: String)
         origin: TextOrigin::Metadata,
         bytes: text.into_bytes(),
     });
-}
-
-/// A FlatBuffer. Every offset is checked by reading through it.
-struct Buffer<'i> {
-    item: &'i Item,
-}
-
-impl Buffer<'_> {
-    fn bytes<const N: usize>(&self, at: u64) -> Result<[u8; N]> {
-        let mut out = [0u8; N];
-        if at.saturating_add(N as u64) > self.item.source.len() {
-            return Err(
-                Error::malformed("tflite.offset", "an offset leads out of the file").at(at),
-            );
-        }
-        self.item.source.read_at(at, &mut out)?;
-        Ok(out)
-    }
-
-    fn number(&self, at: u64) -> Result<u64> {
-        Ok(u64::from(u32::from_le_bytes(self.bytes(at)?)))
-    }
-
-    /// What the offset at `at` leads to.
-    fn follow(&self, at: u64) -> Result<u64> {
-        Ok(at.saturating_add(self.number(at)?))
-    }
-
-    /// Where field `n` of the table at `table` lies, when it is there.
-    fn field(&self, table: u64, n: u64) -> Result<Option<u64>> {
-        let back = i64::from(i32::from_le_bytes(self.bytes(table)?));
-        let fields = i64::try_from(table)
-            .ok()
-            .and_then(|t| u64::try_from(t.checked_sub(back)?).ok())
-            .ok_or_else(|| {
-                Error::malformed("tflite.offset", "a table's fields lie before the file").at(table)
-            })?;
-        let size = u64::from(u16::from_le_bytes(self.bytes(fields)?));
-        let entry = 4 + 2 * n;
-        if entry + 2 > size {
-            return Ok(None);
-        }
-        let at = u64::from(u16::from_le_bytes(
-            self.bytes(fields.saturating_add(entry))?,
-        ));
-        Ok((at > 0).then(|| table.saturating_add(at)))
-    }
-
-    /// The tables of the list in field `n`.
-    fn tables(&self, table: u64, n: u64) -> Result<Vec<u64>> {
-        let Some(at) = self.field(table, n)? else {
-            return Ok(Vec::new());
-        };
-        let list = self.follow(at)?;
-        let count = self.number(list)?;
-        if count > MOST {
-            return Err(Error::limit("tflite.entries", "a list has too many entries").at(list));
-        }
-        (0..count)
-            .map(|i| self.follow(list.saturating_add(4 + 4 * i)))
-            .collect()
-    }
-
-    /// The string in field `n`, and where it lies.
-    fn text(&self, table: u64, n: u64) -> Result<Option<(u64, String)>> {
-        let Some(at) = self.field(table, n)? else {
-            return Ok(None);
-        };
-        let text = self.follow(at)?;
-        let len = self.number(text)?;
-        let start = text.saturating_add(4);
-        let end = start.saturating_add(len);
-        if end > self.item.source.len() || len > TEXT {
-            return Err(
-                Error::malformed("tflite.string", "a string leads out of the file").at(text),
-            );
-        }
-        let bytes = self.item.source.read_vec(start..end)?;
-        Ok(Some((start, String::from_utf8_lossy(&bytes).into_owned())))
-    }
 }
 
 #[cfg(test)]
@@ -183,32 +109,44 @@ mod tests {
         out
     }
 
-    /// The operators, the texts, and how many gaps.
-    fn taken(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>, usize)> {
+    /// The operators, the texts, and how many gaps; nothing where a fault was found.
+    fn taken(bytes: &[u8]) -> Option<(Vec<String>, Vec<String>, usize)> {
         let source = Arc::new(SliceSource::new(bytes, "m.tflite"));
         let item = Item::new(source.clone(), Place::default(), "m.tflite").unwrap();
         let mut s = Subject::new("m.tflite", source.as_ref());
-        take(&mut Examiner::new(&mut s, &Limits::default()), &item)?;
+        take(&mut Examiner::new(&mut s, &Limits::default()), &item).unwrap();
+        if !s.faults.is_empty() {
+            return None;
+        }
         let texts = s.texts.iter();
         let texts = texts.map(|t| String::from_utf8_lossy(&t.bytes).into_owned());
         let operators = s.operators.iter().map(|o| o.name.clone());
-        Ok((operators.collect(), texts.collect(), s.gaps.len()))
+        Some((operators.collect(), texts.collect(), s.gaps.len()))
     }
 
     #[test]
     fn operators_of_tensorflow_are_listed_as_such() {
         let (operators, texts, gaps) = taken(&model("FlexReadFile")).unwrap();
         assert_eq!(operators, ["ReadFile"]);
-        assert_eq!((texts, gaps), (vec!["FlexReadFile".to_owned()], 1));
+        assert_eq!((texts, gaps), (vec!["FlexReadFile".to_owned()], 0));
         let (operators, _, _) = taken(&model("TFLite_Detection_PostProcess")).unwrap();
         assert!(operators.is_empty());
+    }
+
+    #[test]
+    fn bytes_that_nothing_refers_to_are_a_gap() {
+        let mut bytes = model("Other");
+        bytes.extend([7; 5000]);
+        assert_eq!(taken(&bytes).unwrap().2, 1);
+        bytes.truncate(2000);
+        assert_eq!(taken(&bytes).unwrap().2, 0);
     }
 
     #[test]
     fn offsets_that_lead_out_are_faults() {
         let whole = model("FlexReadFile");
         for cut in [8, 20, 30, 45, whole.len() - 1] {
-            assert!(taken(&whole[..cut]).is_err(), "{cut}");
+            assert!(taken(&whole[..cut]).is_none(), "{cut}");
         }
         assert_eq!(taken(b"other").unwrap().2, 0);
     }

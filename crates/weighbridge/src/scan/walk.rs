@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
+use crate::format::tensorflow::checkpoint;
 use weighbridge_core::{Error, Result};
 
 use super::ScanOptions;
@@ -73,8 +74,8 @@ impl Listing {
     }
 
     /// Everything that has to be readable for the scan: the paths that were given, the links met
-    /// beneath them, which may lead elsewhere, and the files beside an ONNX graph that was given,
-    /// where its weights may lie.
+    /// beneath them, which may lead elsewhere, the files beside an ONNX graph that was given, where
+    /// its weights may lie, and the index beside the data of a TensorFlow checkpoint.
     pub fn reads(&self) -> impl Iterator<Item = &Path> {
         let more = self.links.iter().chain(&self.beside);
         self.roots.iter().chain(more).map(PathBuf::as_path)
@@ -117,6 +118,9 @@ pub fn list(
             if graph {
                 walk.beside(path);
             }
+            // What lies in the data of a checkpoint is said by its index.
+            let index = checkpoint::beside(path).filter(|p| p.is_file());
+            walk.listing.beside.extend(index);
             walk.file(path.clone(), &meta);
             continue;
         }

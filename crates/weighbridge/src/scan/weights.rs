@@ -50,22 +50,7 @@ impl<'a> Weights<'a> {
         let Some(tensors) = real.and_then(|p| known.get(&p)) else {
             return Ok(None);
         };
-        let mut rest = Vec::new();
-        let mut at = 0;
-        let end = source.len()..source.len();
-        for t in tensors.iter().chain([&end]) {
-            let gap = at..t.start.min(source.len());
-            at = at.max(t.end);
-            if gap.is_empty() {
-                continue;
-            }
-            let zeros = gap.end - gap.start <= PADDING
-                && source.read_vec(gap.clone())?.iter().all(|b| *b == 0);
-            if !zeros {
-                rest.push(gap);
-            }
-        }
-        Ok(Some(rest))
+        rest(tensors, source).map(Some)
     }
 
     fn look(&self) -> HashMap<PathBuf, Vec<Range<u64>>> {
@@ -110,4 +95,27 @@ impl<'a> Weights<'a> {
         }
         Ok(())
     }
+}
+
+/// The bytes of `source` that none of `tensors`, in order, accounts for.
+///
+/// # Errors
+/// `Io` when the file cannot be read.
+pub(super) fn rest(tensors: &[Range<u64>], source: &dyn ByteSource) -> Result<Vec<Range<u64>>> {
+    let mut rest = Vec::new();
+    let mut at = 0;
+    let end = source.len()..source.len();
+    for t in tensors.iter().chain([&end]) {
+        let gap = at..t.start.min(source.len());
+        at = at.max(t.end);
+        if gap.is_empty() {
+            continue;
+        }
+        let zeros =
+            gap.end - gap.start <= PADDING && source.read_vec(gap.clone())?.iter().all(|b| *b == 0);
+        if !zeros {
+            rest.push(gap);
+        }
+    }
+    Ok(rest)
 }

@@ -37,10 +37,7 @@ pub(super) fn split(
         max_tensors: options.max_tensors,
         ..External::default()
     };
-    let how = Options {
-        weights: Weights::External(external),
-        over_2gib: false,
-    };
+    let how = Options::new(Weights::External(external), false);
     let out = with_extension(prefix, "onnx");
     let original = original(input, &options.open)?;
     write(
@@ -62,10 +59,7 @@ pub(super) fn merge(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
     let started = Instant::now();
-    let how = Options {
-        weights: Weights::Inline,
-        over_2gib: options.over_2gib,
-    };
+    let how = Options::new(Weights::Inline, options.over_2gib);
     let original = original(input, &options.open)?;
     if original.model.parts.len() == 1 {
         let missing = |w: &&Warning| w.rule == "onnx.external-missing";

@@ -73,6 +73,33 @@ fn broken_models_are_judged_as_the_reference_checker_judges_them() {
     assert_eq!(seen, 102);
 }
 
+/// Every model of `tests/data/onnx/shapes.tsv`, which `make_shapes.py` beside it wrote: shapes as the
+/// reference infers them, one off, and operators called with what they cannot take.
+#[test]
+fn shapes_are_judged_as_the_reference_infers_them() {
+    let mut seen = 0;
+    for line in include_str!("../data/onnx/shapes.tsv").lines().skip(1) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let [name, rule, full, model] = cells[..] else {
+            panic!("{line}");
+        };
+        let bytes = hex::decode(model).unwrap();
+        let strict = verify(&bytes, false);
+        match rule {
+            "-" => assert_eq!(strict, [], "{name}"),
+            _ => {
+                let rules: Vec<&str> = strict.iter().map(|v| v.rule).collect();
+                assert_eq!(rules, [rule], "{name}: {strict:#?}");
+            }
+        }
+        // What the reference refuses is refused; some of the rest the definitions forbid.
+        assert!(full == "ok" || rule != "-", "{name}");
+        assert_eq!(verify(&bytes, true), [], "{name}");
+        seen += 1;
+    }
+    assert_eq!(seen, 272);
+}
+
 /// The model of that name in the table.
 fn model(name: &str) -> Vec<u8> {
     let table = include_str!("../data/onnx/broken.tsv");

@@ -23,7 +23,7 @@ fn answers(kind: &str) -> Vec<Vec<Json>> {
     rows.map(|r| r.as_array().unwrap().clone()).collect()
 }
 
-fn kind(name: &str) -> OnnxOptions {
+pub(crate) fn kind(name: &str) -> OnnxOptions {
     OnnxOptions {
         sync: false,
         ..OnnxOptions::new(OnnxType::from_name(name).unwrap())
@@ -91,7 +91,7 @@ fn formula(rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(|i| one(i) / 8192.0).collect()
 }
 
-fn tensor(name: &str, dims: &[usize], values: &[f32]) -> Fields {
+pub(crate) fn tensor(name: &str, dims: &[usize], values: &[f32]) -> Fields {
     let mut out = Fields::new();
     for &d in dims {
         out = out.int(1, d as i64);
@@ -100,7 +100,7 @@ fn tensor(name: &str, dims: &[usize], values: &[f32]) -> Fields {
     out.int(2, 1).bytes(8, name).bytes(9, bytes)
 }
 
-fn value(name: &str, columns: usize) -> Fields {
+pub(crate) fn value(name: &str, columns: usize) -> Fields {
     let dim = |n| Fields::new().bytes(1, n);
     let shape = dim(Fields::new().bytes(2, "n")).bytes(1, Fields::new().int(1, columns as i64));
     let kind = Fields::new().bytes(1, Fields::new().int(1, 1).bytes(2, shape));

@@ -198,3 +198,24 @@ fn stacks_of_matrices_have_one_scale() {
         assert_eq!(told, scales == 1);
     }
 }
+
+/// A graph may give what it got, which no pair of operators can then take the name of.
+#[test]
+fn an_input_that_is_an_output_stays_as_it_came() {
+    let weight = tensor("w", FLOAT, &[32, 16], &floats(32 * 16));
+    let graph = [
+        (1, node("MatMul", &["x", "w"], "y")),
+        (5, weight),
+        (11, value("x", FLOAT, &[2, 32])),
+        (12, value("x", FLOAT, &[2, 32])),
+        (12, value("y", FLOAT, &[2, 16])),
+    ];
+    let names = ["x", "y"].map(|n| (n.to_owned(), (-1.0, 1.0)));
+    let options = OnnxOptions {
+        ranges: Some(names.into()),
+        ..OnnxOptions::new(OnnxType::Int8)
+    };
+    let (done, wrong) = quantized(&model(9, 17, &graph), &options);
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert_eq!(done.tensors[0].name, "w");
+}

@@ -484,10 +484,7 @@ fn weights_that_come_with_changes_go_where_the_others_go() {
     for weights in [Weights::Keep, Weights::External(External::default())] {
         let beside = weights != Weights::Keep;
         let out = dir.path().join("out.onnx");
-        let options = Options {
-            weights,
-            ..Options::default()
-        };
+        let options = Options::new(weights, false);
         let plan = plan(&original, edits.clone(), &out, &options).unwrap();
         plan.write(false, &mut |_, _| {}).unwrap();
         let model = weighbridge::open(&out).unwrap();

@@ -271,6 +271,35 @@ impl Archive {
         Ok(out)
     }
 
+    /// The first bytes of the member, inflated as needed: `most`, or all of a shorter one. No
+    /// checksum is verified.
+    ///
+    /// # Errors
+    /// As [`Archive::storage`]; `Malformed` with `zip.bad-deflate`.
+    pub fn head(&self, m: &Member, most: usize) -> Result<Vec<u8>> {
+        let offset = self.readable(m)?;
+        let want = m.size.min(most as u64);
+        if m.method != Method::Deflate {
+            return self.source.read_vec(offset..offset + want);
+        }
+        let raw = Payload {
+            archive: self,
+            at: offset,
+            end: offset + m.stored,
+            failed: None,
+        };
+        let mut inflate = flate2::read::DeflateDecoder::new(raw).take(want);
+        let mut out = Vec::new();
+        match inflate.read_to_end(&mut out) {
+            Ok(_) => Ok(out),
+            Err(e) => {
+                let failed = inflate.get_mut().get_mut().failed.take();
+                let bad = || Error::malformed("zip.bad-deflate", e.to_string()).at(offset);
+                Err(self.named(m, failed.unwrap_or_else(bad)))
+            }
+        }
+    }
+
     /// Reads the whole member in pieces of at most 1 MiB, inflating as needed, verifies its
     /// checksum, and that the compressed bytes end where the directory says.
     ///

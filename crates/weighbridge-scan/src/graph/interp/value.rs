@@ -218,6 +218,11 @@ impl Tensor {
         Self::int(Kind::I64, vec![data.len()], data)
     }
 
+    /// Whether an element is no number.
+    pub(crate) fn is_undefined(&self) -> bool {
+        matches!(&self.data, Data::Float(v) if v.iter().any(|x| x.is_nan()))
+    }
+
     pub(crate) fn scalar(n: i64) -> Self {
         Self::int(Kind::I64, Vec::new(), vec![n])
     }

@@ -42,7 +42,13 @@ impl<'g> Solver<'_, 'g> {
     }
 
     /// What goes into result `i`, and with which weights.
-    fn taps(&mut self, node: &Node<'g>, side: usize, i: usize, out: &Tensor) -> Option<Taps> {
+    pub(super) fn taps(
+        &mut self,
+        node: &Node<'g>,
+        side: usize,
+        i: usize,
+        out: &Tensor,
+    ) -> Option<Taps> {
         let given = self.given(node);
         let c = Call {
             op: node.op,
@@ -116,6 +122,27 @@ impl<'g> Solver<'_, 'g> {
         &mut self,
         at: usize,
         (id, x): (Id, &Tensor),
+        taps: Taps,
+        now: f64,
+        range: (f64, f64),
+        goals: &mut Goals,
+    ) {
+        // Now the elements that are summed up move, now those that they are made of.
+        let way = self.choice(at, 7);
+        if self.choice(at ^ 0x3c, 3) > 0 {
+            let (from, back) = self.through(id, taps.clone());
+            if let Some(x) = self.cone.value(from).filter(|_| from != id) {
+                let way = if way == 1 { 2 } else { way };
+                return self.shift((at, way), (from, &x), back, now, range, goals);
+            }
+        }
+        self.shift((at, way), (id, x), taps, now, range, goals);
+    }
+
+    fn shift(
+        &mut self,
+        (at, way): (usize, usize),
+        (id, x): (Id, &Tensor),
         mut taps: Taps,
         now: f64,
         (low, high): (f64, f64),
@@ -132,13 +159,18 @@ impl<'g> Solver<'_, 'g> {
             0.0
         };
         let target = if up { low + width } else { high - width };
+        // What is divided by its own length comes nearer ever more slowly, unless it is pushed.
+        let open = !(low.is_finite() && high.is_finite());
+        let push = match open || self.turn % 2 == 1 {
+            true => 1.0 + 0.25 * self.turn.saturating_sub(3) as f64,
+            false => 1.0,
+        };
         let short = target - now;
         let value = |j: usize| x.at(j).unwrap_or(0.0);
         let bits = taps
             .iter()
             .all(|(j, _)| matches!(value(*j), v if v == 0.0 || v == 1.0));
         let mut set = |j: usize, v: f64| goals.add(id, j, Want::exactly(v));
-        let way = self.choice(at, 7);
         if bits && (way < 4 || x.kind == crate::graph::interp::value::Kind::Bool) {
             // Flags: as many of them as it takes.
             let mut left = short;
@@ -173,7 +205,6 @@ impl<'g> Solver<'_, 'g> {
                     false => 1.0,
                 };
                 // A little beyond an open end, where there is room.
-                let open = !(low.is_finite() && high.is_finite());
                 let part = if open {
                     (part * 1.02).min(part.max(1.0))
                 } else {
@@ -187,7 +218,7 @@ impl<'g> Solver<'_, 'g> {
             2 | 3 => {
                 let norm: f64 = taps.iter().map(|(_, w)| w * w).sum();
                 for (j, w) in taps {
-                    set(j, value(j) + w * short * 1.001 / norm);
+                    set(j, value(j) + w * short * 1.001 * push / norm);
                 }
             }
             // The same everywhere.

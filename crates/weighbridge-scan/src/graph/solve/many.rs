@@ -10,7 +10,12 @@ const AHEAD: f64 = 1.0;
 
 impl<'g> Solver<'_, 'g> {
     /// The elements of operand 0 that go into each of `wants`.
-    fn members(&mut self, node: &Node<'g>, x: &Tensor, wants: &Wants) -> Option<Vec<Vec<usize>>> {
+    pub(super) fn members(
+        &mut self,
+        node: &Node<'g>,
+        x: &Tensor,
+        wants: &Wants,
+    ) -> Option<Vec<Vec<usize>>> {
         let given = self.given(node);
         let c = Call {
             op: node.op,

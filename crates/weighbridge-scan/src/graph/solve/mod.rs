@@ -8,6 +8,8 @@
 mod elements;
 mod linear;
 mod many;
+mod table;
+mod through;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -94,6 +96,8 @@ pub(crate) struct Solver<'s, 'g> {
     seed: u64,
     /// How often what is wanted was handed back in this attempt.
     turn: usize,
+    /// The node that makes each value.
+    makers: HashMap<Id, usize>,
 }
 
 impl<'s, 'g> Solver<'s, 'g> {
@@ -106,7 +110,12 @@ impl<'s, 'g> Solver<'s, 'g> {
             kept: 0,
             seed: 0,
             turn: 0,
+            makers: HashMap::new(),
         }
+    }
+
+    fn maker(&self, id: Id) -> Option<usize> {
+        self.makers.get(&id).copied()
     }
 
     /// Tries to get from `start` to inputs of which `reached` says yes; the values of the last
@@ -119,6 +128,8 @@ impl<'s, 'g> Solver<'s, 'g> {
         reached: &dyn Fn(&Cone<'g>) -> bool,
     ) -> Result<Option<Vec<Value>>, Halt> {
         self.seed = way.wrapping_mul(0x9e37_79b9);
+        let made = |(at, n): (usize, &Node<'g>)| n.makes().map(|id| (id, at)).collect::<Vec<_>>();
+        self.makers = self.cone.nodes.iter().enumerate().flat_map(made).collect();
         let mut given = start;
         let _ = self.run(&given)?;
         let mut stale = 0;
@@ -168,9 +179,15 @@ impl<'s, 'g> Solver<'s, 'g> {
     /// Hands what is wanted back to the inputs, and gives them as they should be.
     fn pass(&mut self, mut goals: Goals, given: &[Value]) -> Result<Vec<Value>, Halt> {
         self.meter.spend(self.cone.nodes.len())?;
-        let nodes = std::mem::take(&mut self.cone.nodes);
-        for at in (0..nodes.len()).rev() {
-            let Some(node) = nodes.get(at) else { continue };
+        for at in (0..self.cone.nodes.len()).rev() {
+            let outputs = self.cone.nodes.get(at).map(|n| n.outputs.as_slice());
+            let wanted = |id: &Option<Id>| id.is_some_and(|id| goals.0.contains_key(&id));
+            if !outputs.unwrap_or_default().iter().any(wanted) {
+                continue;
+            }
+            let Some(node) = self.cone.nodes.get(at).cloned() else {
+                continue;
+            };
             for (k, out) in node.outputs.iter().enumerate() {
                 let wants = out.and_then(|id| goals.0.remove(&id));
                 let (Some(wants), Some(id)) = (wants, *out) else {
@@ -185,11 +202,10 @@ impl<'s, 'g> Solver<'s, 'g> {
                 let open = wants.into_iter().filter(|(i, w)| !w.met(&now, *i));
                 let open: Wants = open.collect();
                 if !open.is_empty() {
-                    self.hand(at, node, k, &open, &mut goals);
+                    self.hand(at, &node, k, &open, &mut goals);
                 }
             }
         }
-        self.cone.nodes = nodes;
         let mut next = given.to_vec();
         for (input, slot) in self.inputs.iter().zip(&mut next) {
             if let Some(wants) = goals.0.remove(&input.id) {
@@ -275,6 +291,7 @@ impl<'s, 'g> Solver<'s, 'g> {
             | Op::AveragePool
             | Op::GlobalAveragePool
             | Op::CumSum => self.weighed(at, node, wants, goals),
+            Op::LayerNorm => self.normalised(node, wants, goals),
             Op::ArgMax | Op::ArgMin => self.chosen(node, wants, goals),
             Op::OneHot => self.one_hot(node, wants, goals),
             Op::Softmax | Op::LogSoftmax | Op::Hardmax => self.soft(node, wants, goals),
@@ -351,42 +368,6 @@ impl<'s, 'g> Solver<'s, 'g> {
         }
         let made = self.call(node, &inputs).ok()?;
         made.iter().map(|t| t.to_ints().ok()).collect()
-    }
-
-    /// A table looked up at a place that depends on inputs: which row would do.
-    fn looked_up(&mut self, at: usize, node: &Node<'g>, wants: &Wants, goals: &mut Goals) {
-        let (Some(table), Some((id, index))) = (self.value(node, 0), self.operand(node, 1)) else {
-            return;
-        };
-        let c = super::interp::axis(node.attributes.int_or("axis", 0), table.dims.len());
-        let Ok(axis) = c else { return };
-        let product = |d: &[usize]| d.iter().fold(1usize, |n, &d| n.saturating_mul(d)).max(1);
-        let extent = table.dims.get(axis).copied().unwrap_or(1);
-        let run = product(table.dims.get(axis + 1..).unwrap_or_default());
-        let places = index.len().max(1);
-        let mut by_place: BTreeMap<usize, Vec<(usize, usize, &Want)>> = BTreeMap::new();
-        for (o, w) in wants {
-            let (t, rest) = (o % run, o / run);
-            let (j, h) = (rest % places, rest / places);
-            by_place.entry(j).or_default().push((h, t, w));
-        }
-        for (j, all) in by_place {
-            if self.meter.spend(extent).is_err() {
-                return;
-            }
-            let fits = |i: &usize| {
-                let at = |h: usize, t: usize| (h * extent + i) * run + t;
-                all.iter().all(|(h, t, w)| w.met(&table, at(*h, *t)))
-            };
-            let rows: Vec<usize> = (0..extent).filter(fits).take(64).collect();
-            if let Some(&row) = rows.get(self.choice(at, rows.len())) {
-                goals.add(id, j, Want::exactly(row as f64));
-            }
-        }
-        // A table that depends on inputs itself is filled where it is looked up.
-        if self.moves(node.inputs.first().copied().flatten()).is_some() {
-            self.moved(at, node, 0, wants, goals);
-        }
     }
 
     /// The greatest elements along an axis, and where they are.

@@ -78,6 +78,7 @@ pub(super) fn prepare(model: &Model, out: &Path, options: &ConvertOptions) -> Re
     make_folders(&files, options)?;
     Ok(Work {
         files,
+        graph: None,
         report: Report {
             output: Vec::new(),
             tensors: model.tensors.len() as u64,

@@ -1,27 +1,23 @@
 //! Weights into a given graph: every other byte of it stays as it is.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use weighbridge_core::model::{FormatId, Model, Part, Tensor, Value, Warning};
-use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Result};
 
-use super::base::{Base, Fate, MOST_MESSAGE, Slot};
+use super::base::{self, Slot};
 use super::pair::{Pairs, pair};
 use super::share::{self, Sharing};
-use super::{Content, Target, Work, keep_shards, location, some_names};
+use super::{Work, keep_shards, some_names};
 use crate::convert::{ConvertOptions, Job, Report, provenance};
 use crate::format::Note;
 use crate::format::onnx::digest;
-use crate::format::onnx::homes::Home;
-use crate::format::onnx::splice::{Edits, Spliced};
-
-/// Tensors in a file of external data begin at multiples of this when they are as long, so that
-/// they can be mapped (`docs/ExternalData.md` of the ONNX repository), else of the other.
-const PAGE: u64 = 4096;
-const LINE: u64 = 64;
+use crate::format::onnx::place::Alignment;
+use crate::format::onnx::splice::Edits;
+use crate::format::onnx::walk::Home;
+use crate::format::onnx::write::{External, MOST_BYTES, Options, Original, Weights};
 
 /// Plans to put the tensors of `model` into the graph at `graph`, for an output at `out`.
 pub(super) fn prepare(
@@ -30,10 +26,10 @@ pub(super) fn prepare(
     out: &Path,
     options: &ConvertOptions,
 ) -> Result<Work> {
-    let base = Base::open(graph, options.constants, &options.limits)?;
+    let base = base::open(graph, options.constants, &options.limits)?;
     let input = model.parts.clone();
     let mut job = Job::prepare(model, options, FormatId::Onnx)?;
-    let slots = base.slots(options.constants)?;
+    let slots = base::slots(&base, options.constants)?;
     let pairs = pair(&slots, &job.model, &job.bulk, &options.map)?;
     if pairs.pairs.is_empty() {
         pairs.complete(&slots, &job.model)?;
@@ -44,42 +40,38 @@ pub(super) fn prepare(
         pairs.complete(&slots, &job.model)?;
     }
     tell(&base, &slots, &pairs, &mut job, options.weights_only)?;
-    let mut put = Put {
-        base: &base,
-        slots: &slots,
-        fates: HashMap::new(),
-        edits: Edits::new(),
-        tensors: HashMap::new(),
-        most: MOST_MESSAGE,
-    };
+    let (mut edits, mut new) = (Edits::new(), HashMap::new());
     for &(s, w) in &pairs.pairs {
         if let (Some(slot), Some(t)) = (slots.get(s), job.model.tensors.get(w)) {
             let t = Arc::new(t.clone());
-            slot.put(Arc::clone(&t), &mut put.fates, &mut put.edits)?;
-            put.tensors.insert(s, t);
+            slot.put(&t, &mut edits)
+                .map_err(|e| e.in_file(base.source.name()))?;
+            new.insert(s, t);
         }
     }
     let mut files = Vec::new();
-    let spliced = match &options.shared_weights {
+    let how = match &options.shared_weights {
         Some(file) => {
             let file = share::Place::new(file, out)?;
-            files.extend(put.share(&file, &input)?);
-            base.readable(&put.fates, std::mem::take(&mut put.edits))?
+            let lies = lies(&base, &slots, &new, &file, &input);
+            files.extend(lies.finish(&mut edits)?.0);
+            share::LEFT
         }
-        None => put.store(out, &mut files)?,
+        None => inside(MOST_BYTES),
     };
-    files.push(Target {
-        path: out.to_path_buf(),
-        bytes: spliced.len(),
-        content: Content::Splice(Arc::clone(&base.source), spliced),
-    });
-    let written: Vec<_> = files.iter().map(|f| f.path.clone()).collect();
-    keep_shards(&job.model, &written)?;
-    keep_shards(&base.model, &written)?;
+    let keep = |written: &[PathBuf]| {
+        keep_shards(&job.model, written)?;
+        keep_shards(&base.model, written)
+    };
+    keep(&[out.to_path_buf()])?;
+    let plan = share::plan(&base, edits, out, &how)?;
+    let beside = files.iter().map(|f| f.path.clone());
+    keep(&beside.chain(plan.paths()).collect::<Vec<_>>())?;
     let mut warnings = std::mem::take(&mut job.model.warnings);
     warnings.extend(base.model.warnings.iter().cloned());
     Ok(Work {
         files,
+        graph: Some(plan),
         report: Report {
             output: Vec::new(),
             tensors: pairs.pairs.len() as u64,
@@ -97,7 +89,7 @@ const CONSTANTS: &str = "some exporters keep weights in Constant nodes: --consta
 
 /// Lists what is left on either side, and what may be a mistake.
 fn tell(
-    base: &Base,
+    base: &Original,
     slots: &[Slot<'_>],
     pairs: &Pairs,
     job: &mut Job,
@@ -143,7 +135,7 @@ fn tell(
 }
 
 /// Lists the metadata of the weights that the graph, which keeps its own, does not have.
-fn metadata(base: &Base, job: &mut Job, weights_only: bool) {
+fn metadata(base: &Original, job: &mut Job, weights_only: bool) {
     let says = |m: &Model, k: &str| -> Option<String> {
         let (_, v) = m.metadata.iter().find(|(key, _)| key == k)?;
         v.as_str().map(str::to_owned)
@@ -163,99 +155,55 @@ fn metadata(base: &Base, job: &mut Job, weights_only: bool) {
     }
 }
 
-/// A graph that takes tensors in.
-struct Put<'b> {
-    base: &'b Base,
-    slots: &'b [Slot<'b>],
-    fates: HashMap<Span, Fate>,
-    edits: Edits,
-    /// The new tensors, by slot.
-    tensors: HashMap<usize, Arc<Tensor>>,
-    /// Longest file of a graph that takes its weights in.
-    most: u64,
+/// Weights go into the graph's file, or, where nobody could read that, large ones into a file
+/// beside it: those that fill a page at pages, so that they can be mapped.
+fn inside(most_bytes: u64) -> Options {
+    Options {
+        weights: Weights::Inline,
+        otherwise: Some(External {
+            gather: true,
+            alignment: Alignment::PAGES,
+            ..External::default()
+        }),
+        most_bytes,
+    }
 }
 
-impl Put<'_> {
-    /// Leaves the weights in, or under, a safetensors file; gives the file to write, if any.
-    fn share(&mut self, file: &share::Place, input: &[Part]) -> Result<Option<Target>> {
-        let mut sharing = Sharing::new(file, input);
-        sharing.describe(self.base);
-        for (i, slot) in self.slots.iter().enumerate() {
-            let Home::Initializer(raw) = slot.home else {
-                continue;
-            };
-            if !slot.shared() {
-                continue;
-            }
-            let new = self.tensors.get(&i);
-            // What the weights do not cover lies in the new file too, or stays in the graph.
-            if new.is_none() && sharing.points() {
-                continue;
-            }
-            let mut t = new.map_or_else(|| slot.tensor.clone(), |t| t.as_ref().clone());
-            if !sharing.points() {
-                slot.name().clone_into(&mut t.name);
-            }
-            sharing.add(raw.span, t);
+/// What lies in, or under, a safetensors file.
+fn lies<'b>(
+    base: &'b Original,
+    slots: &'b [Slot<'b>],
+    new: &HashMap<usize, Arc<Tensor>>,
+    file: &'b share::Place,
+    input: &[Part],
+) -> Sharing<'b> {
+    let mut sharing = Sharing::new(file, input);
+    sharing.describe(base);
+    for (i, slot) in slots.iter().enumerate() {
+        let Home::Initializer(raw) = slot.home else {
+            continue;
+        };
+        if !slot.shared() {
+            continue;
         }
-        sharing.finish(&mut self.fates)
+        let new = new.get(&i);
+        // What the weights do not cover lies in the new file too, or stays in the graph.
+        if new.is_none() && sharing.points() {
+            continue;
+        }
+        let mut t = new.map_or_else(|| slot.tensor.clone(), |t| t.as_ref().clone());
+        if !sharing.points() {
+            slot.name().clone_into(&mut t.name);
+        }
+        sharing.add(raw, t);
     }
-
-    /// Leaves the weights in the graph's file, or, where nobody could read that, in one beside it.
-    fn store(mut self, out: &Path, files: &mut Vec<Target>) -> Result<Spliced> {
-        let inline = self
-            .base
-            .spliced(&self.fates, std::mem::take(&mut self.edits))?;
-        if inline.len() <= self.most {
-            return Ok(inline);
-        }
-        let mut name = out.file_name().unwrap_or_default().to_os_string();
-        name.push(".data");
-        let path = out.with_file_name(name);
-        let place: Arc<str> = location(&path)?.into();
-        let mut at = 0u64;
-        let mut data = Vec::new();
-        self.edits = Edits::new();
-        for (i, slot) in self.slots.iter().enumerate() {
-            let own = || Arc::new(slot.tensor.clone());
-            let t = self.tensors.get(&i).cloned();
-            if let (Home::Initializer(raw), true) = (slot.home, slot.large()) {
-                let t = t.unwrap_or_else(own);
-                let length = t.byte_len();
-                let step = if length >= PAGE { PAGE } else { LINE };
-                let offset = at.checked_next_multiple_of(step);
-                let end = offset.and_then(|o| o.checked_add(length));
-                let (Some(offset), Some(end)) = (offset, end) else {
-                    let message = "the sizes do not fit 64 bits together";
-                    return Err(Error::parameter("onnx.too-large", message));
-                };
-                at = end;
-                let fate = Fate::Outside {
-                    location: Arc::clone(&place),
-                    offset,
-                    length,
-                };
-                self.fates.insert(raw.span, fate);
-                data.push((offset, t));
-            } else if let Some(t) = t {
-                slot.put(t, &mut self.fates, &mut self.edits)?;
-            }
-        }
-        let spliced = self.base.readable(&self.fates, self.edits)?;
-        files.push(Target {
-            path,
-            bytes: at,
-            content: Content::Data(data),
-        });
-        Ok(spliced)
-    }
+    sharing
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::format::onnx::encode::Fields;
-    use crate::output::{Output, OutputSet};
 
     fn model(parts: &[(&str, usize, u8)]) -> Vec<u8> {
         let mut graph = Fields::new().bytes(2, "g");
@@ -277,38 +225,19 @@ mod tests {
         ];
         let (path, out) = (dir.path().join("base.onnx"), dir.path().join("out.onnx"));
         std::fs::write(&path, model(&parts)).unwrap();
-        let base = Base::open(&path, false, &weighbridge_core::Limits::default()).unwrap();
+        let base = base::open(&path, false, &weighbridge_core::Limits::default()).unwrap();
         let other = dir.path().join("other.onnx");
         std::fs::write(&other, model(&[("c", 70_000, 9), ("b", 10, 8)])).unwrap();
         let other = crate::open(&other).unwrap();
-        let slots = base.slots(false).unwrap();
-        let new = |i: usize| Arc::new(other.tensors[i].clone());
+        let slots = base::slots(&base, false).unwrap();
         let put = |most| {
-            let mut put = Put {
-                base: &base,
-                slots: &slots,
-                fates: HashMap::new(),
-                edits: Edits::new(),
-                tensors: HashMap::from([(2, new(0)), (1, new(1))]),
-                most,
-            };
-            for (slot, t) in [(2, new(0)), (1, new(1))] {
-                slots[slot].put(t, &mut put.fates, &mut put.edits).unwrap();
+            let mut edits = Edits::new();
+            for (slot, t) in [(2, 0), (1, 1)] {
+                let t = Arc::new(other.tensors[t].clone());
+                slots[slot].put(&t, &mut edits).unwrap();
             }
-            let mut files = Vec::new();
-            let spliced = put.store(&out, &mut files).unwrap();
-            files.push(Target {
-                path: out.clone(),
-                bytes: spliced.len(),
-                content: Content::Splice(Arc::clone(&base.source), spliced),
-            });
-            let mut set = OutputSet::new();
-            for f in &files {
-                let mut out = Output::create(&f.path, false).unwrap();
-                f.fill(&mut out, &mut |_| {}).unwrap();
-                set.push(out).unwrap();
-            }
-            set.commit().unwrap();
+            let plan = share::plan(&base, edits, &out, &inside(most)).unwrap();
+            plan.write(false, &mut |_, _| {}).unwrap();
             crate::open(&out).unwrap()
         };
         let wanted = [(5000, 1), (10, 8), (70_000, 9), (1030, 4)];

@@ -4,22 +4,26 @@
 mod base;
 mod carry;
 mod inject;
+pub(super) mod keras;
 mod pair;
+mod repack;
 mod share;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use weighbridge_core::model::{Chunks, FormatId, Model, Tensor};
+use weighbridge_core::model::{FormatId, Model};
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::{Error, Result};
 
 use super::{ConvertOptions, Report, keep_shards, refuse_changes};
-use crate::format::onnx::splice::{Spliced, put_tensor};
+use crate::format::onnx::beside::is_tied;
+use crate::format::onnx::splice::copy;
+use crate::format::onnx::write;
 use crate::format::safetensors::Safetensors;
 use crate::format::{FormatWriter as _, Plan};
-use crate::output::{Output, OutputSet, Sink as _};
+use crate::output::{Output, OutputSet};
 
 /// Converts `model` to the ONNX file `path`.
 ///
@@ -57,10 +61,6 @@ pub(super) fn convert(
 enum Content {
     /// Another file, as it is.
     Copy(Arc<dyn ByteSource>),
-    /// A file with its changes.
-    Splice(Arc<dyn ByteSource>, Spliced),
-    /// Tensors, each from its position on.
-    Data(Vec<(u64, Arc<Tensor>)>),
     /// The one file of a plan for these tensors.
     Safetensors(Box<Model>, Plan),
 }
@@ -74,17 +74,30 @@ struct Target {
 
 /// What is to be written, and what is to be said of it.
 struct Work {
-    /// The files, the graph last.
+    /// The files.
     files: Vec<Target>,
+    /// The graph with what lies beside it, where it is not one of them.
+    graph: Option<write::Plan>,
     report: Report,
 }
 
 impl Work {
     fn report(&self) -> Report {
-        let all = self.files.iter();
+        let mut output: Vec<PathBuf> = self.files.iter().map(|f| f.path.clone()).collect();
+        let mut bytes = self
+            .files
+            .iter()
+            .fold(0u64, |n, f| n.saturating_add(f.bytes));
+        if let Some(plan) = &self.graph {
+            let mut all = plan.paths();
+            // The graph goes last.
+            all.rotate_left(1);
+            output.extend(all);
+            bytes = bytes.saturating_add(plan.bytes());
+        }
         Report {
-            output: all.clone().map(|f| f.path.clone()).collect(),
-            bytes: all.fold(0, |n, f| n.saturating_add(f.bytes)),
+            output,
+            bytes,
             ..self.report.clone()
         }
     }
@@ -93,10 +106,19 @@ impl Work {
     fn write(&self, sync: bool, progress: &mut dyn FnMut(u64)) -> Result<Vec<PathBuf>> {
         let mut set = OutputSet::new();
         for f in &self.files {
-            let mut out = Output::create(&f.path, sync)?;
-            out.reserve(f.bytes)?;
-            f.fill(&mut out, progress)?;
-            set.push(out)?;
+            set.add(&f.path, f.bytes, sync, &mut |out| f.fill(out, progress))?;
+        }
+        if let Some(plan) = &self.graph {
+            let (mut told, mut folders) = (0u64, Vec::new());
+            plan.write_all(sync, &mut set, &mut folders, &mut |n| {
+                told = told.saturating_add(n);
+                progress(n);
+            })?;
+            progress(plan.bytes().saturating_sub(told));
+            let model = plan.paths().into_iter().next().unwrap_or_default();
+            if is_tied(&model, self.files.iter().map(|f| f.path.as_path())) {
+                set.old_is_tied();
+            }
         }
         set.commit()
     }
@@ -112,22 +134,7 @@ impl Target {
         };
         match &self.content {
             Content::Copy(source) => {
-                let (mut at, len) = (0, source.len());
-                while at < len {
-                    let end = len.min(at + (32 << 20));
-                    out.copy(source.as_ref(), at..end)?;
-                    tell(end - at);
-                    at = end;
-                }
-            }
-            Content::Splice(source, spliced) => spliced.write(source.as_ref(), out, &mut tell)?,
-            Content::Data(tensors) => {
-                let mut chunks = Chunks::new();
-                for (at, t) in tensors {
-                    let gap = at.saturating_sub(out.position());
-                    out.put(&vec![0; usize::try_from(gap).unwrap_or(0)])?;
-                    put_tensor(t, &mut chunks, out, &mut tell)?;
-                }
+                copy(source.as_ref(), 0..source.len(), out, &mut tell)?;
             }
             Content::Safetensors(model, plan) => {
                 Safetensors.write(model, plan, 0, out, &mut tell)?;

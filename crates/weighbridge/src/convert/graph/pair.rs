@@ -75,26 +75,29 @@ pub(super) fn pair(
     out.unused.sort_unstable();
     for &(s, w) in &out.pairs {
         if let (Some(s), Some(t)) = (slots.get(s), weights.tensors.get(w)) {
-            fits(s, t)?;
+            fits(s.name(), s.tensor, "the graph", t)?;
         }
     }
     Ok(out)
 }
 
-/// Whether `t` can stand where `slot` stands.
-fn fits(slot: &Slot<'_>, t: &Tensor) -> Result<()> {
-    let named = match slot.name() == t.name {
+/// Whether `t` can stand where `old`, called `name`, stands in `whole`.
+///
+/// # Errors
+/// `Unsupported` where it cannot, with what helps.
+pub(super) fn fits(name: &str, old: &Tensor, whole: &str, t: &Tensor) -> Result<()> {
+    let named = match name == t.name {
         true => t.name.clone(),
-        false => format!("{} (for {})", t.name, slot.name()),
+        false => format!("{} (for {name})", t.name),
     };
     let no = |rule, message: String| Err(Error::unsupported(rule, message));
     if t.layout != Layout::Strided || !t.has_data() {
-        let message = format!("{named} is {}, the graph wants it dense", t.layout.as_str());
+        let message = format!("{named} is {}, {whole} wants it dense", t.layout.as_str());
         return no("convert.graph-layout", message).map_err(|e| e.help("--densify writes it so"));
     }
-    let (want, have) = (slot.tensor.dtype, t.dtype);
+    let (want, have) = (old.dtype, t.dtype);
     if want != have {
-        let message = format!("{named} is {have}, the graph wants {want}");
+        let message = format!("{named} is {have}, {whole} wants {want}");
         let help = match (
             want.is_float(),
             t.dtype.block().is_some() || have.is_float(),
@@ -107,16 +110,16 @@ fn fits(slot: &Slot<'_>, t: &Tensor) -> Result<()> {
         };
         return no("convert.graph-dtype", message).map_err(|e| e.help(help));
     }
-    let (want, have) = (&slot.tensor.shape, &t.shape);
+    let (want, have) = (&old.shape, &t.shape);
     if want != have {
-        let message = format!("{named} is {have:?}, the graph wants {want:?}");
+        let message = format!("{named} is {have:?}, {whole} wants {want:?}");
         let mut turned = have.clone();
         if let [.., a, b] = turned.as_mut_slice() {
             std::mem::swap(a, b);
         }
         let help = match turned == *want {
             true => format!(
-                "if the graph has its transpose: --transpose '^{}$'",
+                "if {whole} has its transpose: --transpose '^{}$'",
                 regex::escape(&t.name)
             ),
             false => "--map FROM=TO pairs it with another, --drop leaves it out".to_owned(),

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use weighbridge_core::model::{FormatId, Model, Part, Tensor};
-use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Result};
 
-use super::base::{Base, Fate};
-use super::{Content, Target, Work, carry, folder, keep_shards, location};
+use super::{Content, Target, Work, base, carry, folder, keep_shards, location};
 use crate::convert::{ConvertOptions, Report, provenance};
-use crate::format::onnx::homes::Home;
+use crate::format::onnx::place::{Lying, whole};
+use crate::format::onnx::raw;
 use crate::format::onnx::splice::Edits;
+use crate::format::onnx::walk::Home;
+use crate::format::onnx::write::{self, MOST_BYTES, Options, Original, Weights};
 use crate::format::safetensors::Safetensors;
 use crate::format::{FormatWriter as _, WriteOptions};
 use crate::output::{raw_bytes, same_file};
@@ -77,7 +78,8 @@ pub(super) struct Sharing<'p> {
     /// Whether the input is that file: it stays as it is.
     points: bool,
     model: Model,
-    spans: Vec<Span>,
+    /// What stands for each in the graph.
+    raw: Vec<&'p raw::Tensor>,
 }
 
 impl<'p> Sharing<'p> {
@@ -87,7 +89,7 @@ impl<'p> Sharing<'p> {
             place,
             points,
             model: Model::new(FormatId::Onnx),
-            spans: Vec::new(),
+            raw: Vec::new(),
         }
     }
 
@@ -96,34 +98,41 @@ impl<'p> Sharing<'p> {
         self.points
     }
 
-    /// Shares the bytes of `tensor`, which the `TensorProto` at `span` stands for.
-    pub(super) fn add(&mut self, span: Span, tensor: Tensor) {
-        self.spans.push(span);
+    /// Shares the bytes of `tensor`, which `raw` stands for.
+    pub(super) fn add(&mut self, raw: &'p raw::Tensor, tensor: Tensor) {
+        self.raw.push(raw);
         self.model.tensors.push(tensor);
     }
 
-    /// Says of every tensor where it lies; gives the file to write, if it is to be written.
-    pub(super) fn finish(mut self, fates: &mut HashMap<Span, Fate>) -> Result<Option<Target>> {
+    /// Says of every tensor where it lies; gives the file to write, if it is to be written, and how
+    /// many they are.
+    pub(super) fn finish(self, edits: &mut Edits) -> Result<(Option<Target>, u64)> {
         if self.model.tensors.is_empty() {
             let message = "none of the graph's weights can lie in a safetensors file";
             return Err(Error::unsupported("convert.shared-weights", message));
         }
         match self.points {
-            true => self.point(fates).map(|()| None),
-            false => self.write(fates).map(Some),
+            true => self.point(edits).map(|n| (None, n)),
+            false => self.write(edits).map(|(target, n)| (Some(target), n)),
         }
     }
 
-    fn outside(&self, offset: u64, length: u64) -> Fate {
-        Fate::Outside {
-            location: Arc::clone(&self.place.location),
+    fn leave(&self, i: usize, offset: u64, edits: &mut Edits) -> Result<u64> {
+        let (Some(t), Some(raw)) = (self.model.tensors.get(i), self.raw.get(i)) else {
+            return Ok(0);
+        };
+        whole(raw)?;
+        let lying = Lying {
+            location: &self.place.location,
             offset,
-            length,
-        }
+            length: t.byte_len(),
+        };
+        lying.leave(edits, raw);
+        Ok(t.byte_len())
     }
 
-    fn point(&mut self, fates: &mut HashMap<Span, Fate>) -> Result<()> {
-        for (t, span) in self.model.tensors.iter().zip(&self.spans) {
+    fn point(&self, edits: &mut Edits) -> Result<u64> {
+        for (i, t) in self.model.tensors.iter().enumerate() {
             let at = raw_bytes(t).and_then(|(source, at)| {
                 let there = same_file(Path::new(source.name()), &self.place.path);
                 let base = source.as_file().filter(|_| there)?.1;
@@ -135,12 +144,12 @@ impl<'p> Sharing<'p> {
                     .in_file(self.place.path.display().to_string())
                     .help("to cast or transpose, name another file: it is written"));
             };
-            fates.insert(*span, self.outside(at, t.byte_len()));
+            self.leave(i, at, edits)?;
         }
-        Ok(())
+        Ok(self.model.tensors.len() as u64)
     }
 
-    fn write(self, fates: &mut HashMap<Span, Fate>) -> Result<Target> {
+    fn write(self, edits: &mut Edits) -> Result<(Target, u64)> {
         let options = WriteOptions {
             align: PAGE,
             ..WriteOptions::default()
@@ -153,24 +162,22 @@ impl<'p> Sharing<'p> {
         // What the format has no dtype for is not in the plan, and stays in the graph.
         let mut at = file.prepared.len() as u64;
         for &i in &file.tensors {
-            if let (Some(t), Some(span)) = (self.model.tensors.get(i), self.spans.get(i)) {
-                let length = t.byte_len();
-                fates.insert(*span, self.outside(at, length));
-                at = at.saturating_add(length);
-            }
+            at = at.saturating_add(self.leave(i, at, edits)?);
         }
-        Ok(Target {
+        let count = file.tensors.len() as u64;
+        let target = Target {
             path: self.place.path.clone(),
             bytes: file.bytes,
             content: Content::Safetensors(Box::new(self.model), plan),
-        })
+        };
+        Ok((target, count))
     }
 
     /// Has the file say which graph its weights are of.
-    pub(super) fn describe(&mut self, base: &Base) {
+    pub(super) fn describe(&mut self, base: &Original) {
         self.model.parts.clone_from(&base.model.parts);
         self.model.metadata.clone_from(&base.model.metadata);
-        provenance::record(&mut self.model, &HashMap::new(), &base.limits);
+        provenance::record(&mut self.model, &HashMap::new(), base.limits());
     }
 }
 
@@ -184,27 +191,26 @@ pub(super) fn prepare(
 ) -> Result<Work> {
     carry::refuse_changes_of_tensors(options)?;
     let place = Place::new(file, out)?;
-    let base = Base::open(carry::graph_file(&model)?, false, &options.limits)?;
+    let base = base::open(carry::graph_file(&model)?, false, &options.limits)?;
+    let slots = base::slots(&base, false)?;
     let mut sharing = Sharing::new(&place, &[]);
-    let mut fates = HashMap::new();
-    for slot in base.slots(false)? {
+    for slot in &slots {
         if let (Home::Initializer(raw), true) = (slot.home, slot.shared()) {
-            sharing.add(raw.span, slot.tensor.clone());
+            sharing.add(raw, slot.tensor.clone());
         }
     }
     sharing.describe(&base);
-    let mut files: Vec<Target> = sharing.finish(&mut fates)?.into_iter().collect();
-    let tensors = fates.len() as u64;
-    let spliced = base.readable(&fates, Edits::new())?;
-    files.push(Target {
-        path: out.to_path_buf(),
-        bytes: spliced.len(),
-        content: Content::Splice(Arc::clone(&base.source), spliced),
-    });
-    let written: Vec<_> = files.iter().map(|f| f.path.clone()).collect();
+    let mut edits = Edits::new();
+    let (file, tensors) = sharing.finish(&mut edits)?;
+    let files: Vec<Target> = file.into_iter().collect();
+    keep_shards(&base.model, &[out.to_path_buf()])?;
+    let graph = plan(&base, edits, out, &LEFT)?;
+    let beside = files.iter().map(|f| f.path.clone());
+    let written: Vec<_> = beside.chain(graph.paths()).collect();
     keep_shards(&base.model, &written)?;
     Ok(Work {
         files,
+        graph: Some(graph),
         report: Report {
             output: Vec::new(),
             tensors,
@@ -214,5 +220,30 @@ pub(super) fn prepare(
             warnings: model.warnings,
             seconds: 0.0,
         },
+    })
+}
+
+/// What does not lie in the shared file is in the graph.
+pub(super) const LEFT: Options = Options {
+    weights: Weights::Inline,
+    otherwise: None,
+    most_bytes: MOST_BYTES,
+};
+
+/// Plans to write `base` with `edits` to `out`.
+pub(super) fn plan(
+    base: &Original,
+    edits: Edits,
+    out: &Path,
+    how: &Options,
+) -> Result<write::Plan> {
+    write::plan(base, edits, out, how).map_err(|e| match e.rule() {
+        "onnx.over-2gib" => {
+            let message =
+                "the graph would be too long for others even without its large initializers";
+            Error::limit("onnx.too-large", format!("{message}: {}", e.message()))
+                .in_file(base.source.name())
+        }
+        _ => e,
     })
 }

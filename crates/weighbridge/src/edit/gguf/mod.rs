@@ -38,12 +38,12 @@ use weighbridge_core::{Error, Result};
 
 pub use draft::{RESERVE, USED};
 
-use super::in_place::{lock, sync, write};
+use super::in_place::{sync, target, write};
 use super::{Change, EditOptions, Method, Report};
 use crate::format::Note;
 use crate::format::gguf::raw::Header;
 use crate::format::gguf::{verify, vocabulary};
-use crate::output::{self, Output, Run, Sink, same_file};
+use crate::output::{self, Output, Run, Sink};
 use draft::Draft;
 use place::Way;
 
@@ -69,15 +69,7 @@ pub(super) fn edit(
         let message = format!("a reserve of more than {MOST_RESERVE} bytes");
         return Err(Error::parameter("edit.reserve", message));
     }
-    let elsewhere = options
-        .output
-        .as_deref()
-        .filter(|out| !same_file(path, out));
-    let target = if options.dry_run || elsewhere.is_some() {
-        None
-    } else {
-        Some(lock(path)?)
-    };
+    let (elsewhere, target) = target(path, options)?;
     // Never mapped: what a mapping shows must not change under the header that is read from it.
     let source = source::open_file(path, Backend::Pread)?;
     let (header, warnings) = header(source.as_ref(), options)?;

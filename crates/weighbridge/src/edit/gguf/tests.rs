@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use weighbridge_core::model::{Coding, Element, Model, Number, Value};
 use weighbridge_core::source::{FileSource, SliceSource};
 
+use super::super::in_place::lock;
 use super::super::{Change, EditOptions, Kind, Method, Report};
 use super::draft::FILL;
 use super::*;

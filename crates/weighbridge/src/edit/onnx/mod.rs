@@ -16,13 +16,12 @@ use weighbridge_core::source::{self, Backend};
 use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Result};
 
-use super::in_place::{SECTOR, lock, sync, write};
+use super::in_place::{SECTOR, sync, target, write};
 use super::{Change, EditOptions, Method, Report};
 use crate::format::Note;
 use crate::format::onnx::splice::{Edits, splice};
 use crate::format::onnx::walk::{Item, walk};
 use crate::format::onnx::write::{Options, Original, Weights, plan};
-use crate::output::same_file;
 use names::Names;
 
 /// Edits the file at `path`; see [`super::edit`].
@@ -36,14 +35,7 @@ pub(super) fn edit(
         let message = "ONNX files have no room for edits to come";
         return Err(Error::parameter("edit.reserve", message).help("leave --reserve out"));
     }
-    let elsewhere = options
-        .output
-        .as_deref()
-        .filter(|out| !same_file(path, out));
-    let target = match options.dry_run || elsewhere.is_some() {
-        true => None,
-        false => Some(lock(path)?),
-    };
+    let (elsewhere, target) = target(path, options)?;
     // Never mapped: what a mapping shows must not change under what is read from it.
     let mut open = options.open.clone();
     open.backend = Backend::Pread;
@@ -96,10 +88,7 @@ fn rewrite(
     mut report: Report,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
-    let how = Options {
-        weights: options.weights.clone(),
-        over_2gib: options.over_2gib,
-    };
+    let how = Options::new(options.weights.clone(), options.over_2gib);
     let mut plan = plan(original, edits, &report.output, &how)?;
     report.changed.append(&mut plan.notes);
     for path in &plan.unused {
@@ -162,6 +151,7 @@ fn strip_docs(original: &Original, edits: &mut Edits, notes: &mut Vec<Note>) -> 
             Item::Tensor(t, _) => (t.span, 12, t.doc_string),
             Item::Value(v) => (v.span, 3, v.doc_string),
             Item::Function(f) => (f.span, 8, f.doc_string),
+            Item::Home(_) => return Ok(()),
         };
         found.extend(doc.map(|d| (message, number, d)));
         Ok(())

@@ -63,6 +63,20 @@ fn fit(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// What is to have another name, and which: those of `pairs` that change something.
+fn renames<'c>(
+    pairs: impl Iterator<Item = (&'c String, &'c String)>,
+) -> Result<Vec<(&'c str, &'c str)>> {
+    let mut out = Vec::new();
+    for (from, to) in pairs {
+        fit(to)?;
+        if from != to {
+            out.push((from.as_str(), to.as_str()));
+        }
+    }
+    Ok(out)
+}
+
 fn taken(name: &str) -> Error {
     refused(
         "edit.name-taken",
@@ -81,15 +95,12 @@ fn values(
     let mut new: HashMap<u64, &str> = HashMap::new();
     let mut targets = HashSet::new();
     let mut sites = Vec::new();
-    for c in changes {
-        let Change::Rename(from, to) = c else {
-            continue;
-        };
-        fit(to)?;
-        if from == to {
-            continue;
-        }
-        if !targets.insert(to.as_str()) {
+    let pairs = changes.iter().filter_map(|c| match c {
+        Change::Rename(from, to) => Some((from, to)),
+        _ => None,
+    });
+    for (from, to) in renames(pairs)? {
+        if !targets.insert(to) {
             return Err(taken(to));
         }
         let scopes = names.scopes(from);
@@ -108,12 +119,12 @@ fn values(
                     (Kind::Use, Root::Main) if s.whole.is_some() => Some("an output"),
                     _ => None,
                 });
-                sites.push((s, to.as_str()));
+                sites.push((s, to));
             }
         }
         let what = what.map_or_else(String::new, |w| format!(", {w} of the model"));
         notes.push(Note {
-            what: from.clone(),
+            what: from.to_owned(),
             why: format!("renamed to {to}{what}"),
             naming: true,
         });
@@ -156,14 +167,11 @@ fn nodes(
 ) -> Result<()> {
     let mut new: HashMap<u64, &str> = HashMap::new();
     let mut targets = HashSet::new();
-    for c in changes {
-        let Change::RenameNode(from, to) = c else {
-            continue;
-        };
-        fit(to)?;
-        if from == to {
-            continue;
-        }
+    let pairs = changes.iter().filter_map(|c| match c {
+        Change::RenameNode(from, to) => Some((from, to)),
+        _ => None,
+    });
+    for (from, to) in renames(pairs)? {
         let (mut outer, mut inner): (Vec<&Node>, Vec<&Node>) = Default::default();
         names.nodes(&mut |n, main| {
             if n.name() == from {
@@ -182,7 +190,7 @@ fn nodes(
                 return Err(refused("edit.ambiguous", message));
             }
         };
-        if !targets.insert(to.as_str()) || new.insert(node.span.start, to).is_some() {
+        if !targets.insert(to) || new.insert(node.span.start, to).is_some() {
             let message = format!("two nodes would be called {to}, or {from} is renamed twice");
             return Err(refused("edit.name-taken", message));
         }

@@ -9,6 +9,7 @@ use weighbridge_core::{Error, Result};
 
 use super::super::detect::{self, Detected};
 use super::super::pytorch::{dcp, deepspeed, megatron};
+use super::super::tensorflow::checkpoint;
 use super::{Listed, Located, Target, list, open, strip_shard};
 use crate::OpenOptions;
 use crate::output::same_file;
@@ -22,8 +23,41 @@ enum Rank {
     Torch,
     Trainer,
     Onnx,
+    Keras,
+    KerasWeights,
+    Hdf5,
+    SavedModel,
+    TfCheckpoint,
+    GraphDef,
+    TfLite,
+    FlaxIndex,
+    Flax,
+    Numpy,
     Gguf,
-    Unreadable,
+}
+
+impl Rank {
+    /// Whether a file of this rank can be of `format`.
+    fn is(self, format: FormatId) -> bool {
+        match self {
+            Self::SafetensorsIndex | Self::Safetensors => format == FormatId::Safetensors,
+            Self::TorchIndex | Self::Torch | Self::Trainer => {
+                matches!(format, FormatId::PyTorch | FormatId::Pickle)
+            }
+            Self::Onnx => format == FormatId::Onnx,
+            Self::Keras => format == FormatId::Keras,
+            Self::KerasWeights | Self::Hdf5 => {
+                matches!(format, FormatId::Keras | FormatId::Hdf5)
+            }
+            Self::SavedModel => format == FormatId::SavedModel,
+            Self::TfCheckpoint => format == FormatId::TfCheckpoint,
+            Self::GraphDef => format == FormatId::GraphDef,
+            Self::TfLite => format == FormatId::TfLite,
+            Self::FlaxIndex | Self::Flax => format == FormatId::Flax,
+            Self::Numpy => format == FormatId::Numpy,
+            Self::Gguf => format == FormatId::Gguf,
+        }
+    }
 }
 
 /// One model that a folder may hold.
@@ -48,31 +82,15 @@ pub(super) fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
     let listed = list(dir, &options.limits)?;
     let (mut all, ignored) = candidates(dir, &listed, options)?;
     if let Some(format) = options.format {
-        all.retain(|c| match c.rank {
-            Rank::SafetensorsIndex | Rank::Safetensors => format == FormatId::Safetensors,
-            Rank::TorchIndex | Rank::Torch | Rank::Trainer => {
-                matches!(format, FormatId::PyTorch | FormatId::Pickle)
-            }
-            Rank::Onnx => format == FormatId::Onnx,
-            Rank::Gguf => format == FormatId::Gguf,
-            Rank::Unreadable => false,
-        });
+        all.retain(|c| c.rank.is(format));
     }
-    all.sort_by_key(|c| {
-        (
-            c.rank == Rank::Unreadable,
-            c.variant,
-            c.rank,
-            c.shown.clone(),
-        )
-    });
+    all.sort_by_key(|c| (c.variant, c.rank, c.shown.clone()));
     let Some(first) = all.first().cloned() else {
         return Err(no_model(dir, &listed, &ignored));
     };
-    let rivals: Vec<&Candidate> = all
-        .iter()
-        .filter(|c| c.rank != Rank::Unreadable || first.rank == Rank::Unreadable)
-        .collect();
+    // Arrays beside a model are data of all kinds.
+    let beside = |c: &&Candidate| c.rank != Rank::Numpy || first.rank == Rank::Numpy;
+    let rivals: Vec<&Candidate> = all.iter().filter(beside).collect();
     for other in rivals.iter().skip(1) {
         if !same_model(&first, other, options) {
             return Err(ambiguous(dir, &rivals));
@@ -106,12 +124,30 @@ pub(super) fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
     })
 }
 
+/// What Orbax puts into its folders (`orbax/checkpoint/_src/metadata`, `ocdbt`).
+const ORBAX: [&str; 5] = [
+    "_CHECKPOINT_METADATA",
+    "_METADATA",
+    "_sharding",
+    "manifest.ocdbt",
+    "ocdbt.process_0",
+];
+
 fn no_model(dir: &Path, listed: &[Listed], ignored: &[String]) -> Error {
     let folders = listed.iter().filter(|f| f.is_dir).take(8);
     let folders: Vec<&str> = folders.map(|f| f.name.as_str()).collect();
     let mut message = "the folder holds no model of a known format".to_owned();
     if !ignored.is_empty() {
         message.push_str(&format!(", only training state ({})", ignored.join(", ")));
+    }
+    if listed.iter().any(|f| ORBAX.contains(&f.name.as_str())) {
+        let message = "the folder is a checkpoint of Orbax (JAX), which is not read";
+        return Error::unsupported("directory.orbax", message)
+            .in_file(dir.display().to_string())
+            .help(
+                "restore it with orbax-checkpoint and save it with safetensors.flax.save_file or \
+                 flax.serialization.msgpack_serialize",
+            );
     }
     let help = if folders.is_empty() {
         "name the model's file itself".to_owned()
@@ -159,7 +195,7 @@ fn same_model(a: &Candidate, b: &Candidate, options: &OpenOptions) -> bool {
     if b.rank == Rank::Onnx && holds(b, a, options) {
         return true;
     }
-    if safetensors(a) == safetensors(b) || b.rank == Rank::Unreadable {
+    if safetensors(a) == safetensors(b) {
         return false;
     }
     let shapes = |c: &Candidate| -> Option<BTreeMap<String, Vec<u64>>> {
@@ -212,12 +248,13 @@ fn candidates(
             "the DeepSpeed checkpoint",
         ));
     }
+    out.extend(tensorflow_checkpoints(dir, listed, options));
     // Members of a set are no models of their own; the first stands for a set without an index.
-    let files = listed.iter().filter(|f| !f.is_dir);
-    let mut sets: HashSet<String> = files
+    let files = || listed.iter().filter(|f| !f.is_dir);
+    let mut sets: HashSet<String> = files()
         .filter_map(|f| Some(f.name.strip_suffix(".index.json")?.to_owned()))
         .collect();
-    for f in listed.iter().filter(|f| !f.is_dir) {
+    for f in files() {
         if let Some(set) = f.name.strip_suffix(".index.json") {
             out.extend(index_candidate(f, set));
             continue;
@@ -227,6 +264,27 @@ fn candidates(
         };
         let set = strip_shard(stem).map(|base| format!("{base}.{ext}"));
         if set.as_ref().is_some_and(|s| !sets.insert(s.clone())) {
+            continue;
+        }
+        // The parts of weights that a list names.
+        let part = stem
+            .strip_suffix(".weights")
+            .and_then(|s| s.rsplit_once('_'));
+        if let (Some((base, digits)), "h5") = (part, ext)
+            && digits.bytes().all(|b| b.is_ascii_digit())
+            && files().any(|f| f.name == format!("{base}.weights.json"))
+        {
+            continue;
+        }
+        if f.name.ends_with(".weights.json") {
+            let (family, variant) = family(stem);
+            out.push(Candidate {
+                rank: Rank::KerasWeights,
+                target: Target::File(f.path.clone()),
+                shown: f.name.clone(),
+                family: Some(family),
+                variant,
+            });
             continue;
         }
         if deepspeed::is_rank_file(&f.name) || f.name.ends_with(".distcp") {
@@ -245,11 +303,56 @@ fn candidates(
     Ok((out, ignored))
 }
 
+/// The checkpoint that the state file of the folder calls the latest.
+fn latest(dir: &Path, listed: &[Listed], options: &OpenOptions) -> Option<Candidate> {
+    let is_state = |f: &&Listed| !f.is_dir && f.name == checkpoint::STATE;
+    listed.iter().find(is_state)?;
+    let found = checkpoint::locate(&dir.join(checkpoint::STATE), &options.limits);
+    let path = found.ok()??;
+    Some(Candidate {
+        rank: Rank::TfCheckpoint,
+        shown: path.file_name()?.to_str()?.to_owned(),
+        target: Target::File(path),
+        family: None,
+        variant: false,
+    })
+}
+
+/// Checkpoints of TensorFlow: the file that names the last one, or each that has its data beside it.
+fn tensorflow_checkpoints(dir: &Path, listed: &[Listed], options: &OpenOptions) -> Vec<Candidate> {
+    let files = || listed.iter().filter(|f| !f.is_dir);
+    let data = |prefix: &str| {
+        files().any(|f| {
+            let rest = f.name.strip_prefix(prefix);
+            rest.is_some_and(|r| r.starts_with(".data-"))
+        })
+    };
+    let prefixes: Vec<(&Listed, &str)> = files()
+        .filter_map(|f| Some((f, f.name.strip_suffix(".index")?)))
+        .filter(|(_, prefix)| data(prefix))
+        .collect();
+    let one = |f: &Listed, family| Candidate {
+        rank: Rank::TfCheckpoint,
+        target: Target::File(f.path.clone()),
+        shown: f.name.clone(),
+        family,
+        variant: false,
+    };
+    if let Some(last) = latest(dir, listed, options) {
+        return vec![last];
+    }
+    let named = prefixes.into_iter();
+    named
+        .map(|(f, prefix)| one(f, Some(family(prefix).0)))
+        .collect()
+}
+
 fn index_candidate(f: &Listed, set: &str) -> Option<Candidate> {
     let (stem, ext) = set.rsplit_once('.')?;
     let rank = match ext {
         "safetensors" => Rank::SafetensorsIndex,
         "bin" | "pt" | "pth" => Rank::TorchIndex,
+        "msgpack" => Rank::FlaxIndex,
         _ => return None,
     };
     let (family, variant) = family(stem);
@@ -276,6 +379,7 @@ fn file_candidate(
             }
             let source = source::open_file(&f.path, options.backend)?;
             match detect::detect(&source, &options.limits)? {
+                Detected::Content(FormatId::TfCheckpoint) => Rank::TfCheckpoint,
                 Detected::Content(FormatId::PyTorch)
                 | Detected::Extension(FormatId::PyTorch | FormatId::Pickle) => Rank::Torch,
                 // Named like a model: opening says what it is instead.
@@ -285,7 +389,20 @@ fn file_candidate(
         }
         "gguf" => Rank::Gguf,
         "onnx" => Rank::Onnx,
-        "h5" | "keras" | "npz" => Rank::Unreadable,
+        "keras" => Rank::Keras,
+        "h5" if stem.ends_with(".weights") => Rank::KerasWeights,
+        "h5" | "hdf5" => Rank::Hdf5,
+        "pb" if stem == "saved_model" => Rank::SavedModel,
+        "pb" if f.path.is_file() => {
+            let source = source::open_file(&f.path, options.backend)?;
+            match detect::detect(&source, &options.limits)? {
+                Detected::Content(FormatId::GraphDef) => Rank::GraphDef,
+                _ => return Ok(None),
+            }
+        }
+        "tflite" => Rank::TfLite,
+        "msgpack" | "flax" => Rank::Flax,
+        "npz" => Rank::Numpy,
         _ => return Ok(None),
     };
     let (family, variant) = match rank {
@@ -349,6 +466,9 @@ fn family(stem: &str) -> (String, bool) {
     const VARIANTS: [&str; 6] = [".fp16", ".bf16", ".fp32", ".ema", ".non_ema", ".int8"];
     let mut stem = strip_shard(stem).unwrap_or(stem).to_ascii_lowercase();
     let mut variant = false;
+    if let Some(base) = stem.strip_suffix(".weights").filter(|b| !b.is_empty()) {
+        stem = base.to_owned();
+    }
     for v in VARIANTS {
         if let Some(base) = stem.strip_suffix(v) {
             stem = base.to_owned();
@@ -356,7 +476,7 @@ fn family(stem: &str) -> (String, bool) {
         }
     }
     let name = match stem.as_str() {
-        "pytorch_model" | "tf_model" | "flax_model" | "consolidated" => "model",
+        "pytorch_model" | "tf_model" | "flax_model" | "consolidated" | "saved_model" => "model",
         "diffusion_flax_model" => "diffusion_pytorch_model",
         other => other,
     };

@@ -1,4 +1,10 @@
-//! Flax: msgpack of nested mappings with arrays in them (`flax/serialization.py`).
+//! Flax: MessagePack of nested mappings with arrays in them (`flax/serialization.py`;
+//! `docs/formats/flax.md`).
+
+mod read;
+mod verify;
+
+pub(crate) use read::is_flax;
 
 use std::sync::Arc;
 
@@ -7,7 +13,6 @@ use weighbridge_core::model::{FormatId, Model};
 use weighbridge_core::source::ByteSource;
 
 use super::FormatReader;
-use super::detect::{self, Detected};
 use crate::OpenOptions;
 use crate::check::Violation;
 
@@ -20,11 +25,11 @@ impl FormatReader for Flax {
         FormatId::Flax
     }
 
-    fn open(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Model> {
-        Err(detect::refuse(Detected::Content(self.id()), source.name()))
+    fn open(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
+        read::open(source, options)
     }
 
-    fn verify(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Vec<Violation>> {
-        Err(detect::refuse(Detected::Content(self.id()), source.name()))
+    fn verify(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Violation>> {
+        verify::verify(source, options)
     }
 }

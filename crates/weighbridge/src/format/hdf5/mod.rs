@@ -11,5 +11,6 @@ mod dataset;
 pub mod read;
 mod types;
 mod verify;
+pub(crate) mod write;
 
 pub use read::Hdf5;

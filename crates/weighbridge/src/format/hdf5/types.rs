@@ -26,7 +26,7 @@ pub(super) enum Form {
 }
 
 impl Lowered {
-    fn numbers(dtype: DType, big_endian: bool) -> Self {
+    pub(super) fn numbers(dtype: DType, big_endian: bool) -> Self {
         Self::of(dtype, Form::Numbers { big_endian })
     }
 

@@ -1,4 +1,13 @@
-//! NumPy: `.npy` and `.npz`.
+//! NumPy: one array (`.npy`) or a zip archive of them (`.npz`), read without NumPy and with nothing
+//! executed (`numpy/lib/format.py`; `docs/formats/numpy.md`).
+
+pub(crate) mod array;
+mod element;
+pub(crate) mod pickled;
+mod read;
+pub(crate) mod texts;
+mod verify;
+pub mod write;
 
 use std::sync::Arc;
 
@@ -7,11 +16,10 @@ use weighbridge_core::model::{FormatId, Model};
 use weighbridge_core::source::ByteSource;
 
 use super::FormatReader;
-use super::detect::{self, Detected};
 use crate::OpenOptions;
 use crate::check::Violation;
 
-/// The reader of this format.
+/// The reader and writer of this format.
 #[derive(Debug, Clone, Copy)]
 pub struct Numpy;
 
@@ -20,11 +28,11 @@ impl FormatReader for Numpy {
         FormatId::Numpy
     }
 
-    fn open(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Model> {
-        Err(detect::refuse(Detected::Content(self.id()), source.name()))
+    fn open(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Model> {
+        read::open(source, options)
     }
 
-    fn verify(&self, source: Arc<dyn ByteSource>, _: &OpenOptions) -> Result<Vec<Violation>> {
-        Err(detect::refuse(Detected::Content(self.id()), source.name()))
+    fn verify(&self, source: Arc<dyn ByteSource>, options: &OpenOptions) -> Result<Vec<Violation>> {
+        verify::verify(source, options)
     }
 }

@@ -5,14 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use weighbridge_core::model::Storage;
+use weighbridge_core::model::{FormatId, Storage};
 use weighbridge_core::source::{Backend, ByteSource, open_file};
 use weighbridge_core::{Error, Result};
 
 use super::external;
 use super::splice;
 use super::write::{Original, Weights};
-use crate::output::{Output, OutputSet};
+use crate::OpenOptions;
+use crate::output::{OutputSet, same_file};
 
 /// Compared at a time, in bytes.
 const CHUNK: u64 = 1 << 20;
@@ -94,6 +95,24 @@ fn plain(name: &str) -> Result<()> {
         return Err(wrong(&format!("is not that of a file alone: {name:?}")));
     }
     external::spelling(name).map_err(|e| wrong(&format!("cannot be: {}", e.message())))
+}
+
+/// Whether there is a model at `path` that has weights in one of `data`.
+pub(crate) fn is_tied<'d>(path: &Path, data: impl IntoIterator<Item = &'d Path>) -> bool {
+    let there: Vec<&Path> = data.into_iter().filter(|d| d.exists()).collect();
+    if there.is_empty() || !path.exists() {
+        return false;
+    }
+    let options = OpenOptions {
+        format: Some(FormatId::Onnx),
+        backend: Backend::Pread,
+        ..OpenOptions::default()
+    };
+    // What does not open means nothing.
+    options.open(path).is_ok_and(|m| {
+        let mut parts = m.parts.iter().skip(1);
+        parts.any(|p| there.iter().any(|d| same_file(&p.path, d)))
+    })
 }
 
 /// The path of the new file `name` beside `out`, which is no link.
@@ -208,10 +227,9 @@ impl Copied {
                 false => Err(self.other()),
             };
         }
-        let mut out = Output::create(&self.path, sync)?;
-        out.reserve(len)?;
-        splice::copy(self.source.as_ref(), 0..len, &mut out, tell)?;
-        set.push(out)
+        set.add(&self.path, len, sync, &mut |out| {
+            splice::copy(self.source.as_ref(), 0..len, out, tell)
+        })
     }
 
     /// Whether the file that lies there has the same content.

@@ -73,6 +73,7 @@ impl Encoder<'_> {
             (4, _) => reader.fixed32s(f, &mut |n| self.put(&n.to_le_bytes())),
             (10, Value::Fixed64(n)) => self.put(&n.to_le_bytes()),
             (10, Value::Bytes(span)) => self.raw(reader, span),
+            (6, Value::Bytes(span)) => self.text(reader, span),
             _ => Ok(()),
         }
     }
@@ -86,6 +87,19 @@ impl Encoder<'_> {
             for v in part.chunks(8) {
                 self.put(v)?;
             }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// A text: its length, then its bytes.
+    fn text(&mut self, reader: &Reader<'_>, span: Span) -> Result<()> {
+        self.put(&span.len().to_le_bytes())?;
+        let mut at = span.start;
+        while at < span.end {
+            let end = span.end.min(at.saturating_add(CHUNK as u64));
+            let part = reader.read(Span { start: at, end }, CHUNK as u64)?;
+            self.append(&part)?;
             at = end;
         }
         Ok(())
@@ -133,7 +147,11 @@ impl Encoder<'_> {
         if self.values > self.data.values {
             return Err(self.wrong());
         }
-        self.buffer.extend_from_slice(value);
+        self.append(value)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= CHUNK {
             (self.sink)(&self.buffer)?;
             self.buffer.clear();

@@ -5,10 +5,11 @@ use std::ops::Range;
 use sha2::{Digest, Sha256};
 use weighbridge_core::Result;
 use weighbridge_core::source::ByteSource;
+use weighbridge_core::wire::protobuf::Span;
 
-use super::homes::{Met, walk};
 use super::raw::Model;
 use super::splice::{Edits, splice};
+use super::walk::{Item, walk};
 use crate::output::Sink;
 
 /// Bytes read at a time.
@@ -22,8 +23,8 @@ const STEP: u64 = 256 << 10;
 /// What reading gives.
 pub fn graph_sha256(source: &dyn ByteSource, model: &Model) -> Result<String> {
     let mut edits = Edits::new();
-    walk(model, &mut |met| {
-        if let Met::Graph(g) = met
+    walk(model, Span::of(source), &Edits::new(), &mut |item| {
+        if let Item::Graph(g) = item
             && !(g.initializers.is_empty() && g.sparse_initializers.is_empty())
         {
             for span in &g.spans {
@@ -31,7 +32,8 @@ pub fn graph_sha256(source: &dyn ByteSource, model: &Model) -> Result<String> {
                 edits.set(*span, 15, Vec::new());
             }
         }
-    });
+        Ok(())
+    })?;
     let mut hash = Hash::default();
     splice(source, &edits)?.write(source, &mut hash, &mut |_| {})?;
     Ok(hex::encode(hash.state.finalize()))

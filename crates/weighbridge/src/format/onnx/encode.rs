@@ -20,7 +20,13 @@ impl Fields {
 
     /// Adds a `float`.
     #[must_use]
-    pub fn float(mut self, number: u32, value: f32) -> Self {
+    pub fn float(self, number: u32, value: f32) -> Self {
+        self.fixed32(number, value.to_bits())
+    }
+
+    /// Adds a `fixed32`.
+    #[must_use]
+    pub fn fixed32(mut self, number: u32, value: u32) -> Self {
         tag(&mut self.0, number, 5);
         self.0.extend_from_slice(&value.to_le_bytes());
         self

@@ -4,15 +4,15 @@
 //! repository (ONNX 1.23). The file is walked by its fields ([`parse`]); weights stay where they
 //! are, in the file or in files beside it ([`external`]).
 
-mod beside;
+pub(crate) mod beside;
 pub mod constants;
 mod data;
 pub mod digest;
 pub mod encode;
 pub mod external;
-pub mod homes;
 pub mod operators;
 pub mod parse;
+pub mod place;
 pub mod raw;
 pub mod read;
 mod relocate;
@@ -20,6 +20,7 @@ pub mod sniff;
 pub mod splice;
 mod tensors;
 pub mod types;
+pub mod unique;
 pub mod verify;
 pub mod walk;
 pub mod write;

@@ -3,13 +3,16 @@
 //! A singular message field that stands several times is merged and a scalar's last value counts,
 //! as protobuf has it.
 
+mod tensors;
+mod types;
+
 use weighbridge_core::source::ByteSource;
 use weighbridge_core::wire::protobuf::{Field, Message, Reader, Span, Value};
 use weighbridge_core::{Error, Limits, Result};
 
 use super::raw::{
-    Annotation, Attribute, Dimension, Entry, Function, Graph, Model, Node, Opset, Sparse, Tensor,
-    Text, Training, Type, TypeValue, Typed, ValueInfo,
+    Annotation, Attribute, Entry, Function, Graph, Model, Node, Opset, Sparse, Tensor, Text,
+    Training, Type,
 };
 
 /// Deepest nesting of graphs, and of types: protobuf's own readers stop at 100 messages, of which
@@ -417,120 +420,6 @@ impl Parser<'_> {
         self.push(&mut out.types, kind, f.at)
     }
 
-    fn tensor(&mut self, f: &Field, all: &mut Vec<Tensor>) -> Result<()> {
-        let Some(span) = self.bytes(f) else {
-            return Ok(());
-        };
-        let mut out = Tensor::default();
-        self.tensor_in(span, &mut out)?;
-        self.push(all, out, f.at)
-    }
-
-    fn tensor_in(&mut self, span: Span, out: &mut Tensor) -> Result<()> {
-        out.span = span;
-        let mut message = Message::new(span);
-        while let Some(f) = self.reader.next(&mut message)? {
-            match f.number {
-                1 => self.dims(&f, &mut out.dims)?,
-                2 => out.data_type = self.varint(&f).unwrap_or_default(),
-                3 => out.segment = self.bytes(&f),
-                4..=7 | 10 | 11 => self.typed(&f, message.at(), &mut out.typed)?,
-                8 => out.name = self.text(&f)?,
-                9 => out.raw = self.bytes(&f),
-                12 => out.doc_string = self.bytes(&f),
-                13 => self.entry(&f, &mut out.external)?,
-                14 => out.location = self.varint(&f),
-                16 => self.entry(&f, &mut out.metadata)?,
-                _ => self.push(&mut out.unknown, f, f.at)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn dims(&mut self, f: &Field, dims: &mut Vec<i64>) -> Result<()> {
-        self.charge(f.bytes().map_or(1, Span::len).saturating_mul(8), f.at)?;
-        self.reader.varints(f, &mut |n| {
-            dims.push(n as i64);
-            Ok(())
-        })
-    }
-
-    /// A typed value or a packed run of them; unpacked ones behind each other become one run.
-    fn typed(&mut self, f: &Field, end: u64, all: &mut Vec<Typed>) -> Result<()> {
-        let width = match f.number {
-            4 => Some(4),
-            10 => Some(8),
-            _ => None,
-        };
-        let packed = match (f.number, f.value) {
-            (6, Value::Bytes(_)) => None,
-            (_, Value::Bytes(s)) => Some(s),
-            (4, Value::Fixed32(_)) | (10, Value::Fixed64(_)) => None,
-            (5 | 7 | 11, Value::Varint(_)) => None,
-            _ => {
-                self.wire(f);
-                return Ok(());
-            }
-        };
-        if let Some(span) = packed {
-            if width.is_some_and(|w| !span.len().is_multiple_of(w)) {
-                self.fault(
-                    "onnx.packed",
-                    "packed values end in the middle of one",
-                    f.at,
-                );
-            }
-            let run = Typed {
-                number: f.number,
-                span,
-                packed: true,
-                count: width
-                    .map(|w| span.len() / w)
-                    .or((span.is_empty()).then_some(0)),
-            };
-            return self.push(all, run, f.at);
-        }
-        if let Some(run) = all.last_mut()
-            && !run.packed
-            && run.number == f.number
-            && run.span.end == f.at
-        {
-            run.span.end = end;
-            run.count = run.count.map(|n| n.saturating_add(1));
-            return Ok(());
-        }
-        let run = Typed {
-            number: f.number,
-            span: Span { start: f.at, end },
-            packed: false,
-            count: Some(1),
-        };
-        self.push(all, run, f.at)
-    }
-
-    fn sparse(&mut self, f: &Field, all: &mut Vec<Sparse>) -> Result<()> {
-        let Some(span) = self.bytes(f) else {
-            return Ok(());
-        };
-        let mut out = Sparse::default();
-        self.sparse_in(span, &mut out)?;
-        self.push(all, out, f.at)
-    }
-
-    fn sparse_in(&mut self, span: Span, out: &mut Sparse) -> Result<()> {
-        out.span = span;
-        let mut message = Message::new(span);
-        while let Some(f) = self.reader.next(&mut message)? {
-            match (f.number, f.bytes()) {
-                (1, Some(s)) => self.tensor_in(s, &mut out.values)?,
-                (2, Some(s)) => self.tensor_in(s, &mut out.indices)?,
-                (3, _) => self.dims(&f, &mut out.dims)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     fn annotation(&mut self, f: &Field, all: &mut Vec<Annotation>) -> Result<()> {
         let Some(span) = self.bytes(f) else {
             return Ok(());
@@ -548,136 +437,6 @@ impl Parser<'_> {
             }
         }
         self.push(all, out, f.at)
-    }
-
-    fn value_info(&mut self, f: &Field, all: &mut Vec<ValueInfo>) -> Result<()> {
-        let Some(span) = self.bytes(f) else {
-            return Ok(());
-        };
-        let mut out = ValueInfo {
-            span,
-            ..ValueInfo::default()
-        };
-        let mut message = Message::new(span);
-        while let Some(f) = self.reader.next(&mut message)? {
-            match f.number {
-                1 => out.name = self.text(&f)?.unwrap_or_default(),
-                2 => {
-                    if let Some(s) = self.bytes(&f) {
-                        out.kind = Some(self.kind(s, 0)?);
-                    }
-                }
-                3 => out.doc_string = self.bytes(&f),
-                4 => self.entry(&f, &mut out.metadata)?,
-                _ => {}
-            }
-        }
-        self.push(all, out, f.at)
-    }
-
-    fn kind(&mut self, span: Span, depth: u32) -> Result<Type> {
-        if depth > MOST_DEEP {
-            let message = format!("types lie in each other more than {MOST_DEEP} deep");
-            return Err(Error::limit("onnx.depth", message).at(span.start));
-        }
-        let mut out = Type {
-            span,
-            ..Type::default()
-        };
-        self.charge(size_of::<Type>() as u64, span.start)?;
-        let mut message = Message::new(span);
-        while let Some(f) = self.reader.next(&mut message)? {
-            let Some(inner) = self.bytes(&f) else {
-                continue;
-            };
-            let deeper = depth.saturating_add(1);
-            match f.number {
-                1 => {
-                    let (element, shape) = self.tensor_type(inner)?;
-                    out.value = TypeValue::Tensor(element, shape);
-                }
-                8 => {
-                    let (element, shape) = self.tensor_type(inner)?;
-                    out.value = TypeValue::SparseTensor(element, shape);
-                }
-                4 => out.value = TypeValue::Sequence(self.inner(inner, 1, deeper)?.1),
-                9 => out.value = TypeValue::Optional(self.inner(inner, 1, deeper)?.1),
-                5 => {
-                    let (key, value) = self.inner(inner, 2, deeper)?;
-                    out.value = TypeValue::Map(key, value);
-                }
-                6 => out.denotation = Some(self.text_in(inner, MOST_NAME)?),
-                7 => out.value = self.opaque(inner)?,
-                _ => {}
-            }
-        }
-        Ok(out)
-    }
-
-    /// The type in field `number` of a sequence, an optional or a map, whose field 1 is a number
-    /// then.
-    fn inner(&mut self, span: Span, number: u32, depth: u32) -> Result<(i64, Option<Box<Type>>)> {
-        let (mut key, mut value) = (0, None);
-        let mut message = Message::new(span);
-        while let Some(f) = self.reader.next(&mut message)? {
-            match f.value {
-                Value::Bytes(s) if f.number == number => {
-                    value = Some(Box::new(self.kind(s, depth)?));
-                }
-                Value::Varint(n) if f.number == 1 => key = n as i64,
-                _ => {}
-            }
-        }
-        Ok((key, value))
-    }
-
-    fn opaque(&mut self, span: Span) -> Result<TypeValue> {
-        let (mut domain, mut name) = (String::new(), String::new());
-        let mut message = Message::new(span);
-        while let Some(f) = self.reader.next(&mut message)? {
-            match f.number {
-                1 => domain = self.text(&f)?.unwrap_or_default().text,
-                2 => name = self.text(&f)?.unwrap_or_default().text,
-                _ => {}
-            }
-        }
-        Ok(TypeValue::Opaque(domain, name))
-    }
-
-    fn tensor_type(&mut self, span: Span) -> Result<(i64, Option<Vec<Dimension>>)> {
-        let (mut element, mut shape) = (0, None);
-        let mut message = Message::new(span);
-        while let Some(f) = self.reader.next(&mut message)? {
-            match (f.number, f.bytes()) {
-                (1, _) => element = self.varint(&f).unwrap_or_default(),
-                (2, Some(s)) => self.shape(s, shape.get_or_insert_default())?,
-                _ => {}
-            }
-        }
-        Ok((element, shape))
-    }
-
-    fn shape(&mut self, span: Span, out: &mut Vec<Dimension>) -> Result<()> {
-        let mut message = Message::new(span);
-        while let Some(f) = self.reader.next(&mut message)? {
-            let (1, Some(inner)) = (f.number, f.bytes()) else {
-                continue;
-            };
-            let mut dim = Dimension {
-                span: inner,
-                ..Dimension::default()
-            };
-            let mut message = Message::new(inner);
-            while let Some(f) = self.reader.next(&mut message)? {
-                match f.number {
-                    1 => dim.value = self.varint(&f),
-                    2 => dim.symbol = self.text(&f)?,
-                    _ => {}
-                }
-            }
-            self.push(out, dim, f.at)?;
-        }
-        Ok(())
     }
 }
 

@@ -4,34 +4,19 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use weighbridge_core::Result;
 use weighbridge_core::model::{DType, Tensor};
-use weighbridge_core::wire::protobuf::Span;
-use weighbridge_core::{Error, Result};
 
-use super::encode::Fields;
 use super::external::{self, Files};
+use super::place::{Alignment, EXTERNAL, Lying, RAW, enter, whole};
 use super::raw;
 use super::read::Lower;
 use super::splice::{Edits, Piece};
 use super::types;
+use super::unique::refuse_duplicates;
 use super::walk::{Item, Role, walk};
 use super::write::{External, Original, THRESHOLD, Weights};
 use crate::output::raw_bytes;
-
-/// Where large tensors begin: at a multiple of what Windows maps files by, as
-/// `docs/ExternalData.md` asks. The reference refuses larger gaps.
-const LARGE_ALIGNMENT: u64 = 64 << 10;
-
-/// What counts as large, in bytes: what ONNX Runtime aligns.
-const LARGE: u64 = 1 << 20;
-
-/// Where other tensors begin: a line of the processor's cache.
-const ALIGNMENT: u64 = 64;
-
-/// `raw_data`, `external_data` and `data_location` of `TensorProto`.
-const RAW: u32 = 9;
-const EXTERNAL: u32 = 13;
-const LOCATION: u32 = 14;
 
 /// A file of weights to be.
 #[derive(Debug, Default)]
@@ -69,13 +54,18 @@ enum Step {
 /// locations of so many new files.
 ///
 /// # Errors
-/// `Unsupported` when data that has to move is not at hand, and what is wrong with a tensor.
+/// `Malformed` when two weights that could move have one name, `Unsupported` when data that has to
+/// move is not at hand, and what is wrong with a tensor.
 pub(super) fn relocate(
     original: &Original,
     mut edits: Edits,
     weights: &Weights,
     names: &dyn Fn(usize) -> Vec<String>,
 ) -> Result<Moved> {
+    if *weights != Weights::Keep {
+        refuse_duplicates(&original.raw, original.whole(), &edits)
+            .map_err(|e| e.in_file(original.source.name()))?;
+    }
     let mut moved = Moved::default();
     let steps = decide(original, &edits, weights, &mut moved)?;
     let bounds = match weights {
@@ -100,14 +90,15 @@ pub(super) fn relocate(
         });
     }
     let names = names(layout.files.len());
-    let entries = |place: &Place| {
-        let name = names.get(place.file).map_or("", String::as_str);
-        entries(name, place)
+    let lying = |place: &Place| Lying {
+        location: names.get(place.file).map_or("", String::as_str),
+        offset: place.offset,
+        length: place.len,
     };
     for ((t, step), place) in steps.iter().zip(&places) {
         match (step, place) {
-            (Step::Out(_), Some(place)) => leave(&mut edits, t, entries(place)),
-            (Step::In(data), _) => enter(&mut edits, t.span, data),
+            (Step::Out(_), Some(place)) => lying(place).leave(&mut edits, t),
+            (Step::In(data), _) => enter(&mut edits, t, data),
             _ => {}
         }
     }
@@ -118,8 +109,8 @@ pub(super) fn relocate(
                 && let Some(place) = fresh.next()
             {
                 pieces.retain(|p| !matches!(p, Piece::Tensor(RAW, _)));
-                let told = entries(place).int(LOCATION, 1);
-                pieces.push(Piece::Fields(told));
+                pieces.push(Piece::Fields(lying(place).entries()));
+                pieces.push(Piece::Fields(Lying::kind()));
             }
         });
     }
@@ -142,7 +133,11 @@ fn decide<'o>(
         let Item::Tensor(t, role) = item else {
             return Ok(());
         };
-        // Another change may already have given it other bytes.
+        if edits.gives(t.span, EXTERNAL) {
+            // Another change has said where it lies.
+            return Ok(());
+        }
+        // Or has given it other bytes.
         let new = edits.tensor(t.span, RAW);
         let beside = new.is_none() && t.is_external();
         let movable = matches!(role, Role::Initializer | Role::Constant);
@@ -203,21 +198,6 @@ fn shape_like(t: &raw::Tensor) -> bool {
     integers && t.dims.len() < 2 && new_size(t, None) < THRESHOLD
 }
 
-/// Refuses a tensor that was given in several parts, which protobuf merges: a change of one part
-/// would leave the others.
-fn whole(t: &raw::Tensor) -> Result<()> {
-    let texts = t.name.iter().map(|n| n.span);
-    let raw = t.raw.iter().copied();
-    let typed = t.typed.iter().map(|t| t.span);
-    let beside = t.external.iter().map(|e| e.span);
-    let mut all = texts.chain(raw).chain(typed).chain(beside);
-    if all.all(|s| t.span.start <= s.start && s.end <= t.span.end) {
-        return Ok(());
-    }
-    let message = format!("the tensor {} stands in several parts", t.name());
-    Err(Error::unsupported("onnx.tensor-parts", message).at(t.span.start))
-}
-
 fn at_hand(files: &mut Files, t: &raw::Tensor) -> Result<()> {
     let place = external::place(t)?;
     let opened = files.open(&place.location);
@@ -230,32 +210,6 @@ fn new_tensor(pieces: &[Piece], external: &External) -> Option<Arc<Tensor>> {
         Piece::Tensor(RAW, t) if external.takes(t.byte_len()) => Some(Arc::clone(t)),
         _ => None,
     })
-}
-
-fn entries(location: &str, place: &Place) -> Fields {
-    Fields::new()
-        .entry(EXTERNAL, "location", location)
-        .entry(EXTERNAL, "offset", &place.offset.to_string())
-        .entry(EXTERNAL, "length", &place.len.to_string())
-}
-
-/// Takes a tensor's bytes out of the model.
-fn leave(edits: &mut Edits, t: &raw::Tensor, entries: Fields) {
-    let numbers: BTreeSet<u32> = t.typed.iter().map(|r| r.number).collect();
-    for number in numbers {
-        edits.set(t.span, number, Vec::new());
-    }
-    edits.set(t.span, RAW, Vec::new());
-    edits.set(t.span, EXTERNAL, vec![Piece::Fields(entries)]);
-    let beside = Fields::new().int(LOCATION, 1);
-    edits.set(t.span, LOCATION, vec![Piece::Fields(beside)]);
-}
-
-/// Puts a tensor's bytes into the model.
-fn enter(edits: &mut Edits, tensor: Span, data: &Arc<Tensor>) {
-    edits.set(tensor, RAW, vec![Piece::Tensor(RAW, Arc::clone(data))]);
-    edits.set(tensor, EXTERNAL, Vec::new());
-    edits.set(tensor, LOCATION, Vec::new());
 }
 
 /// Where a tensor lies.
@@ -271,6 +225,7 @@ struct Layout {
     files: Vec<Data>,
     most_bytes: u64,
     most_tensors: u64,
+    alignment: Alignment,
     /// Runs of other files that have their place already: tensors that share one, share it again.
     shared: HashMap<(usize, u64, u64), Place>,
 }
@@ -281,6 +236,7 @@ impl Layout {
             files: Vec::new(),
             most_bytes: bounds.and_then(|e| e.max_size).unwrap_or(u64::MAX),
             most_tensors: bounds.and_then(|e| e.max_tensors).unwrap_or(u64::MAX),
+            alignment: bounds.map_or(Alignment::WINDOWS, |e| e.alignment),
             shared: HashMap::new(),
         }
     }
@@ -291,12 +247,8 @@ impl Layout {
         if let Some(place) = run.and_then(|r| self.shared.get(&r)) {
             return *place;
         }
-        let alignment = match len >= LARGE {
-            true => LARGE_ALIGNMENT,
-            false => ALIGNMENT,
-        };
         let next = |f: &Data| {
-            let offset = f.len.checked_next_multiple_of(alignment)?;
+            let offset = self.alignment.next(f.len, len)?;
             let fits = offset.checked_add(len)? <= self.most_bytes;
             ((f.items.len() as u64) < self.most_tensors && fits).then_some(offset)
         };

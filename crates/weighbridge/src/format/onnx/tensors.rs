@@ -142,9 +142,6 @@ impl Lower {
             );
             return Err(Error::malformed("onnx.tensor-size", message));
         }
-        if dtype == DType::Str {
-            return Ok(TensorSource::Absent);
-        }
         // Packed floats and doubles lie there as they are.
         if let [run] = runs.as_slice()
             && run.packed

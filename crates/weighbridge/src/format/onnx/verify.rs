@@ -3,7 +3,8 @@
 //! Rules are from `docs/IR.md`, `docs/ExternalData.md` and the comments of `onnx/onnx.proto3`; the
 //! signatures of operators from the schemas that ONNX registers ([`super::operators`]). What the
 //! reference checker refuses (`onnx/checker.cc` of ONNX 1.23) is refused here; the specification
-//! asks for more. Leniently, only what the reference checker refuses is a violation.
+//! asks for more: types and shapes are followed from operator to operator, and what contradicts is
+//! told ([`shapes`]). Leniently, only what the reference checker refuses is a violation.
 
 mod attribute;
 mod external;
@@ -12,6 +13,7 @@ mod graph;
 mod kinds;
 mod node;
 mod scope;
+mod shapes;
 mod tensor;
 mod training;
 mod values;
@@ -109,6 +111,8 @@ struct Checker<'m> {
     scope: Scope<'m>,
     /// The types of what the last node makes.
     made: Vec<Option<kinds::Kind>>,
+    /// The shapes of what the last node makes.
+    made_shapes: Vec<Option<shapes::Dims>>,
 }
 
 impl<'m> Checker<'m> {
@@ -128,6 +132,7 @@ impl<'m> Checker<'m> {
             outermost: true,
             scope: Scope::default(),
             made: Vec::new(),
+            made_shapes: Vec::new(),
         }
     }
 
@@ -291,7 +296,7 @@ fn shown(domain: &str) -> String {
 }
 
 /// A name in a message.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("{:?}", short(name))
 }
 

@@ -4,6 +4,7 @@
 //! Protocol Buffers end at 2 GiB. A model file that would be longer gets its weights beside it,
 //! unless the caller insists: this toolkit reads it, others do not.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,15 +13,16 @@ use weighbridge_core::source::{Backend, ByteSource};
 use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Limits, Result};
 
-use super::beside::{Copied, Names, free, inside};
+use super::beside::{Copied, Names, free, inside, is_tied};
 use super::external::Files;
+use super::place::Alignment;
 use super::raw;
 use super::read::open_both;
 use super::relocate::{Data, Moved, relocate};
 use super::splice::{self, Edits, Spliced, splice};
 use crate::OpenOptions;
 use crate::format::Note;
-use crate::output::{Output, OutputSet, Sink, same_file};
+use crate::output::{OutputSet, Sink, same_file};
 
 /// Longest model file that others read: protobuf counts a message's bytes in 31 bits.
 pub const MOST_BYTES: u64 = i32::MAX as u64;
@@ -76,6 +78,14 @@ impl Original {
     fn path(&self) -> &Path {
         Path::new(self.source.name())
     }
+
+    /// An error of the model file, where it says of no other.
+    fn named(&self, e: Error) -> Error {
+        match e.file() {
+            Some(_) => e,
+            None => e.in_file(self.source.name()),
+        }
+    }
 }
 
 /// Where weights go.
@@ -104,6 +114,8 @@ pub struct External {
     pub max_size: Option<u64>,
     /// Most tensors of a file.
     pub max_tensors: Option<u64>,
+    /// Where tensors begin in a file.
+    pub alignment: Alignment,
 }
 
 impl Default for External {
@@ -114,6 +126,7 @@ impl Default for External {
             gather: false,
             max_size: None,
             max_tensors: None,
+            alignment: Alignment::WINDOWS,
         }
     }
 }
@@ -126,12 +139,33 @@ impl External {
 }
 
 /// How a model is written.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Where weights go.
     pub weights: Weights,
-    /// Write a model file that is longer than others read.
-    pub over_2gib: bool,
+    /// Where they go instead when the model file would be longer than `most_bytes`; without this,
+    /// that is refused.
+    pub otherwise: Option<External>,
+    /// Longest model file that is written.
+    pub most_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new(Weights::Keep, false)
+    }
+}
+
+impl Options {
+    /// Weights go where they are asked to be; only those that may stay leave a file that others
+    /// could not read. With `over_2gib` it is written.
+    pub fn new(weights: Weights, over_2gib: bool) -> Self {
+        Self {
+            otherwise: (weights == Weights::Keep).then(External::default),
+            weights,
+            most_bytes: if over_2gib { u64::MAX } else { MOST_BYTES },
+        }
+    }
 }
 
 /// Files to be written, with exact sizes.
@@ -160,16 +194,16 @@ pub struct Plan {
 /// is wrong with a tensor.
 pub fn plan(original: &Original, edits: Edits, out: &Path, options: &Options) -> Result<Plan> {
     let plan = plan_as(original, edits.clone(), out, &options.weights)?;
-    let len = plan.spliced.len();
-    if len <= MOST_BYTES || options.over_2gib {
+    let (len, most) = (plan.spliced.len(), options.most_bytes);
+    if len <= most {
         return Ok(plan);
     }
-    if options.weights != Weights::Keep {
+    let Some(external) = &options.otherwise else {
         return Err(too_long(len, &options.weights));
-    }
-    let weights = Weights::External(External::default());
+    };
+    let weights = Weights::External(external.clone());
     let mut plan = plan_as(original, edits, out, &weights)?;
-    if plan.spliced.len() > MOST_BYTES {
+    if plan.spliced.len() > most {
         return Err(too_long(plan.spliced.len(), &weights));
     }
     let why =
@@ -197,7 +231,8 @@ fn plan_as(original: &Original, edits: Edits, out: &Path, weights: &Weights) -> 
         e.gather |= !here;
     }
     let names = Names::new(original, out, &weights)?;
-    let moved = relocate(original, edits, &weights, &|n| names.of(n))?;
+    let moved =
+        relocate(original, edits, &weights, &|n| names.of(n)).map_err(|e| original.named(e))?;
     let spliced = splice(original.source.as_ref(), &moved.edits)?;
     let locations = names.of(moved.data.len());
     let mut plan = Plan {
@@ -257,6 +292,8 @@ fn keep_parts(original: &Original, plan: &Plan) -> Result<()> {
     let parts = &original.model.parts;
     let data = plan.data.iter().map(|(p, _)| p);
     let beside: Vec<&PathBuf> = data.chain(plan.copies.iter().map(|c| &c.path)).collect();
+    let lower = |p: &Path| p.as_os_str().to_ascii_lowercase();
+    let mut taken = HashSet::from([lower(&plan.path)]);
     for path in &beside {
         if parts.iter().any(|p| same_file(&p.path, path)) || same_file(original.path(), path) {
             return refused(
@@ -264,9 +301,7 @@ fn keep_parts(original: &Original, plan: &Plan) -> Result<()> {
                 "weights would take the place of a file they are read from",
             );
         }
-        let lower = |p: &Path| p.as_os_str().to_ascii_lowercase();
-        let taken = beside.iter().filter(|p| lower(p) == lower(path)).count() > 1;
-        if taken || lower(&plan.path) == lower(path) || same_file(&plan.path, path) {
+        if !taken.insert(lower(path)) || same_file(&plan.path, path) {
             return refused(path, "two files of the model would have one name");
         }
     }
@@ -307,11 +342,13 @@ impl Plan {
         self.data.is_empty() && self.copies.is_empty()
     }
 
-    /// Writes all files and puts them in place together, the model last. `progress` is told the
-    /// bytes since its last call and the total.
+    /// Writes all files and puts them in place together, the model last; an old model that reads
+    /// files which are replaced is away meanwhile. `progress` is told the bytes since its last call
+    /// and the total.
     ///
     /// # Errors
-    /// `Io`, and what reading gives; every target is as it was then.
+    /// `Io`, and what reading gives; every target is as it was then, unless it was a rename that
+    /// failed.
     pub fn write(&self, sync: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let (mut told, total) = (0u64, self.bytes());
         let mut tell = |n: u64| {
@@ -332,7 +369,11 @@ impl Plan {
         Ok(())
     }
 
-    fn write_all(
+    /// Writes all files into `set`, and makes the `folders` that they lie in.
+    ///
+    /// # Errors
+    /// `Io`, and what reading gives.
+    pub(crate) fn write_all(
         &self,
         sync: bool,
         set: &mut OutputSet,
@@ -343,15 +384,15 @@ impl Plan {
             c.write(sync, set, folders, tell)?;
         }
         for (path, data) in &self.data {
-            let mut out = Output::create(path, sync)?;
-            out.reserve(data.len)?;
-            data.write(&mut out, tell)?;
-            set.push(out)?;
+            set.add(path, data.len, sync, &mut |out| data.write(out, tell))?;
         }
-        let mut out = Output::create(&self.path, sync)?;
-        out.reserve(self.spliced.len())?;
-        self.spliced.write(self.source.as_ref(), &mut out, tell)?;
-        set.push(out)
+        set.add(&self.path, self.spliced.len(), sync, &mut |out| {
+            self.spliced.write(self.source.as_ref(), out, tell)
+        })?;
+        if is_tied(&self.path, self.data.iter().map(|(p, _)| p.as_path())) {
+            set.old_is_tied();
+        }
+        Ok(())
     }
 }
 

@@ -1,11 +1,13 @@
 //! From the pickle machine's trace to tensors and the structure tree.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use weighbridge_core::model::{Dict, Object, Tensor, TensorSource, Value, View};
 use weighbridge_core::pickle::{Blob, Call, Node, NodeId, Trace};
 use weighbridge_core::{Error, Limits, Result};
 
+use super::arrays::{self, Arrays};
 use super::storages::{self, StorageRef, Storages};
 use super::{dtype, numpy, objects};
 
@@ -90,6 +92,8 @@ pub(super) struct Lower<'t, 's> {
     out: Lowered,
     /// While set, tensors met are not added to the model (attributes of tensors).
     quiet: bool,
+    /// How NumPy arrays become tensors, where they do.
+    pub(super) arrays: Option<Rc<Arrays>>,
 }
 
 impl<'t, 's> Lower<'t, 's> {
@@ -120,7 +124,59 @@ impl<'t, 's> Lower<'t, 's> {
             cap: limits.expand_cap(file_bytes),
             out: Lowered::default(),
             quiet: false,
+            arrays: None,
         }
+    }
+
+    /// Makes tensors of NumPy arrays.
+    pub(super) fn with_arrays(mut self, arrays: Rc<Arrays>) -> Self {
+        self.arrays = Some(arrays);
+        self
+    }
+
+    /// Names everything under `path`, or by itself where that is empty.
+    pub(super) fn under(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.path);
+        self
+    }
+
+    /// The value of another trace at this place: a pickle inside this one.
+    pub(super) fn nested_value(&mut self, trace: &Trace<'_>, arrays: Rc<Arrays>) -> Result<Value> {
+        let Some(root) = trace.root else {
+            return Ok(Value::Null);
+        };
+        let mut other = Lower {
+            trace,
+            storages: &mut *self.storages,
+            limits: self.limits,
+            nested: self.nested,
+            drafts: HashMap::new(),
+            nested_storages: HashMap::new(),
+            names: std::mem::take(&mut self.names),
+            open: HashMap::new(),
+            path: self.path.clone(),
+            depth: self.depth,
+            made: self.made,
+            taken: self.taken,
+            room: self.room,
+            expanded: self.expanded,
+            cap: self.cap,
+            out: std::mem::take(&mut self.out),
+            quiet: self.quiet,
+            arrays: Some(arrays),
+        };
+        let value = other.deeper(|o| o.value(root));
+        let Lower {
+            names,
+            made,
+            taken,
+            expanded,
+            out,
+            ..
+        } = other;
+        (self.names, self.out) = (names, out);
+        (self.made, self.taken, self.expanded) = (made, taken, expanded);
+        value
     }
 
     /// Lowers the value at `STOP`.
@@ -453,6 +509,9 @@ impl<'t, 's> Lower<'t, 's> {
         if let Some(t) = self.draft(id, call)? {
             return self.emit(t);
         }
+        if let Some(v) = arrays::value(self, id, call)? {
+            return Ok(v);
+        }
         if let Some(v) = objects::value_class(self, call)? {
             return Ok(v);
         }
@@ -715,29 +774,38 @@ impl Lowered {
         for t in &mut self.tensors {
             t.name = format!("{prefix}.{}", t.name);
         }
-        rename(&mut self.structure.0, prefix);
+        each_reference(&mut self.structure.0, &mut |name| {
+            *name = format!("{prefix}.{name}");
+        });
         self
     }
 }
 
-fn rename(v: &mut Value, prefix: &str) {
+/// Calls `f` with the name of every tensor that `v` refers to.
+pub(crate) fn each_reference(v: &mut Value, f: &mut dyn FnMut(&mut String)) {
     match v {
-        Value::Tensor(name) => *name = format!("{prefix}.{name}"),
+        Value::Tensor(name) => f(name),
         Value::List(l) | Value::Tuple(l) | Value::Set(l) | Value::FrozenSet(l) => {
-            l.iter_mut().for_each(|v| rename(v, prefix));
+            l.iter_mut().for_each(|v| each_reference(v, f));
         }
         Value::Dict(d) => {
-            d.entries.iter_mut().for_each(|(_, v)| rename(v, prefix));
-            d.attributes.iter_mut().for_each(|(_, v)| rename(v, prefix));
+            for (_, v) in &mut d.entries {
+                each_reference(v, f);
+            }
+            for (_, v) in &mut d.attributes {
+                each_reference(v, f);
+            }
         }
         Value::Object(o) => {
-            o.args.iter_mut().for_each(|v| rename(v, prefix));
-            o.kwargs.iter_mut().for_each(|(_, v)| rename(v, prefix));
+            o.args.iter_mut().for_each(|v| each_reference(v, f));
+            for (_, v) in &mut o.kwargs {
+                each_reference(v, f);
+            }
             for v in [&mut o.state, &mut o.items, &mut o.state_dict]
                 .into_iter()
                 .flatten()
             {
-                rename(v, prefix);
+                each_reference(v, f);
             }
         }
         _ => {}

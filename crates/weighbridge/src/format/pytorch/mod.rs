@@ -13,6 +13,7 @@
 
 mod alias_out;
 mod archive;
+pub(crate) mod arrays;
 pub(crate) mod dcp;
 pub(crate) mod deepspeed;
 pub(crate) mod dtype;
@@ -20,7 +21,7 @@ mod export;
 mod folder;
 mod foreign_out;
 pub(crate) mod legacy;
-mod lower;
+pub(crate) mod lower;
 pub(crate) mod megatron;
 mod numpy;
 mod objects;

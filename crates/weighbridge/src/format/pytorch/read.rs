@@ -1,18 +1,21 @@
 //! Which container a file is, and the way from a pickle to a model.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use weighbridge_core::model::{FormatId, Model, Part, Storage, Tensor, Value, Warning};
-use weighbridge_core::pickle::{self, Trace};
+use weighbridge_core::pickle::{self, NoArrays, Trace};
 use weighbridge_core::source::{ByteSource, SliceSource};
 use weighbridge_core::wire::zip::Archive;
 use weighbridge_core::{Error, ErrorKind, Limits, Result};
 
+use super::arrays::Arrays;
 use super::lower::{Lower, Lowered, NESTED_PER_BYTE};
 use super::storages::{StorageRequest, Storages};
 use super::{archive, legacy, tar};
 use crate::OpenOptions;
+use crate::format::joblib::{self, Loader};
 
 /// How deep torch files may lie in the byte strings of each other.
 const NESTED_FILES: u32 = 3;
@@ -51,6 +54,12 @@ pub(super) fn open_nested(
         tar::open(Arc::clone(&source), options)?
     } else if legacy::sniff(&head) {
         legacy::open(Arc::clone(&source), options)?
+    } else if let Some(unpacked) = joblib::unpacked(&head, source.as_ref(), &options.limits)? {
+        let mut model = open_bare(&unpacked, options, depth)?;
+        if model.format == FormatId::Pickle {
+            model.container = Some("joblib");
+        }
+        model
     } else {
         match open_bare(&source, options, depth) {
             Err(e) if e.rule() == "pickle.unknown-opcode" && !looks_like_pickle(&head) => {
@@ -89,33 +98,108 @@ pub fn is_torchscript_zip(archive: &Archive) -> bool {
     )
 }
 
-/// A pickle with nothing around it: plain Python data, or tensors that carry their storages as
-/// byte strings.
+/// A pickle with nothing around it: plain Python data, tensors that carry their storages as byte
+/// strings, or joblib's stream with arrays between the opcodes.
 fn open_bare(source: &Arc<dyn ByteSource>, options: &OpenOptions, depth: u32) -> Result<Model> {
     let limits = &options.limits;
-    let (data, end) = load_pickle(source.as_ref(), 0, limits)?;
-    let trace = pickle::run(&data, limits);
+    let loaded = joblib::load(source.as_ref(), 0, limits)?;
+    let mut loader = Loader::new(&loaded.holes);
+    let trace = pickle::run_with(&loaded.data, limits, &mut loader);
+    let Loader { met, files, .. } = loader;
+    let named = source.name().to_ascii_lowercase().ends_with(".joblib");
+    let joblib = named || !met.is_empty() || !files.is_empty();
+    // Estimators are arrays with something around them.
+    let sklearn = |m: &str| m == "sklearn" || m.starts_with("sklearn.");
+    let arrays = joblib || trace.globals.iter().any(|g| sklearn(&g.module));
+    let arrays = arrays.then(|| {
+        Rc::new(Arrays::new(
+            Arc::clone(source),
+            0,
+            loaded.holes.clone(),
+            met,
+        ))
+    });
     let mut none = NoStorages;
-    let low = lower(trace, &mut none, options, source.len(), depth)?;
-    let torch = !low.tensors.is_empty() || names_torch(&low.structure.0);
+    let low = lower_with(
+        trace,
+        &mut none,
+        options,
+        source.len(),
+        depth,
+        arrays.clone(),
+    )?;
+    let torch = names_torch(&low.structure.0) || arrays.is_none() && !low.tensors.is_empty();
     let mut model = Model::new(if torch {
         FormatId::PyTorch
     } else {
         FormatId::Pickle
     });
-    model.container = Some("pickle");
+    model.container = Some(if joblib { "joblib" } else { "pickle" });
     fill(&mut model, low);
-    if (end as u64) < source.len() {
+    if let Some(arrays) = arrays {
+        model.warnings.extend(arrays.warnings());
+    }
+    for (_, path) in files {
+        let message =
+            format!("an array lies in the file {path:?} beside this one, which is not opened");
+        model
+            .warnings
+            .push(Warning::new("joblib.outside-array", message));
+    }
+    if loaded.end < source.len() {
         model.warnings.push(Warning {
             rule: "pickle.trailing-data",
             message: format!(
                 "{} bytes follow the first pickle",
-                source.len() - end as u64
+                source.len() - loaded.end
             ),
-            offset: Some(end as u64),
+            offset: Some(loaded.end),
         });
     }
     Ok(model)
+}
+
+/// What a pickle of NumPy arrays holds, with every name under `name`: the arrays as tensors, and
+/// what they lie in.
+pub(crate) struct Objects {
+    pub(crate) tensors: Vec<Tensor>,
+    pub(crate) value: Value,
+    pub(crate) warnings: Vec<Warning>,
+    /// Position behind the pickle.
+    pub(crate) end: u64,
+}
+
+/// Reads the pickle of an array of objects at `at` of `source`.
+///
+/// # Errors
+/// What the pickle machine finds wrong, with offsets counted in the source.
+pub(crate) fn objects(
+    source: &Arc<dyn ByteSource>,
+    at: u64,
+    name: &str,
+    options: &OpenOptions,
+) -> Result<Objects> {
+    let limits = &options.limits;
+    let loaded = joblib::load(source.as_ref(), at, limits)?;
+    let trace = pickle::run_with(&loaded.data, limits, &mut NoArrays);
+    let holes = joblib::Holes::default();
+    let arrays = Rc::new(Arrays::new(Arc::clone(source), at, holes, Vec::new()));
+    let mut none = NoStorages;
+    let nested = |_: &[u8]| -> Result<Vec<Tensor>> { Ok(Vec::new()) };
+    if let Some(e) = trace.error {
+        return Err(e.shifted(at));
+    }
+    let lower = Lower::new(&trace, &mut none, limits, source.len(), &nested);
+    let low = lower.with_arrays(Rc::clone(&arrays)).under(name).run()?;
+    let mut model = Model::new(FormatId::Numpy);
+    fill(&mut model, low);
+    model.warnings.extend(arrays.warnings());
+    Ok(Objects {
+        tensors: model.tensors,
+        value: model.structure.unwrap_or(Value::Null),
+        warnings: model.warnings,
+        end: at.saturating_add(loaded.end),
+    })
 }
 
 fn names_torch(v: &Value) -> bool {
@@ -143,11 +227,23 @@ impl Storages for NoStorages {
 
 /// Lowers a finished trace.
 pub(super) fn lower(
+    trace: Trace<'_>,
+    storages: &mut dyn Storages,
+    options: &OpenOptions,
+    file_bytes: u64,
+    depth: u32,
+) -> Result<Lowered> {
+    lower_with(trace, storages, options, file_bytes, depth, None)
+}
+
+/// The same, with NumPy arrays made tensors where `arrays` are given.
+fn lower_with(
     mut trace: Trace<'_>,
     storages: &mut dyn Storages,
     options: &OpenOptions,
     file_bytes: u64,
     depth: u32,
+    arrays: Option<Rc<Arrays>>,
 ) -> Result<Lowered> {
     if let Some(e) = trace.error.take() {
         return Err(e);
@@ -158,7 +254,11 @@ pub(super) fn lower(
         options.limits.spare_bytes = NESTED_PER_BYTE.saturating_mul(bytes.len() as u64);
         Ok(open_nested(source, &options, depth + 1)?.tensors)
     };
-    Lower::new(&trace, storages, &options.limits, file_bytes, &nested).run()
+    let lower = Lower::new(&trace, storages, &options.limits, file_bytes, &nested);
+    match arrays {
+        Some(arrays) => lower.with_arrays(arrays).run(),
+        None => lower.run(),
+    }
 }
 
 /// Moves what a pickle gave into the model.

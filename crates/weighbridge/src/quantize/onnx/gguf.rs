@@ -3,7 +3,7 @@
 //! (`ggml-common.h` of llama.cpp; `docs/ContribOperators.md` of ONNX Runtime). Only the order of
 //! nibbles differs: `Q4_0` has value `i` beside value `i + 16`, `MatMulNBits` beside its neighbour.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use weighbridge_core::model::{
@@ -132,14 +132,16 @@ pub fn with_gguf_blocks(model: &mut Model) -> Result<Vec<String>> {
         return Ok(Vec::new());
     };
     let mut names = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for (i, t) in model.tensors.iter().enumerate() {
+        known.entry(t.name.clone()).or_insert(i);
+    }
+    let mut gone = HashSet::new();
     for node in graph.nodes.iter().filter(|n| n.operator == "MatMulNBits") {
         let Some((dtype, n, k)) = shape(node) else {
             continue;
         };
-        let tensor = |i: usize| {
-            let name = node.inputs.get(i)?;
-            model.tensors.iter().position(|t| &t.name == name)
-        };
+        let tensor = |i: usize| known.get(node.inputs.get(i)?).copied();
         let (Some(q), Some(s)) = (tensor(1), tensor(2)) else {
             continue;
         };
@@ -155,6 +157,8 @@ pub fn with_gguf_blocks(model: &mut Model) -> Result<Vec<String>> {
             continue;
         }
         let end = format!("_Q{}", blocks.bits);
+        known.remove(&integers.name);
+        known.remove(&scales.name);
         let name = integers
             .name
             .strip_suffix(&end)
@@ -165,9 +169,14 @@ pub fn with_gguf_blocks(model: &mut Model) -> Result<Vec<String>> {
         if let Some(place) = model.tensors.get_mut(q) {
             *place = made;
         }
-        model.tensors.remove(s);
+        known.entry(name.clone()).or_insert(q);
+        gone.insert(s);
         names.push(name);
     }
+    let mut at = 0..;
+    model
+        .tensors
+        .retain(|_| !at.next().is_some_and(|i| gone.contains(&i)));
     Ok(names)
 }
 

@@ -288,8 +288,8 @@ impl<'w> Half<'w> {
             if !*wide {
                 self.out.removed.insert(raw.span);
                 self.out.edits.remove(graph, raw.span);
-                let inputs = self.view.raw.inputs.iter();
-                for v in inputs.filter(|v| v.name.text == raw.name()) {
+                let view = self.view;
+                for v in view.inputs(raw.name()) {
                     self.retype(v);
                 }
             }

@@ -11,8 +11,9 @@ use weighbridge_core::{Error, Result};
 
 use super::OnnxOptions;
 use super::job::{Job, Places};
-use super::rewrite::{Beside, Data, Rewrite, SMALL, move_beside};
+use super::rewrite::{Beside, Data, Rewrite, SMALL};
 use super::run::{Outcome, Run};
+use crate::format::onnx::beside::is_tied;
 use crate::format::onnx::raw;
 use crate::format::onnx::splice::{Piece, Spliced, splice};
 use crate::output::{OutputSet, Positioned, raw_bytes};
@@ -61,7 +62,7 @@ impl Layout {
             for (raw, low) in stay {
                 let long = large && own.contains(&raw.span) && low.byte_len() >= SMALL;
                 if raw.is_external() || long {
-                    move_beside(&mut out.edits, raw, low, beside)?;
+                    beside.take(&mut out.edits, raw, low)?;
                 }
             }
         }
@@ -144,6 +145,10 @@ impl Layout {
         // The graph goes last: it is whole only with what lies beside it.
         for file in outputs.into_iter().rev() {
             file.finish(&mut set)?;
+        }
+        let beside = self.paths().split_off(1);
+        if is_tied(&self.path, beside.iter().map(PathBuf::as_path)) {
+            set.old_is_tied();
         }
         let mut paths = set.commit()?;
         paths.reverse();

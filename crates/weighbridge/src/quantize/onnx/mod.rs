@@ -34,7 +34,8 @@ use super::{Done, Quantized, pattern};
 use crate::convert::Report;
 use crate::format::Note;
 use crate::format::onnx::encode::Fields;
-use crate::format::onnx::splice::Piece;
+use crate::format::onnx::splice::{Edits, Piece};
+use crate::format::onnx::unique::refuse_duplicates;
 use crate::format::onnx::{parse, raw};
 use crate::output::keep_inputs;
 pub use gguf::{Blocks, with_gguf_blocks};
@@ -200,7 +201,7 @@ impl OnnxOptions {
 ///
 /// # Errors
 /// `Parameter` for options that do not go together or a model without anything to quantize,
-/// `Malformed` for weights that are no finite numbers, and what reading and writing gives. Nothing
+/// `Malformed` for weights that are no finite numbers or have one name, and what reading and writing gives. Nothing
 /// is left at `path` then.
 ///
 /// # Examples
@@ -227,6 +228,8 @@ pub fn quantize_onnx(
         let message = "the model has no graph";
         return Err(Error::malformed("onnx.no-graph", message).in_file(source.name()));
     };
+    refuse_duplicates(&parsed.model, Span::of(source.as_ref()), &Edits::new())
+        .map_err(|e| e.in_file(source.name()))?;
     let mut out = Rewrite::new(raw);
     change(&parsed.model, raw, low, source.as_ref(), options, &mut out)
         .map_err(|e| e.in_file(source.name().to_owned()))?;

@@ -3,7 +3,7 @@
 //! 1.32), with the same names. Beyond it: `Gemm`, matrices behind a `Transpose` or given by
 //! `Constant` nodes, and one set of blocks for a matrix that several nodes read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use regex::Regex;
 use weighbridge_core::model::{AttributeValue, DType, Graph, GraphNode, Tensor};
@@ -261,34 +261,59 @@ impl<'w> Products<'w> {
     }
 
     /// Takes out what nobody reads any more.
-    fn finish(&mut self, views: &[View<'_>]) {
-        for (graph, name) in std::mem::take(&mut self.used) {
+    fn finish(self, views: &[View<'_>]) {
+        let Self { out, used, .. } = self;
+        let mut readers = Readers::of(views, out);
+        for (graph, name) in used {
             let Some(view) = views.get(graph) else {
                 continue;
             };
-            for &reader in view.users(&name) {
-                let Some(node) = view.raw.nodes.get(reader) else {
-                    continue;
-                };
-                if node.operator.text == "Transpose" && !self.is_read(views, output(node, 0)) {
-                    self.out.remove_node(view.graph_of(node.span), node.span);
+            for read in view.reads(&name) {
+                let turns = read.node.operator.text == "Transpose";
+                if turns && !readers.any(output(read.node, 0)) {
+                    readers.forget(read.node, out);
+                    out.remove_node(view.graph_of(read.node.span), read.node.span);
                 }
             }
-            let held = view.constant(&name).filter(|_| !self.is_read(views, &name));
-            if let Some(held) = held {
-                view.remove(held, self.out);
+            if let Some(held) = view.constant(&name).filter(|_| !readers.any(&name)) {
+                if let Some(node) = held.node.and_then(|i| view.raw.nodes.get(i)) {
+                    readers.forget(node, out);
+                }
+                view.remove(held, out);
             }
         }
     }
+}
 
-    /// Whether a node that stays, or a graph, reads a value of this name.
-    fn is_read(&self, views: &[View<'_>], name: &str) -> bool {
-        views.iter().any(|v| {
-            let reads = |n: &raw::Node| n.inputs.iter().any(|i| i.text == name);
-            let stays = |n: &&raw::Node| !self.out.is_removed(n.span);
-            v.raw.nodes.iter().filter(stays).any(reads)
-                || v.raw.outputs.iter().any(|o| o.name.text == name)
-        })
+/// How often nodes that stay, and graphs, read a name, in whatever graph.
+struct Readers<'a>(HashMap<&'a str, usize>);
+
+impl<'a> Readers<'a> {
+    fn of(views: &[View<'a>], out: &Rewrite) -> Self {
+        let mut all: HashMap<&str, usize> = HashMap::new();
+        let mut count = |name: &'a raw::Text| *all.entry(&name.text).or_default() += 1;
+        for v in views {
+            let stay = v.raw.nodes.iter().filter(|n| !out.is_removed(n.span));
+            stay.flat_map(|n| &n.inputs).for_each(&mut count);
+            v.raw.outputs.iter().for_each(|o| count(&o.name));
+        }
+        Self(all)
+    }
+
+    fn any(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|n| *n > 0)
+    }
+
+    /// A node is about to go, if it did not yet.
+    fn forget(&mut self, node: &raw::Node, out: &Rewrite) {
+        if out.is_removed(node.span) {
+            return;
+        }
+        for t in &node.inputs {
+            if let Some(n) = self.0.get_mut(t.text.as_str()) {
+                *n = n.saturating_sub(1);
+            }
+        }
     }
 }
 
@@ -316,13 +341,6 @@ fn factor<'a>(views: &[View<'a>], own: usize, node: &'a raw::Node) -> Option<Fac
     };
     let name = input(node, 1);
     let view = views.get(own)?;
-    // A value of a graph outside has to come from outside: names made here come first.
-    let made_here = |n: &str| {
-        view.raw
-            .nodes
-            .iter()
-            .any(|m| m.outputs.iter().any(|o| o.text == n))
-    };
     if let Some(held) = view.constant(name) {
         return Some(Factor {
             graph: own,
@@ -331,12 +349,7 @@ fn factor<'a>(views: &[View<'a>], own: usize, node: &'a raw::Node) -> Option<Fac
             turned,
         });
     }
-    let position = view
-        .raw
-        .nodes
-        .iter()
-        .position(|m| output(m, 0) == name && !name.is_empty());
-    if let Some(at) = position {
+    if let Some(at) = view.giver(name) {
         let transpose = view.raw.nodes.get(at)?;
         let lowered = view.low.nodes.get(at)?;
         let name = input(transpose, 0);
@@ -352,15 +365,14 @@ fn factor<'a>(views: &[View<'a>], own: usize, node: &'a raw::Node) -> Option<Fac
             turned: !turned,
         });
     }
-    let outside = views.get(..own)?.iter().enumerate().rev();
-    let outer = (!made_here(name) && !view.raw.inputs.iter().any(|v| v.name.text == name))
-        .then_some(outside)?;
+    // A value of a graph outside has to come from outside: names made here come first.
+    if own == 0 || !view.makers(name).is_empty() || !view.inputs(name).is_empty() {
+        return None;
+    }
     // Graphs that are done are siblings, or those around this one: only the outermost is sure.
-    let (graph, held) = outer
-        .filter(|(g, _)| *g == 0)
-        .find_map(|(g, v)| Some((g, v.constant(name)?)))?;
+    let held = views.first()?.constant(name)?;
     Some(Factor {
-        graph,
+        graph: 0,
         name,
         held,
         turned,
@@ -396,10 +408,7 @@ fn matrix(view: &View<'_>, node: &raw::Node, f: &Factor<'_>) -> Option<(u64, u64
 
 /// How many dimensions the file says that a value has.
 fn rank(view: &View<'_>, name: &str) -> Option<usize> {
-    let g = view.raw;
-    let mut all = g.inputs.iter().chain(&g.values).chain(&g.outputs);
-    let found = all.find(|v| v.name.text == name)?;
-    match &found.kind.as_ref()?.value {
+    match &view.said(name)?.kind.as_ref()?.value {
         raw::TypeValue::Tensor(_, Some(dims)) => Some(dims.len()),
         _ => None,
     }

@@ -7,11 +7,12 @@ use weighbridge_core::wire::protobuf::Span;
 use weighbridge_core::{Error, Result};
 
 use super::opset;
-use super::rewrite::{Constant, Data, Rewrite, data_type, graph_of, int_attribute};
+use super::rewrite::{Constant, Data, Rewrite, data_type, int_attribute};
 use super::view::{inner_graphs, is_standard};
 use crate::format::onnx::encode::Fields;
 use crate::format::onnx::raw;
 use crate::format::onnx::splice::Piece;
+use crate::format::onnx::walk::holder;
 
 /// The version with blocks and 4-bit integers in `DequantizeLinear`, and the format's version
 /// with that (`docs/Versioning.md`).
@@ -123,8 +124,7 @@ fn one(g: &raw::Graph, node: &raw::Node, from: i64, out: &mut Rewrite) -> Result
             dims: vec![axes.ints.len() as u64],
             data: Data::Bytes(axes.ints.iter().flat_map(|n| n.to_le_bytes()).collect()),
         };
-        let whole = g.spans.last().copied().unwrap_or_default();
-        out.constant(graph_of(g, node.span).unwrap_or(whole), constant);
+        out.constant(holder(&g.spans, node.span), constant);
         out.edits.remove(node.span, axes.span);
         let input = Fields::new().bytes(1, name);
         out.edits.append(node.span, vec![Piece::Fields(input)]);

@@ -14,7 +14,7 @@ use super::job::{Job, Linear, To};
 use super::nbits::blocks;
 use super::params::Int;
 use super::rewrite::{NewNode, Rewrite, int_attribute};
-use super::view::{Held, View, input, int, is_standard};
+use super::view::{Held, Read, View, input, int, is_standard};
 use crate::format::onnx::raw;
 
 /// Rewrites a graph's weights.
@@ -215,30 +215,18 @@ impl Weights<'_> {
             let Some(held) = self.view.constant(name) else {
                 continue;
             };
-            let stays = |&i: &usize| {
-                self.view
-                    .raw
-                    .nodes
-                    .get(i)
-                    .is_some_and(|n| self.reads_wide(n, name))
-            };
-            let captured =
-                (0..self.view.raw.nodes.len()).any(|i| self.view.captured(i).any(|c| c == name));
-            let given = self.view.raw.outputs.iter().any(|o| o.name.text == name);
-            if !captured && !given && !self.view.users(name).iter().any(stays) {
+            let stays = |read: &Read<'_>| self.reads_wide(read);
+            if !self.view.is_kept(name) && !self.view.reads(name).iter().any(stays) {
                 self.view.remove(held, self.out);
             }
         }
     }
 
-    /// Whether a node still reads the floats of `name`.
-    fn reads_wide(&self, node: &raw::Node, name: &str) -> bool {
-        let weight = factor(node)
+    /// Whether what read a constant still reads its floats.
+    fn reads_wide(&self, read: &Read<'_>) -> bool {
+        let weight = factor(read.node)
             .map(|f| f.at)
-            .filter(|_| !self.view.is_excluded(node));
-        let inputs = node.inputs.iter().enumerate();
-        inputs
-            .into_iter()
-            .any(|(i, t)| t.text == name && Some(i) != weight)
+            .filter(|_| !self.view.is_excluded(read.node));
+        Some(read.at) != weight
     }
 }

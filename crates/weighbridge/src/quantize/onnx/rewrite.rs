@@ -10,6 +10,7 @@ use weighbridge_core::{Error, Result};
 
 use super::job::{Job, To};
 use crate::format::onnx::encode::Fields;
+use crate::format::onnx::place::{Alignment, Lying};
 use crate::format::onnx::raw;
 use crate::format::onnx::splice::{Edits, Piece};
 use crate::format::onnx::types;
@@ -67,6 +68,8 @@ pub(super) struct Rewrite {
     slots: BTreeMap<(u64, u64), Slot>,
     /// Names that are in use.
     names: HashSet<String>,
+    /// The number that a name was last given, where it was asked for more than once.
+    numbers: HashMap<String, u64>,
     rooms: usize,
     /// Constants that go, by where their message lies.
     pub(super) removed: HashSet<Span>,
@@ -105,13 +108,17 @@ impl Rewrite {
     /// `name`, or one like it that no value has.
     pub(super) fn fresh(&mut self, name: impl Into<String>) -> String {
         let name = name.into();
-        let mut out = name.clone();
-        let mut n = 1u64;
-        while !self.names.insert(out.clone()) {
-            n += 1;
-            out = format!("{name}_{n}");
+        if self.names.insert(name.clone()) {
+            return name;
         }
-        out
+        let n = self.numbers.entry(name.clone()).or_insert(1);
+        loop {
+            *n = n.saturating_add(1);
+            let out = format!("{name}_{n}");
+            if self.names.insert(out.clone()) {
+                return out;
+            }
+        }
     }
 
     /// A room for so many bytes.
@@ -164,19 +171,6 @@ impl Rewrite {
             .replace(node, text.span, vec![Piece::Fields(field)]);
     }
 
-    /// Takes a constant out of `graph`, and the input of that name.
-    pub(super) fn remove_constant(&mut self, g: &raw::Graph, graph: Span, tensor: &raw::Tensor) {
-        if !self.removed.insert(tensor.span) {
-            return;
-        }
-        self.edits.remove(graph, tensor.span);
-        for input in g.inputs.iter().filter(|i| i.name.text == tensor.name()) {
-            if let Some(graph) = graph_of(g, input.span) {
-                self.edits.remove(graph, input.span);
-            }
-        }
-    }
-
     /// Puts what was said of nodes into the edits.
     pub(super) fn settle(&mut self) {
         let piece = |f: Fields| Piece::Fields(Fields::new().bytes(1, f));
@@ -198,12 +192,6 @@ impl Rewrite {
             }
         }
     }
-}
-
-/// The message of `graph` that `inside` lies in: a graph that was given in parts has several.
-pub(super) fn graph_of(graph: &raw::Graph, inside: Span) -> Option<Span> {
-    let holds = |s: &&Span| s.start <= inside.start && inside.end <= s.end;
-    graph.spans.iter().find(holds).copied()
 }
 
 /// A node's message.
@@ -295,21 +283,47 @@ impl Beside {
         }
     }
 
-    /// Gives `data` a place; what is large begins with a page, so that it can be mapped.
+    /// Gives `data` a place; what says where that is.
     fn place(&mut self, data: Data) -> Result<Vec<Piece>> {
-        let align = if data.len() >= 1 << 20 { 4096 } else { 64 };
-        let offset = self.len.checked_next_multiple_of(align);
-        let too_long = || Error::limit("quantize.size", "the data is too long for a file");
-        let offset = offset.ok_or_else(too_long)?;
         let len = data.len();
-        self.len = offset.checked_add(len).ok_or_else(too_long)?;
+        let offset = self.add(data)?;
+        let lying = self.lying(offset, len);
+        let fields = [lying.entries(), Lying::kind()];
+        Ok(fields.map(Piece::Fields).into())
+    }
+
+    /// Gives `data` a place; what is large begins with a page, so that it can be mapped.
+    fn add(&mut self, data: Data) -> Result<u64> {
+        let len = data.len();
+        let offset = Alignment::LARGE_AT_PAGES.next(self.len, len);
+        let end = offset.and_then(|o| o.checked_add(len));
+        let (Some(offset), Some(end)) = (offset, end) else {
+            let message = "the data is too long for a file";
+            return Err(Error::limit("quantize.size", message));
+        };
+        self.len = end;
         self.parts.push((offset, data));
-        let fields = Fields::new()
-            .entry(13, "location", &self.location)
-            .entry(13, "offset", &offset.to_string())
-            .entry(13, "length", &len.to_string())
-            .int(14, 1);
-        Ok(vec![Piece::Fields(fields)])
+        Ok(offset)
+    }
+
+    fn lying(&self, offset: u64, length: u64) -> Lying<'_> {
+        Lying {
+            location: &self.location,
+            offset,
+            length,
+        }
+    }
+
+    /// Moves the data of a constant that stays into the file.
+    pub(super) fn take(
+        &mut self,
+        edits: &mut Edits,
+        tensor: &raw::Tensor,
+        low: &Tensor,
+    ) -> Result<()> {
+        let offset = self.add(Data::Tensor(Arc::new(low.clone())))?;
+        self.lying(offset, low.byte_len()).leave(edits, tensor);
+        Ok(())
     }
 }
 
@@ -332,22 +346,6 @@ impl Constant {
         }
         Ok(out)
     }
-}
-
-/// Moves the data of a constant that stays into the file beside the model.
-pub(super) fn move_beside(
-    edits: &mut Edits,
-    tensor: &raw::Tensor,
-    lowered: &Tensor,
-    beside: &mut Beside,
-) -> Result<()> {
-    let data = Data::Tensor(Arc::new(lowered.clone()));
-    let pieces = beside.place(data)?;
-    for number in [4, 5, 7, 9, 10, 11, 14] {
-        edits.set(tensor.span, number, Vec::new());
-    }
-    edits.set(tensor.span, 13, pieces);
-    Ok(())
 }
 
 /// The element type of a dtype that ONNX has.

@@ -6,10 +6,12 @@ use regex::Regex;
 use weighbridge_core::model::{AttributeValue, Graph, Tensor};
 use weighbridge_core::wire::protobuf::Span;
 
-use super::rewrite::{Rewrite, graph_of};
+use super::rewrite::Rewrite;
 use crate::format::onnx::raw;
+use crate::format::onnx::walk::holder;
 
-/// A graph with what is known of its values.
+/// A graph with what is known of its values. Everything is looked up by name: a hostile file has
+/// as many nodes as it likes.
 pub(super) struct View<'a> {
     /// As it stands in the file.
     pub(super) raw: &'a raw::Graph,
@@ -17,9 +19,28 @@ pub(super) struct View<'a> {
     pub(super) low: &'a Graph,
     constants: HashMap<&'a str, Held<'a>>,
     users: HashMap<&'a str, Vec<usize>>,
-    /// Names that graphs inside nodes read.
+    reads: HashMap<&'a str, Vec<Read<'a>>>,
+    /// Nodes that give a value, and which output it is.
+    makers: HashMap<&'a str, Vec<(usize, &'a raw::Text)>>,
+    /// The first node whose first output is a value.
+    givers: HashMap<&'a str, usize>,
+    inputs: HashMap<&'a str, Vec<&'a raw::ValueInfo>>,
+    /// What the graph first says of a value.
+    said: HashMap<&'a str, &'a raw::ValueInfo>,
+    outputs: HashSet<&'a str>,
+    /// Names that graphs inside nodes read: of each node, and of all.
     captured: HashMap<usize, HashSet<&'a str>>,
+    captured_by_any: HashSet<&'a str>,
     exclude: &'a [Regex],
+}
+
+/// One input of a node.
+#[derive(Clone, Copy)]
+pub(super) struct Read<'a> {
+    pub(super) node: &'a raw::Node,
+    /// Which input it is.
+    pub(super) at: usize,
+    pub(super) text: &'a raw::Text,
 }
 
 /// A constant of a graph.
@@ -45,17 +66,30 @@ impl<'a> View<'a> {
             constants.insert(r.name(), held);
         }
         let mut users: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut reads: HashMap<&str, Vec<Read<'a>>> = HashMap::new();
+        let mut makers: HashMap<&str, Vec<(usize, &raw::Text)>> = HashMap::new();
+        let mut givers = HashMap::new();
         let mut captured = HashMap::new();
+        let mut captured_by_any = HashSet::new();
         for (i, (node, lowered)) in raw.nodes.iter().zip(&low.nodes).enumerate() {
-            for input in &node.inputs {
-                let known = users.entry(input.text.as_str()).or_default();
+            for (at, text) in node.inputs.iter().enumerate() {
+                let known = users.entry(text.text.as_str()).or_default();
                 if known.last() != Some(&i) {
                     known.push(i);
                 }
+                let known = reads.entry(text.text.as_str()).or_default();
+                known.push(Read { node, at, text });
+            }
+            if let Some(first) = node.outputs.first().filter(|t| !t.text.is_empty()) {
+                givers.entry(first.text.as_str()).or_insert(i);
+            }
+            for text in &node.outputs {
+                makers.entry(&text.text).or_default().push((i, text));
             }
             let mut names = HashSet::new();
-            inner_graphs(node, &mut |g| reads(g, &mut names));
+            inner_graphs(node, &mut |g| gather_reads(g, &mut names));
             if !names.is_empty() {
+                captured_by_any.extend(&names);
                 captured.insert(i, names);
             }
             let value = lowered.attributes.iter().find(|a| a.name == "value");
@@ -78,12 +112,27 @@ impl<'a> View<'a> {
                 constants.insert(output.text.as_str(), held);
             }
         }
+        let mut inputs: HashMap<&str, Vec<&raw::ValueInfo>> = HashMap::new();
+        for v in &raw.inputs {
+            inputs.entry(&v.name.text).or_default().push(v);
+        }
+        let mut said = HashMap::new();
+        for v in raw.inputs.iter().chain(&raw.values).chain(&raw.outputs) {
+            said.entry(v.name.text.as_str()).or_insert(v);
+        }
         Self {
             raw,
             low,
             constants,
             users,
+            reads,
+            makers,
+            givers,
+            inputs,
+            said,
+            outputs: raw.outputs.iter().map(|o| o.name.text.as_str()).collect(),
             captured,
+            captured_by_any,
             exclude,
         }
     }
@@ -96,6 +145,42 @@ impl<'a> View<'a> {
     /// Nodes that read `name`, by number.
     pub(super) fn users(&self, name: &str) -> &[usize] {
         self.users.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every input of a node that reads `name`.
+    pub(super) fn reads(&self, name: &str) -> &[Read<'a>] {
+        self.reads.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Nodes that give `name`, by number, and the output that it is.
+    pub(super) fn makers(&self, name: &str) -> &[(usize, &'a raw::Text)] {
+        self.makers.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The first node whose first output is `name`, by number.
+    pub(super) fn giver(&self, name: &str) -> Option<usize> {
+        self.givers.get(name).copied()
+    }
+
+    /// What the graph first says of the value `name`: among inputs, then inner values, then
+    /// outputs.
+    pub(super) fn said(&self, name: &str) -> Option<&'a raw::ValueInfo> {
+        self.said.get(name).copied()
+    }
+
+    /// The graph's inputs of this name.
+    pub(super) fn inputs(&self, name: &str) -> &[&'a raw::ValueInfo] {
+        self.inputs.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the graph gives a value of this name.
+    pub(super) fn is_output(&self, name: &str) -> bool {
+        self.outputs.contains(name)
+    }
+
+    /// Whether the graph gives `name`, or one inside a node reads it.
+    pub(super) fn is_kept(&self, name: &str) -> bool {
+        self.is_output(name) || self.captured_by_any.contains(name)
     }
 
     /// Names that graphs inside node number `i` read.
@@ -121,18 +206,23 @@ impl<'a> View<'a> {
 
     /// The message that a node is a field of.
     pub(super) fn graph_of(&self, inside: Span) -> Span {
-        let whole = self.raw.spans.last().copied().unwrap_or_default();
-        graph_of(self.raw, inside).unwrap_or(whole)
+        holder(&self.raw.spans, inside)
     }
 
-    /// Takes a constant out of the file.
+    /// Takes a constant out of the file, and the input of its name.
     pub(super) fn remove(&self, held: Held<'a>, out: &mut Rewrite) {
         match held.node.and_then(|i| self.raw.nodes.get(i)) {
             Some(node) => {
                 out.removed.insert(held.raw.span);
                 out.remove_node(self.graph_of(node.span), node.span);
             }
-            None => out.remove_constant(self.raw, self.graph_of(held.raw.span), held.raw),
+            None if out.removed.insert(held.raw.span) => {
+                let inputs = self.inputs(held.raw.name()).iter().map(|v| v.span);
+                for span in inputs.chain([held.raw.span]) {
+                    out.edits.remove(self.graph_of(span), span);
+                }
+            }
+            None => {}
         }
     }
 }
@@ -151,11 +241,11 @@ pub(super) fn inner_graphs<'a>(node: &'a raw::Node, f: &mut dyn FnMut(&'a raw::G
 }
 
 /// Collects what a graph and those in it read or give, whoever makes it.
-fn reads<'a>(g: &'a raw::Graph, names: &mut HashSet<&'a str>) {
+fn gather_reads<'a>(g: &'a raw::Graph, names: &mut HashSet<&'a str>) {
     names.extend(g.outputs.iter().map(|o| o.name.text.as_str()));
     for node in &g.nodes {
         names.extend(node.inputs.iter().map(|i| i.text.as_str()));
-        inner_graphs(node, &mut |g| reads(g, names));
+        inner_graphs(node, &mut |g| gather_reads(g, names));
     }
 }
 

@@ -6,7 +6,8 @@ use weighbridge_core::Result;
 use weighbridge_core::wire::protobuf::{Message, Reader, Span, Value};
 
 use super::super::raw::{Dimension, Graph, Node, Tensor, Text, Type, TypeValue, ValueInfo};
-use super::{Checker, Step, kinds, quoted, span_of};
+use super::super::unique;
+use super::{Checker, Step, kinds, quoted, shapes, span_of};
 
 impl<'m> Checker<'m> {
     /// A graph, whose names and nodes are seen only within it.
@@ -49,6 +50,7 @@ impl<'m> Checker<'m> {
                 self.strict("onnx.type", v.span, message);
             }
         }
+        self.said_shapes(g);
         Ok(())
     }
 
@@ -62,6 +64,10 @@ impl<'m> Checker<'m> {
                 self.shadows(&v.name, "input");
             }
             self.scope.add(name, v.kind.as_ref().and_then(kinds::of));
+            // What a body is called with may be of another shape each time.
+            let shape = v.kind.as_ref().filter(|_| self.outermost);
+            self.scope
+                .describe(name, shape.and_then(shapes::of_type), None);
         }
     }
 
@@ -89,8 +95,7 @@ impl<'m> Checker<'m> {
                     "an initializer has no name",
                 );
             } else if !seen.insert(name) {
-                let message = format!("the initializer {} stands twice", quoted(name));
-                self.wrong("onnx.duplicate-initializer", t.span, message);
+                self.wrong(unique::RULE, t.span, unique::twice(name));
             }
             self.inside(Step::Tensor(t), |c| c.tensor(t))?;
             let is_input = inputs.contains_key(name);
@@ -105,6 +110,9 @@ impl<'m> Checker<'m> {
                 self.default_shape(t, v);
             }
             self.initializer(t.name.as_ref(), is_input, kinds::of_tensor(t));
+            if !is_input || (self.ir < 4 && self.outermost) {
+                self.scope.describe(name, shapes::of_tensor(t), Some(t));
+            }
         }
         for s in &g.sparse_initializers {
             let t = &s.values;
@@ -113,8 +121,7 @@ impl<'m> Checker<'m> {
                 let message = "a sparse initializer has no name";
                 self.wrong("onnx.initializer-name", s.span, message);
             } else if !seen.insert(name) {
-                let message = format!("the initializer {} stands twice", quoted(name));
-                self.wrong("onnx.duplicate-initializer", s.span, message);
+                self.wrong(unique::RULE, s.span, unique::twice(name));
             }
             self.inside(Step::Tensor(t), |c| c.sparse(s))?;
             // Nodes take it as the dense tensor that it stands for.
@@ -213,7 +220,10 @@ impl<'m> Checker<'m> {
     /// What a node makes is new.
     fn assigned(&mut self, n: &'m Node) {
         let kinds = std::mem::take(&mut self.made);
+        let mut shapes = std::mem::take(&mut self.made_shapes).into_iter();
+        let constant = shapes::tensor_of(n);
         for (i, o) in n.outputs.iter().enumerate() {
+            let shape = shapes.next().flatten();
             if o.text.is_empty() {
                 continue;
             }
@@ -222,6 +232,7 @@ impl<'m> Checker<'m> {
                 self.wrong("onnx.duplicate-value", o.span, message);
             }
             self.scope.add(&o.text, kinds.get(i).cloned().flatten());
+            self.scope.describe(&o.text, shape, constant);
         }
     }
 

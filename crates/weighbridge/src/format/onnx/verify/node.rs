@@ -45,6 +45,7 @@ impl<'m> Checker<'m> {
             self.inside(Step::Plain(&a.name.text), |c| c.attribute(a))?;
         }
         self.made.clear();
+        self.made_shapes.clear();
         if n.operator.text.is_empty() {
             self.wrong(
                 "onnx.operator",
@@ -78,7 +79,7 @@ impl<'m> Checker<'m> {
                 );
                 self.wrong("onnx.operator-deprecated", n.operator.span, message);
             }
-            Found::Operator(o) => self.against(n, o),
+            Found::Operator(o) => self.against(n, o)?,
             missing => self.no_operator(n, missing, version),
         }
         Ok(())
@@ -155,7 +156,7 @@ impl<'m> Checker<'m> {
     }
 
     /// A node against its operator's signature.
-    fn against(&mut self, n: &'m Node, o: &Operator) {
+    fn against(&mut self, n: &'m Node, o: &Operator) -> Result<()> {
         for (rule, what, given, counts) in [
             ("onnx.input-count", "inputs", &n.inputs, &o.input_counts),
             ("onnx.output-count", "outputs", &n.outputs, &o.output_counts),
@@ -173,6 +174,7 @@ impl<'m> Checker<'m> {
         self.left_out(n, &n.outputs, &o.outputs, "output");
         self.attributes_against(n, o);
         self.kinds_against(n, o);
+        self.shapes_against(n)
     }
 
     /// Inputs and outputs without a name that may not be left out.

@@ -3,23 +3,28 @@
 use std::collections::HashMap;
 
 use super::kinds::Kind;
+use super::raw::Tensor;
+use super::shapes::Dims;
 
 /// Visible values, and how to forget those of a graph that ends. Looking one up takes the same time
 /// however deep the graph lies.
 #[derive(Debug, Default)]
 pub(super) struct Scope<'m> {
-    names: HashMap<&'m str, Value>,
+    names: HashMap<&'m str, Value<'m>>,
     /// What a name meant before this graph gave it another meaning.
-    before: Vec<(&'m str, Option<Value>)>,
+    before: Vec<(&'m str, Option<Value<'m>>)>,
     level: u32,
 }
 
 /// What is known of a value.
 #[derive(Debug, Clone)]
-struct Value {
+struct Value<'m> {
     /// How deep the graph lies that defines it.
     level: u32,
     kind: Option<Kind>,
+    shape: Option<Dims>,
+    /// The tensor that it always is.
+    constant: Option<&'m Tensor>,
 }
 
 /// Where a graph began.
@@ -48,10 +53,28 @@ impl<'m> Scope<'m> {
     /// Defines a name in this graph.
     pub(super) fn add(&mut self, name: &'m str, kind: Option<Kind>) {
         let level = self.level;
-        let old = self.names.insert(name, Value { level, kind });
+        let value = Value {
+            level,
+            kind,
+            shape: None,
+            constant: None,
+        };
+        let old = self.names.insert(name, value);
         // A second definition in one graph leaves what is to be restored as it is.
         if old.as_ref().is_none_or(|v| v.level < level) {
             self.before.push((name, old));
+        }
+    }
+
+    /// Says what shape the value `name` of this graph has, and which tensor it always is.
+    pub(super) fn describe(
+        &mut self,
+        name: &str,
+        shape: Option<Dims>,
+        constant: Option<&'m Tensor>,
+    ) {
+        if let Some(v) = self.names.get_mut(name).filter(|v| v.level == self.level) {
+            (v.shape, v.constant) = (shape, constant);
         }
     }
 
@@ -68,6 +91,21 @@ impl<'m> Scope<'m> {
     /// The type of a value, where it is known.
     pub(super) fn kind(&self, name: &str) -> Option<&Kind> {
         self.names.get(name)?.kind.as_ref()
+    }
+
+    /// The shape of a value, as far as it is known.
+    pub(super) fn shape(&self, name: &str) -> Option<&Dims> {
+        self.names.get(name)?.shape.as_ref()
+    }
+
+    /// The same of a value that this graph defines.
+    pub(super) fn own_shape(&self, name: &str) -> Option<&Dims> {
+        self.shape(name).filter(|_| self.has(name))
+    }
+
+    /// The tensor that a value always is.
+    pub(super) fn constant(&self, name: &str) -> Option<&'m Tensor> {
+        self.names.get(name)?.constant
     }
 }
 

@@ -5,9 +5,13 @@
 //! bytes of large arrays are left out of what is read: the stream without them is what the machine
 //! runs, and [`Holes`] says where they were.
 
+use std::ops::Range;
+
 use weighbridge_core::pickle::{Build, Call, Node, NodeId, Raw, RawArrays, Trace};
 use weighbridge_core::wire::npy::Dtype;
 use weighbridge_core::{Error, Result};
+
+use super::super::numpy;
 
 /// Modules that have the wrappers: joblib's, the one that scikit-learn carried until 0.22, and the
 /// one for the files of joblib before 0.10.
@@ -35,17 +39,17 @@ pub(crate) struct Holes(Vec<Hole>);
 
 impl Holes {
     /// Leaves out `len` bytes at `at` of the stream as it is so far.
-    pub(super) fn push(&mut self, at: usize, len: u64) {
+    pub(crate) fn push(&mut self, at: usize, len: u64) {
         self.0.push(Hole { at, len });
     }
 
     /// Bytes left out.
-    pub(super) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.0.iter().fold(0, |n, h| n.saturating_add(h.len))
     }
 
     /// Where byte `at` of the stream without them lies in the stream with them.
-    pub(super) fn real(&self, at: usize) -> u64 {
+    pub(crate) fn real(&self, at: usize) -> u64 {
         let before = self.0.partition_point(|h| h.at <= at);
         let skipped = self.0.iter().take(before);
         skipped.fold(at as u64, |n, h| n.saturating_add(h.len))
@@ -60,9 +64,20 @@ impl Holes {
 pub(crate) struct Loader<'h> {
     holes: &'h Holes,
     /// An array that lies not wholly in the bytes at hand: where it begins and how long it is.
-    pub(super) wanted: Option<(usize, u64)>,
+    pub(crate) wanted: Option<(usize, u64)>,
     /// Paths of arrays in files of their own, each with the offset of the opcode.
-    pub(super) files: Vec<(usize, String)>,
+    pub(crate) files: Vec<(usize, String)>,
+    /// The arrays met, each with the node of its wrapper.
+    pub(crate) met: Vec<(NodeId, Met)>,
+}
+
+/// What a wrapper stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// Bytes at this range of the stream with what was left out.
+    Bytes(Range<u64>),
+    /// A pickle of objects at this place of the stream without what was left out.
+    Nested(usize),
 }
 
 impl<'h> Loader<'h> {
@@ -71,11 +86,12 @@ impl<'h> Loader<'h> {
             holes,
             wanted: None,
             files: Vec::new(),
+            met: Vec::new(),
         }
     }
 
     /// Where byte `at` of the stream lies with what was left out.
-    pub(super) fn real(&self, at: usize) -> u64 {
+    pub(crate) fn real(&self, at: usize) -> u64 {
         self.holes.real(at)
     }
 }
@@ -96,9 +112,14 @@ impl RawArrays for Loader<'_> {
             _ => return Ok(Raw::Nothing),
         }
         let Some(bytes) = array(trace, call)? else {
+            self.met.push((build.target, Met::Nested(at)));
             return Ok(Raw::Nested);
         };
         if self.holes.is_at(at) {
+            // Behind what was left out, padding and bytes.
+            let end = self.holes.real(at);
+            let bytes = end.saturating_sub(bytes)..end;
+            self.met.push((build.target, Met::Bytes(bytes)));
             return Ok(Raw::Skip(0));
         }
         let padding = match attribute(trace, call, "numpy_array_alignment_bytes") {
@@ -117,6 +138,9 @@ impl RawArrays for Loader<'_> {
             self.wanted = Some((at, whole));
             return Err(short(at));
         }
+        let start = self.holes.real(at).saturating_add(padding);
+        let met = Met::Bytes(start..start.saturating_add(bytes));
+        self.met.push((build.target, met));
         usize::try_from(whole)
             .map(Raw::Skip)
             .map_err(|_| too_large(at))
@@ -129,6 +153,15 @@ fn short(at: usize) -> Error {
 
 fn too_large(at: usize) -> Error {
     Error::malformed("joblib.array-size", "the size of an array overflows").at(at as u64)
+}
+
+/// The array that a wrapper's state describes: its type, shape, and whether the first index runs
+/// fastest.
+pub(crate) fn described(trace: &Trace<'_>, call: &Call) -> Option<(Dtype, Vec<u64>, bool)> {
+    let dtype = numpy::pickled::dtype(trace, attribute(trace, call, "dtype")?)?;
+    let shape = numpy::pickled::counts(trace, attribute(trace, call, "shape")?)?;
+    let order = attribute(trace, call, "order").and_then(|n| trace.text(n));
+    Some((dtype, shape, order.as_deref() == Some("F")))
 }
 
 /// The name of the wrapper that `call` makes, if it makes one.
@@ -185,7 +218,12 @@ fn element(trace: &Trace<'_>, id: NodeId, depth: u32) -> Option<(u64, bool)> {
     if !(g.module == "numpy" || g.module.starts_with("numpy.")) || g.name != "dtype" {
         return None;
     }
-    let code = trace.text(*trace.items(call.args)?.first()?)?;
+    let what = *trace.items(call.args)?.first()?;
+    if trace.global(what).is_some() {
+        let d = numpy::pickled::dtype(trace, id)?;
+        return Some((d.bytes()?, d.has_objects()));
+    }
+    let code = trace.text(what)?;
     let plain = Dtype::parse(&code)?;
     let (mut size, mut objects) = (plain.bytes()?, plain.has_objects());
     let Some(state) = call.states.last().and_then(|&s| trace.items(s)) else {

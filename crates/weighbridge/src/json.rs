@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Parses `text` as Python's `json` would: a byte order mark, the constants `NaN`, `Infinity`,
 /// `-Infinity` and halves of surrogate pairs are no errors there (Lib/json/decoder.py). They
 /// become `null` and U+FFFD, which no rule asks about.
-pub(super) fn parse(text: &str) -> Result<Value, serde_json::Error> {
+pub(crate) fn parse(text: &str) -> Result<Value, serde_json::Error> {
     let text = text.trim_start_matches('\u{feff}');
     match serde_json::from_str(text) {
         Ok(v) => Ok(v),
