@@ -62,7 +62,8 @@ impl Tensors {
                 ..Warning::new(rule, message)
             });
         };
-        let extras = extra(&dataset.datatype);
+        let read = lowered.form != Form::Other;
+        let extras = extra(&dataset.datatype).filter(|(key, _)| key != "type" || !read);
         let mut tensor = match &dataset.space.dims {
             None => {
                 let view = self.view(false, 0);
