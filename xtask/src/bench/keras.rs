@@ -2,10 +2,10 @@
 //! as a checkpoint.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use super::report::{self, Contender, Target, alternate, find};
+use super::report::{self, Contender, Target, alternate, find, text};
 use crate::{Result, peers, repo};
 
 const OURS: &str = "ours";
@@ -82,15 +82,7 @@ pub(crate) fn run(quick: bool) -> Result<()> {
         list(&setup, kind, &mut text, &mut targets)?;
         convert(&setup, kind, &mut text, &mut targets)?;
     }
-    let _ = write!(text, "\n### Targets\n\n{}", report::targets(&targets));
-    println!("{text}");
-    if quick {
-        println!("a quick look at small files: nothing is written down");
-        return Ok(());
-    }
-    report::write_between("docs/benchmarks.md", "keras", &text)?;
-    println!("written to docs/benchmarks.md");
-    Ok(())
+    report::conclude("keras", text, &targets, quick)
 }
 
 fn preamble(s: &Setup) -> Result<String> {
@@ -210,8 +202,4 @@ fn convert(s: &Setup, kind: &Kind, out: &mut String, targets: &mut Vec<Target>) 
         unit: "MiB",
     });
     Ok(())
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

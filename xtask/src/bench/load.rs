@@ -1,10 +1,10 @@
 //! `cargo xtask bench load`: opening, inspecting and converting large files.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use super::report::{self, Contender, Target, alternate, find};
+use super::report::{self, Contender, Target, alternate, find, text};
 use crate::{Result, peers, repo};
 
 const SYNCED: &str = "cp --reflink=never, sync";
@@ -46,15 +46,7 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     text += &convert(&setup, &mut targets)?;
     text += &inspect(&setup, &mut targets)?;
     text += &headers(&setup, &mut targets)?;
-    let _ = write!(text, "\n### Targets\n\n{}", report::targets(&targets));
-    println!("{text}");
-    if quick {
-        println!("a quick look at small files: nothing is written down");
-        return Ok(());
-    }
-    report::write_between("docs/benchmarks.md", "load", &text)?;
-    println!("written to docs/benchmarks.md");
-    Ok(())
+    report::conclude("load", text, &targets, quick)
 }
 
 fn preamble(s: &Setup) -> Result<String> {
@@ -297,8 +289,4 @@ fn build_headers() -> Result<PathBuf> {
     Ok(out
         .join("release")
         .join(format!("headers{}", std::env::consts::EXE_SUFFIX)))
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::report::{self, Contender, Target, alternate, find};
+use super::report::{self, Contender, Target, alternate, find, text};
 use crate::{Result, peers, repo};
 
 const OURS: &str = "ours";
@@ -196,15 +196,7 @@ pub(crate) fn run(quick: bool) -> Result<()> {
             });
         }
     }
-    let _ = write!(text, "\n### Targets\n\n{}", report::targets(&targets));
-    println!("{text}");
-    if quick {
-        println!("a quick look at small files: nothing is written down");
-        return Ok(());
-    }
-    report::write_between("docs/benchmarks.md", "onnx", &text)?;
-    println!("written to docs/benchmarks.md");
-    Ok(())
+    report::conclude("onnx", text, &targets, quick)
 }
 
 fn setup(quick: bool) -> Result<Setup> {
@@ -306,8 +298,4 @@ fn side_by_side(s: &Setup, case: &Case) -> Result<Vec<Contender>> {
     }
     alternate(&mut all, s.rounds)?;
     Ok(all)
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::llama::{self, Reference};
 use super::model::{self, Shape};
-use super::report::{self, Contender, Target, find, time};
+use super::report::{self, Contender, Target, find, text, time};
 use crate::measure::{measure, median};
 use crate::{Result, repo};
 
@@ -423,10 +423,6 @@ fn built(s: &Setup) -> String {
     let mut words: Vec<&str> = said.lines().filter(told).collect();
     words.push(&s.reference.built);
     words.join(", ")
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -184,6 +184,28 @@ pub(crate) fn targets(rows: &[Target]) -> String {
     text
 }
 
+/// Ends the text of a benchmark with its targets, prints it, and writes it into the section `name`
+/// of `docs/benchmarks.md` unless this was a quick look.
+///
+/// # Errors
+/// When the page has no such section or cannot be written.
+pub(crate) fn conclude(name: &str, mut text: String, rows: &[Target], quick: bool) -> Result<()> {
+    let _ = write!(text, "\n### Targets\n\n{}", targets(rows));
+    println!("{text}");
+    if quick {
+        println!("a quick look at small files: nothing is written down");
+        return Ok(());
+    }
+    write_between("docs/benchmarks.md", name, &text)?;
+    println!("written to docs/benchmarks.md");
+    Ok(())
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 /// Puts `body` between the markers of `name` in `file`: what people wrote around them stays.
 ///
 /// # Errors

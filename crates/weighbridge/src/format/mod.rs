@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value as Json, json};
 use weighbridge_core::Result;
-use weighbridge_core::model::{FormatId, Model, Warning};
+use weighbridge_core::model::{FormatId, Layout, Model, Tensor, Warning};
 use weighbridge_core::source::{self, ByteSource};
 
 use crate::OpenOptions;
@@ -133,6 +133,21 @@ pub(crate) fn warnings(all: &[Warning]) -> Vec<Json> {
         m
     };
     all.iter().map(one).collect()
+}
+
+/// Why a writer of dense tensors cannot take `t`, where that is for its layout; `holder` is the
+/// format as sentences begin with it.
+pub(crate) fn not_dense(t: &Tensor, holder: &str) -> Option<String> {
+    match t.layout {
+        Layout::Strided => None,
+        Layout::Meta => Some("a meta tensor has a shape and no data".into()),
+        sparse => {
+            let layout = sparse.as_str();
+            Some(format!(
+                "{holder} holds dense tensors only and this one is {layout}: --densify writes its dense values"
+            ))
+        }
+    }
 }
 
 /// One file of a plan.

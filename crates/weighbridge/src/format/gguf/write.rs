@@ -4,9 +4,7 @@
 //! Key-values keep their types and their order, so a file of this version and byte order comes
 //! out as it went in. Facts: `gguf_write_to_buf` of `ggml/src/gguf.cpp` (ggml 0.25.3).
 
-use weighbridge_core::model::{
-    Coding, DType, Element, Layout, Model, Number, Packed, Tensor, Value,
-};
+use weighbridge_core::model::{Coding, DType, Element, Model, Number, Packed, Tensor, Value};
 use weighbridge_core::{Error, Result};
 
 use super::raw::{DEFAULT_ALIGNMENT, MOST_ALIGNMENT, align_up};
@@ -161,11 +159,8 @@ fn coding(model: &Model, chosen: &[usize], big_endian: bool) -> Result<Coding> {
 /// Why a tensor cannot be written, with the flag that makes it possible.
 pub(crate) fn refusal(t: &Tensor) -> Option<String> {
     let d = t.dtype;
-    if t.layout != Layout::Strided {
-        let layout = t.layout.as_str();
-        return Some(format!(
-            "GGUF holds dense tensors only and this one is {layout}: --densify writes its dense values"
-        ));
+    if let Some(why) = crate::format::not_dense(t, "GGUF") {
+        return Some(why);
     }
     if matches!(d, DType::Compound | DType::Null) {
         return Some(format!(

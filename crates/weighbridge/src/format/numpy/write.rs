@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use weighbridge_core::cursor::Cursor;
-use weighbridge_core::model::{Chunks, DType, FormatId, Layout, Model, Tensor};
+use weighbridge_core::model::{Chunks, DType, FormatId, Model, Tensor};
 use weighbridge_core::wire::npy::MAGIC;
 use weighbridge_core::wire::zip::{ALIGN, Writer, plan_size};
 use weighbridge_core::{Error, Result};
@@ -116,14 +116,8 @@ fn header(descr: &str, shape: &[u64]) -> Vec<u8> {
 /// Why a tensor cannot be written, with the flag that makes it possible.
 fn refusal(t: &Tensor) -> Option<String> {
     let d = t.dtype;
-    if t.layout == Layout::Meta {
-        return Some("a meta tensor has a shape and no data".into());
-    }
-    if t.layout != Layout::Strided {
-        let layout = t.layout.as_str();
-        return Some(format!(
-            "NumPy holds dense arrays only and this one is {layout}: --densify writes its dense values"
-        ));
+    if let Some(why) = crate::format::not_dense(t, "NumPy") {
+        return Some(why);
     }
     if matches!(d, DType::Compound | DType::Null) {
         return Some(format!("a dataset of type {d} is no array of numbers"));

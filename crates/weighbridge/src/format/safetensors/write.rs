@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use weighbridge_core::model::{DType, Layout, Model, Tensor, Value};
+use weighbridge_core::model::{DType, Model, Tensor, Value};
 use weighbridge_core::{Error, Result};
 
 use super::aliases::{self, Sharing};
@@ -119,14 +119,8 @@ fn names<'a>(model: &'a Model, plan: &mut Plan) -> Vec<Option<Cow<'a, str>>> {
 /// Why a tensor cannot be written, with the flag that makes it possible.
 fn refusal(t: &Tensor) -> Option<String> {
     let d = t.dtype;
-    if t.layout == Layout::Meta {
-        return Some("a meta tensor has a shape and no data".into());
-    }
-    if t.layout != Layout::Strided {
-        let layout = t.layout.as_str();
-        return Some(format!(
-            "safetensors holds dense tensors only and this one is {layout}: --densify writes its dense values"
-        ));
+    if let Some(why) = crate::format::not_dense(t, "safetensors") {
+        return Some(why);
     }
     if matches!(d, DType::Compound | DType::Null) {
         return Some(format!(

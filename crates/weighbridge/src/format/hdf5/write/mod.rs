@@ -12,7 +12,7 @@ mod heap;
 mod tree;
 mod types;
 
-use weighbridge_core::model::{Chunks, DType, FormatId, Layout, Model, Tensor, Value};
+use weighbridge_core::model::{Chunks, DType, FormatId, Model, Tensor, Value};
 use weighbridge_core::{Error, Result};
 
 use crate::format::{FormatWriter, Note, Plan, PlannedFile, WriteOptions, payload};
@@ -187,11 +187,8 @@ fn place<'k>(tree: &mut Tree<'_>, key: &'k str, make: bool) -> (usize, &'k str) 
 /// Why a tensor cannot be written, with the flag that makes it possible.
 fn refusal(t: &Tensor, bf16: Bf16) -> Option<String> {
     let d = t.dtype;
-    if t.layout != Layout::Strided {
-        let layout = t.layout.as_str();
-        return Some(format!(
-            "HDF5 holds dense tensors only and this one is {layout}: --densify writes its dense values"
-        ));
+    if let Some(why) = crate::format::not_dense(t, "HDF5") {
+        return Some(why);
     }
     if d == DType::Compound {
         return Some("fields of several types are not written".into());

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use weighbridge_core::cursor::Cursor;
-use weighbridge_core::model::{Chunks, DType, FormatId, Layout, Model, Tensor, mask_crc32c};
+use weighbridge_core::model::{Chunks, DType, FormatId, Model, Tensor, mask_crc32c};
 use weighbridge_core::wire::sstable::Builder;
 use weighbridge_core::{Error, Result};
 
@@ -122,15 +122,8 @@ fn other_model() -> Error {
 /// Why a tensor cannot be written, with the flag that makes it possible.
 fn refusal(t: &Tensor) -> Option<String> {
     let d = t.dtype;
-    if t.layout == Layout::Meta {
-        return Some("a meta tensor has a shape and no data".into());
-    }
-    if t.layout != Layout::Strided {
-        return Some(format!(
-            "a checkpoint holds dense tensors only and this one is {}: --densify writes its dense \
-             values",
-            t.layout.as_str()
-        ));
+    if let Some(why) = crate::format::not_dense(t, "a checkpoint") {
+        return Some(why);
     }
     if d == DType::Compound || d == DType::Null {
         return Some(format!(
