@@ -4,7 +4,7 @@
 //! signatures of operators from the schemas that ONNX registers ([`super::operators`]). What the
 //! reference checker refuses (`onnx/checker.cc` of ONNX 1.23) is refused here; the specification
 //! asks for more: types and shapes are followed from operator to operator, and what contradicts is
-//! told ([`shapes`]). Leniently, only what the reference checker refuses is a violation.
+//! told (`shapes`). Leniently, only what the reference checker refuses is a violation.
 
 mod attribute;
 mod external;
