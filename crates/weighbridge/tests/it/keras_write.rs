@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use weighbridge::check::check;
 use weighbridge::convert::{ConvertOptions, Report, convert};
 use weighbridge::{Error, FormatId, Model, OpenOptions};
-use weighbridge_core::model::{DType, Tensor, Value};
+use weighbridge_core::model::{Compute, DType, Tensor, TensorSource, Value};
 
 use super::keras::{data, members, open, pack};
 
@@ -188,6 +189,68 @@ fn what_hdf5_has_no_dtype_for_is_listed() {
     let out = dir.path().join("m.weights.h5");
     write(half(), &out, &ConvertOptions::default()).unwrap();
     assert_eq!(values(&open(&out)), values(&half()));
+}
+
+/// Texts as tensors stream them.
+#[derive(Debug)]
+struct Texts(Vec<&'static [u8]>);
+
+impl Compute for Texts {
+    fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        for text in &self.0 {
+            sink(&(text.len() as u64).to_le_bytes())?;
+            sink(text)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn texts_that_hdf5_would_cut_are_listed_and_not_written() {
+    let texts = |name: &str, dtype, texts: &[&'static [u8]]| {
+        let source = TensorSource::Computed(Arc::new(Texts(texts.to_vec())));
+        Tensor::new(name, dtype, &[texts.len() as u64], source)
+    };
+    let mut model = named(["dense/kernel".to_owned()]);
+    model.tensors.extend([
+        texts("t/inner", DType::Str, &[b"a\0b", b"c"]),
+        texts("t/last", DType::Str, &[b"a", b"b\0"]),
+        texts("t/whole", DType::Str, &[b"", b"\xff\xfe"]),
+        // Texts of one width are padded with NULs, of which only the last ones go.
+        texts("t/fixed", DType::Bytes(4), &[b"a\0b", b"abcd"]),
+    ]);
+    model.metadata = vec![
+        ("cut".into(), Value::Str("a\0b".into())),
+        ("zeros".into(), Value::Bytes(b"a\0b\0\0".to_vec())),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["m.h5", "m.hdf5", "m.weights.h5"] {
+        let out = dir.path().join(name);
+        let report = write(model.clone(), &out, &ConvertOptions::default()).unwrap();
+        let mut lost: Vec<&str> = report.lost.iter().map(|n| n.what.as_str()).collect();
+        lost.sort_unstable();
+        assert_eq!(lost, ["metadata cut", "t/inner", "t/last"], "{name}");
+        let back = open(&out);
+        let value = |name: &str| {
+            let t = back.tensors.iter().find(|t| t.name.ends_with(name));
+            t.map(|t| t.read_vec().unwrap())
+        };
+        let was = |name: &str| {
+            let t = model.tensors.iter().find(|t| t.name == name).unwrap();
+            Some(t.read_vec().unwrap())
+        };
+        assert_eq!(back.tensors.len(), 3, "{name}");
+        assert_eq!(value("t/whole"), was("t/whole"), "{name}");
+        assert_eq!(value("t/fixed"), was("t/fixed"), "{name}");
+        let zeros = Value::Bytes(b"a\0b\0\0".to_vec());
+        assert_eq!(metadata(&back, "zeros"), Some(&zeros), "{name}");
+        let strict = ConvertOptions {
+            strict: true,
+            ..ConvertOptions::default()
+        };
+        let e = write(model.clone(), &out, &strict).unwrap_err();
+        assert_eq!(e.rule(), "convert.strict");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use weighbridge_core::model::{FormatId, Model, Value};
 
 use super::{attribute_of, is_list, order, split};
 use crate::format::Note;
+use crate::format::hdf5::write::Refusals;
 
 /// The library that a file says it was written by, where nothing tells: files without a version
 /// are taken for those of Keras 1, whose weights were laid out in other ways.
@@ -31,9 +32,9 @@ struct Place {
     tensor: usize,
 }
 
-/// Renames the tensors of `model` to their places in the file, and tells of layers and weights in
-/// its metadata.
-pub(super) fn arrange(model: &mut Model, notes: &mut Vec<Note>) {
+/// Renames the tensors of `model` that are written to their places in the file, and tells of layers
+/// and weights in its metadata.
+pub(super) fn arrange(model: &mut Model, refusals: &Refusals, notes: &mut Vec<Note>) {
     let mut layers: Vec<((&'static str, String), Vec<Place>)> = Vec::new();
     let mut known: HashMap<(&'static str, String), usize> = HashMap::new();
     for (i, t) in model.tensors.iter().enumerate() {
@@ -41,7 +42,8 @@ pub(super) fn arrange(model: &mut Model, notes: &mut Vec<Note>) {
             Some(label) if super::super::is_stored_path(&t.name) => label,
             _ => &t.name,
         };
-        if super::super::is_optimizer(&t.name) {
+        let refused = refusals.get(i).is_some_and(Option::is_some);
+        if refused || super::super::is_optimizer(&t.name) {
             continue;
         }
         let place = place(name, i);
