@@ -247,8 +247,9 @@ fn refuse_changes(report: &Report) -> Result<()> {
 }
 
 fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Error {
-    // Metadata that has no place is no tensor that does not fit.
-    let lost = report.lost.iter().find(|n| n.what != GRAPH);
+    // Metadata or a graph that has no place is no tensor that does not fit.
+    let names: HashSet<&str> = model.tensors.iter().map(|t| t.name.as_str()).collect();
+    let lost = report.lost.iter().find(|n| names.contains(n.what.as_str()));
     let e = match lost.filter(|_| !model.tensors.is_empty()) {
         Some(n) => Error::unsupported(
             "convert.nothing-fits",

@@ -316,6 +316,137 @@ fn paths_of_variables_become_groups_of_layers() {
     assert!(metadata(&back, "keras_version").is_some());
 }
 
+/// Every list of weights in `m` by its group, the optimizer's aside.
+fn lists(m: &Model) -> BTreeMap<String, Vec<String>> {
+    let one = |(k, v): &(String, Value)| {
+        let group = k.strip_suffix("@weight_names")?;
+        let Value::List(items) = v else { return None };
+        let all = items.iter().map(|v| v.as_str().unwrap().to_owned());
+        (!group.starts_with("optimizer")).then(|| (group.to_owned(), all.collect()))
+    };
+    m.metadata.iter().filter_map(one).collect()
+}
+
+#[test]
+fn lists_name_what_is_there_whatever_was_left_out_or_renamed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.h5");
+    let model = open(&data().join("sequential.h5"));
+    let drop = ConvertOptions {
+        drop: vec!["bias".into()],
+        ..ConvertOptions::default()
+    };
+    // `write` checks the file: every weight that a list names is there.
+    let report = write(model.clone(), &out, &drop).unwrap();
+    assert!(report.changed.iter().any(|n| n.why.contains("list")));
+    let left = lists(&open(&out));
+    let all = lists(&model);
+    assert!(left.keys().eq(all.keys()), "{left:?}");
+    for (group, names) in &left {
+        assert!(names.iter().all(|n| all[group].contains(n)), "{group}");
+        assert!(!names.iter().any(|n| n.contains("bias")), "{group}");
+    }
+    // Other names: the lists are made anew, in the same order, where loaders look for them.
+    let labels = ConvertOptions {
+        labels: true,
+        ..ConvertOptions::default()
+    };
+    write(model.clone(), &out, &labels).unwrap();
+    let back = open(&out);
+    let order = |m: &Model| metadata(m, "model_weights@layer_names").cloned();
+    assert!(order(&back).is_some());
+    let plain = |lists: BTreeMap<String, Vec<String>>| -> Vec<(String, Vec<String>)> {
+        let leaf = |n: String| {
+            n.split(':')
+                .next()
+                .unwrap()
+                .rsplit('/')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        lists
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(g, names)| (g, names.into_iter().map(leaf).collect()))
+            .collect()
+    };
+    assert_eq!(plain(lists(&back)), plain(all));
+}
+
+#[test]
+fn only_layers_of_the_configuration_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.h5");
+    let mut model = named(
+        [
+            "adam/iteration",
+            "net/b/kernel",
+            "net/a/kernel",
+            "inner/deep/kernel",
+            "deep/bias",
+        ]
+        .map(str::to_owned),
+    );
+    let layer = |name: &str, more: &str| {
+        format!(r#"{{"class_name": "L", "config": {{"name": "{name}"{more}}}}}"#)
+    };
+    let nested = format!(r#", "layers": [{}]"#, layer("deep", ""));
+    let layers = [layer("a", ""), layer("inner", &nested), layer("b", "")].join(", ");
+    let config = format!(r#"{{"class_name": "F", "config": {{"layers": [{layers}]}}}}"#);
+    model.metadata = vec![("config.json".into(), Value::Str(config))];
+    let report = write(model, &out, &ConvertOptions::default()).unwrap();
+    let unlisted: Vec<&str> = report
+        .changed
+        .iter()
+        .filter(|n| n.why.contains("no layer"))
+        .map(|n| n.what.as_str())
+        .collect();
+    assert_eq!(unlisted, ["adam/iteration"]);
+    let back = open(&out);
+    let names = |all: &[&str]| {
+        Some(Value::List(
+            all.iter().map(|&n| Value::Str(n.into())).collect(),
+        ))
+    };
+    assert_eq!(
+        metadata(&back, "layer_names").cloned(),
+        names(&["a", "inner", "b"])
+    );
+    assert_eq!(lists(&back)["inner"].len(), 2);
+    // Without a configuration, there is a word about the order.
+    let report = write(
+        named(["b/kernel", "a/kernel"].map(str::to_owned)),
+        &out,
+        &ConvertOptions::default(),
+    )
+    .unwrap();
+    assert!(report.changed.iter().any(|n| n.why.contains("by_name")));
+    // And one about paths that are none of layers.
+    let report = write(
+        named(["layers/dense/vars/0".to_owned()]),
+        &out,
+        &ConvertOptions::default(),
+    )
+    .unwrap();
+    assert!(report.changed.iter().any(|n| n.why.contains("vars/0")));
+}
+
+#[test]
+fn of_what_does_not_fit_a_tensor_is_named_and_no_metadata() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = Model::new(FormatId::Safetensors);
+    let source = TensorSource::Computed(Arc::new(Texts(vec![b"a"])));
+    model
+        .tensors
+        .push(Tensor::new("vocabulary", DType::Str, &[1], source));
+    model.metadata = vec![("author".into(), Value::Str("x".into()))];
+    let out = dir.path().join("m.npz");
+    let e = write(model, &out, &ConvertOptions::default()).unwrap_err();
+    assert_eq!(e.rule(), "convert.nothing-fits");
+    assert!(e.message().contains("vocabulary"), "{e}");
+}
+
 #[test]
 fn long_lists_are_split_as_keras_splits_them() {
     let dir = tempfile::tempdir().unwrap();

@@ -44,7 +44,7 @@ impl FormatWriter for Hdf5Writer {
 
     fn plan(&self, model: &Model, options: &WriteOptions) -> Result<Plan> {
         refuse_shards(options)?;
-        plan(model, Bf16::Lost, &refusals(model, Bf16::Lost)?)
+        plan(model, &refusals(model, Bf16::Lost)?)
     }
 
     fn write(
@@ -95,7 +95,7 @@ pub(crate) fn write(
 }
 
 /// Plans the file that holds `model` but for the tensors with a reason in `refusals`.
-pub(crate) fn plan(model: &Model, bf16: Bf16, refusals: &Refusals) -> Result<Plan> {
+pub(crate) fn plan(model: &Model, refusals: &Refusals) -> Result<Plan> {
     let mut plan = Plan::default();
     let marker = Value::Str("bfloat16".into());
     let (tree, tensors) = build(model, refusals, &marker, &mut plan);

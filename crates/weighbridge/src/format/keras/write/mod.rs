@@ -43,10 +43,9 @@ impl FormatWriter for KerasWriter {
         let refusals = hdf5::refusals(&model, bf16)?;
         match self {
             Self::Weights => notes.extend(unreachable(&model)),
-            Self::Legacy if legacy::is_told(&model) => {}
-            Self::Legacy => legacy::arrange(&mut model, &refusals, &mut notes),
+            Self::Legacy => legacy::settle(&mut model, &refusals, &mut notes),
         }
-        let mut plan = hdf5::plan(&model, bf16, &refusals)?;
+        let mut plan = hdf5::plan(&model, &refusals)?;
         notes.append(&mut plan.changed);
         plan.changed = notes;
         Ok(plan)
