@@ -649,3 +649,49 @@ fn a_base_that_is_damaged_is_not_blessed() {
     assert_eq!(e.kind(), weighbridge::ErrorKind::Integrity);
     assert!(!out.exists());
 }
+
+#[test]
+fn attributes_of_datasets_are_listed_where_they_stay_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = named(["a".to_owned()]);
+    model.format = FormatId::Hdf5;
+    let attributes = &mut model.tensors[0].extra_mut().attributes;
+    attributes.push(("unit".into(), Value::Str("kg".into())));
+    let lost = |name: &str, weights_only| {
+        let options = ConvertOptions {
+            weights_only,
+            ..ConvertOptions::default()
+        };
+        let report = write(model.clone(), &dir.path().join(name), &options).unwrap();
+        report.lost.iter().any(|n| n.why.contains("unit"))
+    };
+    assert!(lost("m.safetensors", false) && lost("m.npz", false));
+    assert!(!lost("m.safetensors", true) && !lost("m.hdf5", false));
+}
+
+#[test]
+fn complex_numbers_become_pairs_where_a_target_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = named((0..4).map(|i| format!("t{i}")));
+    for t in &mut model.tensors {
+        let bytes = if t.name == "t0" {
+            DType::C32
+        } else {
+            DType::F32
+        };
+        t.dtype = bytes;
+    }
+    let options = ConvertOptions {
+        complex_as_real: true,
+        ..ConvertOptions::default()
+    };
+    for name in ["m.gguf", "m.npz", "m.hdf5", "m.index", "m.safetensors"] {
+        let out = dir.path().join(name);
+        let plain = write(model.clone(), &out, &ConvertOptions::default()).unwrap();
+        assert!(plain.lost[0].why.contains("--complex-as-real"), "{name}");
+        write(model.clone(), &out, &options).unwrap();
+        let back = weighbridge::open(&out).unwrap();
+        let t = back.tensor("t0").unwrap();
+        assert_eq!((t.dtype, t.numel()), (DType::F16, Some(2)), "{name}");
+    }
+}

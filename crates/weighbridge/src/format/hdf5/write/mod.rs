@@ -31,7 +31,7 @@ const ALIGN: u64 = 8;
 const HEAD_ALIGN: usize = 64;
 
 /// An attribute of a dataset in which Keras tells that its two opaque bytes are a BF16.
-const KERAS_DTYPE: &str = "dtype";
+pub(crate) const KERAS_DTYPE: &str = "dtype";
 
 /// The writer of HDF5 files that keeps names as they are.
 #[derive(Debug, Clone, Copy)]
@@ -231,6 +231,9 @@ fn refusal(t: &Tensor, bf16: Bf16) -> Option<String> {
             () if d.is_float() => format!("HDF5 has no dtype {d}: --dtype f32 casts it"),
             () if matches!(d, DType::U4 | DType::I4 | DType::U2 | DType::I2) => {
                 format!("HDF5 has no dtype {d}: --dequantize writes one integer a byte")
+            }
+            () if d.is_complex() => {
+                format!("HDF5 has no dtype {d}: --complex-as-real writes real and imaginary parts")
             }
             () => format!("HDF5 has no dtype {d}"),
         });
