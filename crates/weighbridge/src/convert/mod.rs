@@ -35,7 +35,7 @@ pub(crate) use transform::{kind_of, part_of};
 use transpose::Turn;
 
 use crate::format::gguf::{Gguf, split};
-use crate::format::hdf5::write::Hdf5Writer;
+use crate::format::hdf5::write::{Hdf5Writer, KERAS_DTYPE, LAYER_CLASS};
 use crate::format::keras::write::KerasWriter;
 use crate::format::numpy::Numpy;
 use crate::format::numpy::write::NpyWriter;
@@ -247,8 +247,9 @@ fn refuse_changes(report: &Report) -> Result<()> {
 }
 
 fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Error {
-    // Metadata that has no place is no tensor that does not fit.
-    let lost = report.lost.iter().find(|n| n.what != GRAPH);
+    // Metadata or a graph that has no place is no tensor that does not fit.
+    let names: HashSet<&str> = model.tensors.iter().map(|t| t.name.as_str()).collect();
+    let lost = report.lost.iter().find(|n| names.contains(n.what.as_str()));
     let e = match lost.filter(|_| !model.tensors.is_empty()) {
         Some(n) => Error::unsupported(
             "convert.nothing-fits",
@@ -260,6 +261,22 @@ fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Err
         true => e.help("some exporters keep weights in Constant nodes: --constants"),
         false => e.help("`weighbridge inspect --tensors` shows what the model holds"),
     }
+}
+
+/// What is said of the attributes of datasets, for which other formats have no place.
+fn attributes_left(model: &Model, bulk: &HashSet<String>) -> Option<Note> {
+    // Of the class of a layer and of BF16 the reader tells itself.
+    let own = |key: &str| !matches!(key, LAYER_CLASS | KERAS_DTYPE);
+    let tensors = model.tensors.iter().filter(|t| !bulk.contains(&t.name));
+    let all = tensors.flat_map(|t| t.extra.iter().flat_map(move |e| &e.attributes));
+    let mut names: Vec<&str> = all.map(|(k, _)| k.as_str()).filter(|k| own(k)).collect();
+    let n = names.len();
+    names.sort_unstable();
+    names.dedup();
+    let more = if names.len() > 3 { ", …" } else { "" };
+    names.truncate(3);
+    let why = format!("{n} are not carried: {}{more}", names.join(", "));
+    (n > 0).then(|| Note::new("attributes of datasets", why))
 }
 
 /// What a computation graph is called in a report.
@@ -306,6 +323,9 @@ impl Job {
         let hdf5 = matches!(model.format, FormatId::Hdf5 | FormatId::Keras);
         if hdf5 && !matches!(target, FormatId::Hdf5 | FormatId::Keras) {
             provenance::lists_as_text(&mut model);
+            if !options.weights_only {
+                lost.extend(attributes_left(&model, &bulk));
+            }
         }
         let mut turn = Turn::new(&options.transpose)?;
         turn.apply(&mut model, false, &mut changed)?;

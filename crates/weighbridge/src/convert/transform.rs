@@ -86,7 +86,7 @@ pub(super) fn apply(
                 widen(t, changed);
             }
         }
-        if options.complex_as_real && target == FormatId::Safetensors {
+        if options.complex_as_real && !has_complex(target, t.dtype) {
             complex_as_real(t, changed);
         }
         if let Some(to) = options.dtype {
@@ -171,12 +171,19 @@ pub(crate) fn cast(t: &mut Tensor, to: DType, changed: &mut Vec<Note>) {
     ));
 }
 
-fn complex_as_real(t: &mut Tensor, changed: &mut Vec<Note>) {
-    // safetensors has C64.
-    if !matches!(t.dtype, DType::C32 | DType::C128) || !t.has_data() {
-        return;
+/// Whether files of `target` hold complex numbers like these. An ONNX graph says itself what it
+/// wants.
+fn has_complex(target: FormatId, dtype: DType) -> bool {
+    match target {
+        FormatId::Safetensors => dtype == DType::C64,
+        FormatId::Gguf => false,
+        FormatId::TfCheckpoint | FormatId::Numpy | FormatId::Hdf5 => dtype != DType::C32,
+        _ => true,
     }
-    let (from, Some(part)) = (t.dtype, part_of(t.dtype)) else {
+}
+
+fn complex_as_real(t: &mut Tensor, changed: &mut Vec<Note>) {
+    let (from, Some(part), true) = (t.dtype, part_of(t.dtype), t.has_data()) else {
         return;
     };
     if !matches!(t.source, TensorSource::View(_)) {

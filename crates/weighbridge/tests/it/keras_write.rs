@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use weighbridge::check::check;
 use weighbridge::convert::{ConvertOptions, Report, convert};
 use weighbridge::{Error, FormatId, Model, OpenOptions};
-use weighbridge_core::model::{DType, Tensor, Value};
+use weighbridge_core::model::{Compute, DType, Tensor, TensorSource, Value};
 
 use super::keras::{data, members, open, pack};
 
@@ -190,6 +191,68 @@ fn what_hdf5_has_no_dtype_for_is_listed() {
     assert_eq!(values(&open(&out)), values(&half()));
 }
 
+/// Texts as tensors stream them.
+#[derive(Debug)]
+struct Texts(Vec<&'static [u8]>);
+
+impl Compute for Texts {
+    fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        for text in &self.0 {
+            sink(&(text.len() as u64).to_le_bytes())?;
+            sink(text)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn texts_that_hdf5_would_cut_are_listed_and_not_written() {
+    let texts = |name: &str, dtype, texts: &[&'static [u8]]| {
+        let source = TensorSource::Computed(Arc::new(Texts(texts.to_vec())));
+        Tensor::new(name, dtype, &[texts.len() as u64], source)
+    };
+    let mut model = named(["dense/kernel".to_owned()]);
+    model.tensors.extend([
+        texts("t/inner", DType::Str, &[b"a\0b", b"c"]),
+        texts("t/last", DType::Str, &[b"a", b"b\0"]),
+        texts("t/whole", DType::Str, &[b"", b"\xff\xfe"]),
+        // Texts of one width are padded with NULs, of which only the last ones go.
+        texts("t/fixed", DType::Bytes(4), &[b"a\0b", b"abcd"]),
+    ]);
+    model.metadata = vec![
+        ("cut".into(), Value::Str("a\0b".into())),
+        ("zeros".into(), Value::Bytes(b"a\0b\0\0".to_vec())),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["m.h5", "m.hdf5", "m.weights.h5"] {
+        let out = dir.path().join(name);
+        let report = write(model.clone(), &out, &ConvertOptions::default()).unwrap();
+        let mut lost: Vec<&str> = report.lost.iter().map(|n| n.what.as_str()).collect();
+        lost.sort_unstable();
+        assert_eq!(lost, ["metadata cut", "t/inner", "t/last"], "{name}");
+        let back = open(&out);
+        let value = |name: &str| {
+            let t = back.tensors.iter().find(|t| t.name.ends_with(name));
+            t.map(|t| t.read_vec().unwrap())
+        };
+        let was = |name: &str| {
+            let t = model.tensors.iter().find(|t| t.name == name).unwrap();
+            Some(t.read_vec().unwrap())
+        };
+        assert_eq!(back.tensors.len(), 3, "{name}");
+        assert_eq!(value("t/whole"), was("t/whole"), "{name}");
+        assert_eq!(value("t/fixed"), was("t/fixed"), "{name}");
+        let zeros = Value::Bytes(b"a\0b\0\0".to_vec());
+        assert_eq!(metadata(&back, "zeros"), Some(&zeros), "{name}");
+        let strict = ConvertOptions {
+            strict: true,
+            ..ConvertOptions::default()
+        };
+        let e = write(model.clone(), &out, &strict).unwrap_err();
+        assert_eq!(e.rule(), "convert.strict");
+    }
+}
+
 #[test]
 fn the_older_file_goes_through_safetensors_and_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -251,6 +314,137 @@ fn paths_of_variables_become_groups_of_layers() {
         Some("d/kernel")
     );
     assert!(metadata(&back, "keras_version").is_some());
+}
+
+/// Every list of weights in `m` by its group, the optimizer's aside.
+fn lists(m: &Model) -> BTreeMap<String, Vec<String>> {
+    let one = |(k, v): &(String, Value)| {
+        let group = k.strip_suffix("@weight_names")?;
+        let Value::List(items) = v else { return None };
+        let all = items.iter().map(|v| v.as_str().unwrap().to_owned());
+        (!group.starts_with("optimizer")).then(|| (group.to_owned(), all.collect()))
+    };
+    m.metadata.iter().filter_map(one).collect()
+}
+
+#[test]
+fn lists_name_what_is_there_whatever_was_left_out_or_renamed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.h5");
+    let model = open(&data().join("sequential.h5"));
+    let drop = ConvertOptions {
+        drop: vec!["bias".into()],
+        ..ConvertOptions::default()
+    };
+    // `write` checks the file: every weight that a list names is there.
+    let report = write(model.clone(), &out, &drop).unwrap();
+    assert!(report.changed.iter().any(|n| n.why.contains("list")));
+    let left = lists(&open(&out));
+    let all = lists(&model);
+    assert!(left.keys().eq(all.keys()), "{left:?}");
+    for (group, names) in &left {
+        assert!(names.iter().all(|n| all[group].contains(n)), "{group}");
+        assert!(!names.iter().any(|n| n.contains("bias")), "{group}");
+    }
+    // Other names: the lists are made anew, in the same order, where loaders look for them.
+    let labels = ConvertOptions {
+        labels: true,
+        ..ConvertOptions::default()
+    };
+    write(model.clone(), &out, &labels).unwrap();
+    let back = open(&out);
+    let order = |m: &Model| metadata(m, "model_weights@layer_names").cloned();
+    assert!(order(&back).is_some());
+    let plain = |lists: BTreeMap<String, Vec<String>>| -> Vec<(String, Vec<String>)> {
+        let leaf = |n: String| {
+            n.split(':')
+                .next()
+                .unwrap()
+                .rsplit('/')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        lists
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(g, names)| (g, names.into_iter().map(leaf).collect()))
+            .collect()
+    };
+    assert_eq!(plain(lists(&back)), plain(all));
+}
+
+#[test]
+fn only_layers_of_the_configuration_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m.h5");
+    let mut model = named(
+        [
+            "adam/iteration",
+            "net/b/kernel",
+            "net/a/kernel",
+            "inner/deep/kernel",
+            "deep/bias",
+        ]
+        .map(str::to_owned),
+    );
+    let layer = |name: &str, more: &str| {
+        format!(r#"{{"class_name": "L", "config": {{"name": "{name}"{more}}}}}"#)
+    };
+    let nested = format!(r#", "layers": [{}]"#, layer("deep", ""));
+    let layers = [layer("a", ""), layer("inner", &nested), layer("b", "")].join(", ");
+    let config = format!(r#"{{"class_name": "F", "config": {{"layers": [{layers}]}}}}"#);
+    model.metadata = vec![("config.json".into(), Value::Str(config))];
+    let report = write(model, &out, &ConvertOptions::default()).unwrap();
+    let unlisted: Vec<&str> = report
+        .changed
+        .iter()
+        .filter(|n| n.why.contains("no layer"))
+        .map(|n| n.what.as_str())
+        .collect();
+    assert_eq!(unlisted, ["adam/iteration"]);
+    let back = open(&out);
+    let names = |all: &[&str]| {
+        Some(Value::List(
+            all.iter().map(|&n| Value::Str(n.into())).collect(),
+        ))
+    };
+    assert_eq!(
+        metadata(&back, "layer_names").cloned(),
+        names(&["a", "inner", "b"])
+    );
+    assert_eq!(lists(&back)["inner"].len(), 2);
+    // Without a configuration, there is a word about the order.
+    let report = write(
+        named(["b/kernel", "a/kernel"].map(str::to_owned)),
+        &out,
+        &ConvertOptions::default(),
+    )
+    .unwrap();
+    assert!(report.changed.iter().any(|n| n.why.contains("by_name")));
+    // And one about paths that are none of layers.
+    let report = write(
+        named(["layers/dense/vars/0".to_owned()]),
+        &out,
+        &ConvertOptions::default(),
+    )
+    .unwrap();
+    assert!(report.changed.iter().any(|n| n.why.contains("vars/0")));
+}
+
+#[test]
+fn of_what_does_not_fit_a_tensor_is_named_and_no_metadata() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = Model::new(FormatId::Safetensors);
+    let source = TensorSource::Computed(Arc::new(Texts(vec![b"a"])));
+    model
+        .tensors
+        .push(Tensor::new("vocabulary", DType::Str, &[1], source));
+    model.metadata = vec![("author".into(), Value::Str("x".into()))];
+    let out = dir.path().join("m.npz");
+    let e = write(model, &out, &ConvertOptions::default()).unwrap_err();
+    assert_eq!(e.rule(), "convert.nothing-fits");
+    assert!(e.message().contains("vocabulary"), "{e}");
 }
 
 #[test]
@@ -454,4 +648,50 @@ fn a_base_that_is_damaged_is_not_blessed() {
     let e = write(new, &out, &into(&base)).unwrap_err();
     assert_eq!(e.kind(), weighbridge::ErrorKind::Integrity);
     assert!(!out.exists());
+}
+
+#[test]
+fn attributes_of_datasets_are_listed_where_they_stay_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = named(["a".to_owned()]);
+    model.format = FormatId::Hdf5;
+    let attributes = &mut model.tensors[0].extra_mut().attributes;
+    attributes.push(("unit".into(), Value::Str("kg".into())));
+    let lost = |name: &str, weights_only| {
+        let options = ConvertOptions {
+            weights_only,
+            ..ConvertOptions::default()
+        };
+        let report = write(model.clone(), &dir.path().join(name), &options).unwrap();
+        report.lost.iter().any(|n| n.why.contains("unit"))
+    };
+    assert!(lost("m.safetensors", false) && lost("m.npz", false));
+    assert!(!lost("m.safetensors", true) && !lost("m.hdf5", false));
+}
+
+#[test]
+fn complex_numbers_become_pairs_where_a_target_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = named((0..4).map(|i| format!("t{i}")));
+    for t in &mut model.tensors {
+        let bytes = if t.name == "t0" {
+            DType::C32
+        } else {
+            DType::F32
+        };
+        t.dtype = bytes;
+    }
+    let options = ConvertOptions {
+        complex_as_real: true,
+        ..ConvertOptions::default()
+    };
+    for name in ["m.gguf", "m.npz", "m.hdf5", "m.index", "m.safetensors"] {
+        let out = dir.path().join(name);
+        let plain = write(model.clone(), &out, &ConvertOptions::default()).unwrap();
+        assert!(plain.lost[0].why.contains("--complex-as-real"), "{name}");
+        write(model.clone(), &out, &options).unwrap();
+        let back = weighbridge::open(&out).unwrap();
+        let t = back.tensor("t0").unwrap();
+        assert_eq!((t.dtype, t.numel()), (DType::F16, Some(2)), "{name}");
+    }
 }

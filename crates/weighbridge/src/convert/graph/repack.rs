@@ -191,7 +191,8 @@ impl Repack {
                 t.source = new.source.clone();
             }
         }
-        let plan = hdf5::plan(&model, Bf16::Opaque)?;
+        let refusals = hdf5::refusals(&model, Bf16::Opaque)?;
+        let plan = hdf5::plan(&model, &refusals)?;
         if let Some(lost) = plan.lost.first() {
             let message = format!(
                 "the given file cannot be written afresh: {}: {}",

@@ -58,6 +58,8 @@ const SAME: [&str; 15] = [
 ];
 
 const NO_RULE: &str = "the table has no rule for weights of this name";
+const CONV1D: &str = "it may be of a Conv1D, of an EinsumDense or of attention";
+const NO_GATES: &str = "the number of its gates cannot be told";
 const DEPTHWISE: &str = "it may be a depthwise filter or one of a single channel";
 
 fn turn(order: Order, what: &'static str) -> Verdict {
@@ -74,6 +76,11 @@ pub(super) fn find(direction: Layout, seen: &Seen, beside: &Beside, flax: bool) 
         Layout::KerasToTorch => match seen.class.as_deref() {
             Some(class) => keras_class(class, seen, beside),
             None => keras_name(seen, beside, flax),
+        },
+        // Their layout is Keras' already.
+        Layout::TorchToKeras if flax || seen.class.is_some() => match seen.shape.len() {
+            0 | 1 => Same,
+            _ => Open("it was read from a file of that layout"),
         },
         Layout::TorchToKeras => torch_name(seen, beside),
     }
@@ -193,13 +200,56 @@ fn recurrent(seen: &Seen, beside: &Beside) -> Verdict {
         Some(&[units, gates]) if units > 0 && gates == units.saturating_mul(4) => lstm(seen),
         Some(&[units, gates]) if units > 0 && gates == units.saturating_mul(3) => gru(seen, beside),
         Some(&[units, gates]) if units == gates && seen.shape.len() == 2 => simple(),
-        _ => Open("the number of its gates cannot be told"),
+        _ => Open(NO_GATES),
+    }
+}
+
+fn in_recurrent(seen: &Seen, beside: &Beside) -> bool {
+    seen.leaf() == "recurrent_kernel" || beside.get(seen, "recurrent_kernel").is_some()
+}
+
+/// Recurrent weights under Keras' names and in PyTorch's layout: what [`lstm`], [`gru`] and
+/// [`simple`] gave.
+fn recurrent_back(seen: &Seen, beside: &Beside) -> Verdict {
+    let own = (seen.leaf() == "recurrent_kernel").then_some(seen.shape.as_slice());
+    let Some(&[gates, units]) = own.or_else(|| beside.get(seen, "recurrent_kernel")) else {
+        return Open(NO_RULE);
+    };
+    let is_bias = seen.leaf() == "bias";
+    let bias = match is_bias {
+        true => Some(seen.shape.as_slice()),
+        false => beside.get(seen, "bias"),
+    };
+    let blocks = |dim| Some((dim, vec![1, 0, 2]));
+    match (gates.checked_div(units), seen.shape.len()) {
+        (Some(n), _) if n.saturating_mul(units) != gates => Open(NO_GATES),
+        (Some(1 | 4), 2) if !is_bias => {
+            transposed("recurrent weights (gates, in) become (in, gates), whose order is the same")
+        }
+        // As it is for PyTorch, the reset gate comes after the recurrent product.
+        (Some(3), 2) if !matches!(bias, Some([2, _])) => Open(NO_GATES),
+        (Some(3), 2) if is_bias => turn(
+            Order {
+                blocks: blocks(1),
+                ..Order::default()
+            },
+            "GRU biases, gates r z n, become gates z r h",
+        ),
+        (Some(3), 2) => turn(
+            Order {
+                axes: vec![1, 0],
+                fold: false,
+                blocks: blocks(1),
+            },
+            "GRU weights (gates r z n, in) become (in, gates z r h)",
+        ),
+        _ => Open(NO_GATES),
     }
 }
 
 fn keras_name(seen: &Seen, beside: &Beside, flax: bool) -> Verdict {
     let (leaf, rank) = (seen.leaf(), seen.shape.len());
-    let in_recurrent = leaf == "recurrent_kernel" || beside.get(seen, "recurrent_kernel").is_some();
+    let in_recurrent = in_recurrent(seen, beside);
     match (leaf, rank) {
         ("kernel" | "recurrent_kernel" | "bias", 2) if in_recurrent => recurrent(seen, beside),
         (_, 0 | 1) => Same,
@@ -208,13 +258,13 @@ fn keras_name(seen: &Seen, beside: &Beside, flax: bool) -> Verdict {
         ("kernel", 3..=5) if flax && seen.is_in(&["transpose"]) => {
             Open("Flax's transposed convolutions have their filters the other way round")
         }
-        ("kernel", 3..=5) if seen.is_in(&["lstm"]) => Open(NO_RULE),
+        ("kernel", 3..=5) if in_recurrent || seen.is_in(&["lstm"]) => Open(NO_RULE),
         ("kernel", 3..=5) if seen.is_in(&["depthwise"]) => depthwise(rank),
         // One filter, or one for each channel.
         ("kernel", 4) if seen.shape.last() == Some(&1) && !seen.is_in(&["conv"]) => Open(DEPTHWISE),
         ("kernel", 4 | 5) => filter(rank),
         ("kernel", 3) if seen.is_in(&["conv"]) => filter(rank),
-        ("kernel", 3) => Open("it may be of a Conv1D, of an EinsumDense or of attention"),
+        ("kernel", 3) => Open(CONV1D),
         ("depthwise_kernel", 3..=5) => depthwise(rank),
         ("pointwise_kernel", 3..=5) => filter(rank),
         _ => Open(NO_RULE),
@@ -260,7 +310,7 @@ fn torch_recurrent(seen: &Seen, beside: &Beside) -> Option<Verdict> {
             "GRU biases, gates r z n, become gates z r h",
         ),
         (Some(1 | 4), false) => Same,
-        _ => Open("the number of its gates cannot be told"),
+        _ => Open(NO_GATES),
     })
 }
 
@@ -269,8 +319,24 @@ fn torch_name(seen: &Seen, beside: &Beside) -> Verdict {
         return verdict;
     }
     let rank = seen.shape.len();
+    let to_filter = || {
+        turn(
+            Order::axes((2..rank).chain([1, 0])),
+            "a filter (out, in, k…) becomes (k…, in, out)",
+        )
+    };
+    let single = seen.shape.get(1) == Some(&1) && seen.shape.first() != Some(&1);
     match (seen.leaf(), rank) {
         (_, 0 | 1) => Same,
+        // Keras' names, which a turn to PyTorch's layout leaves.
+        ("kernel" | "recurrent_kernel" | "bias", _) if in_recurrent(seen, beside) => {
+            recurrent_back(seen, beside)
+        }
+        ("kernel", 2) => transposed("a Dense kernel (out, in) becomes (in, out)"),
+        ("kernel", 3) if !seen.is_in(&["conv"]) => Open(CONV1D),
+        ("kernel", 3..=5) if single || seen.is_in(&["depthwise"]) => Open(DEPTHWISE),
+        ("kernel" | "pointwise_kernel", 3..=5) => to_filter(),
+        ("depthwise_kernel", _) => Open("nothing tells how many filters a channel has"),
         (l, _) if SAME.contains(&l) => Same,
         ("weight", 2) => {
             let out = beside.get(seen, "bias");
@@ -283,13 +349,8 @@ fn torch_name(seen: &Seen, beside: &Beside) -> Verdict {
                 _ => Open("without a bias it may be of a Linear or of an Embedding"),
             }
         }
-        ("weight", 3..=5) if seen.shape.get(1) == Some(&1) && seen.shape.first() != Some(&1) => {
-            Open(DEPTHWISE)
-        }
-        ("weight", 3..=5) => turn(
-            Order::axes((2..rank).chain([1, 0])),
-            "a filter (out, in, k…) becomes (k…, in, out)",
-        ),
+        ("weight", 3..=5) if single => Open(DEPTHWISE),
+        ("weight", 3..=5) => to_filter(),
         _ => Open(NO_RULE),
     }
 }

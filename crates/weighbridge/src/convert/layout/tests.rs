@@ -195,3 +195,59 @@ fn weights_of_torch_become_kernels_and_back() {
     assert_eq!(left.len(), 2, "{left:?}");
     assert!(left[0].starts_with("depth.weight") && left[1].starts_with("q.weight"));
 }
+
+#[test]
+fn what_became_of_keras_kernels_goes_back_under_its_names() {
+    let keras = || {
+        vec![
+            tensor("dense/kernel", &[3, 4], None),
+            tensor("conv1d/kernel", &[3, 2, 5], None),
+            // Of equal dimensions: no shape would tell that it was left as it is.
+            tensor("conv1d_transpose/kernel", &[3, 5, 3], None),
+            tensor("conv3d/kernel", &[2, 3, 2, 2, 3], None),
+            tensor("sep/pointwise_kernel", &[1, 1, 20, 3], None),
+            tensor("lstm/cell/kernel", &[3, 8], None),
+            tensor("lstm/cell/recurrent_kernel", &[2, 8], None),
+            tensor("gru/cell/kernel", &[5, 6], None),
+            tensor("gru/cell/recurrent_kernel", &[2, 6], None),
+            tensor("gru/cell/bias", &[2, 6], None),
+            tensor("rnn/cell/kernel", &[5, 2], None),
+            tensor("rnn/cell/recurrent_kernel", &[2, 2], None),
+            tensor("old/cell/kernel", &[5, 6], None),
+            tensor("old/cell/recurrent_kernel", &[2, 6], None),
+            tensor("old/cell/bias", &[6], None),
+        ]
+    };
+    let (torch, changed) = turned(Layout::KerasToTorch, keras());
+    assert_eq!(changed.len(), 12);
+    let (back, changed) = turned(Layout::TorchToKeras, torch.tensors);
+    assert_eq!(changed.len(), 12);
+    for (t, was) in back.tensors.iter().zip(keras()) {
+        assert_eq!(t.shape, was.shape, "{}", t.name);
+        assert_eq!(t.read_vec().unwrap(), was.read_vec().unwrap(), "{}", t.name);
+    }
+    let left: Vec<&str> = back.warnings.iter().map(|w| w.message.as_str()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    // What there is no way back for is left, and so is what never was PyTorch's.
+    let (model, changed) = turned(
+        Layout::TorchToKeras,
+        vec![
+            tensor("sep/depthwise_kernel", &[20, 1, 3, 2], None),
+            tensor("depthwise/kernel", &[4, 1, 3, 2], None),
+            tensor("d/kernel", &[3, 4], Some("Dense")),
+        ],
+    );
+    assert_eq!((changed.len(), model.warnings.len()), (0, 3));
+}
+
+#[test]
+fn a_recurrent_convolution_is_left_whatever_it_is_called() {
+    let (model, changed) = turned(
+        Layout::KerasToTorch,
+        vec![
+            tensor("mine/cell/kernel", &[2, 2, 3, 8], None),
+            tensor("mine/cell/recurrent_kernel", &[2, 2, 2, 8], None),
+        ],
+    );
+    assert_eq!((changed.len(), model.warnings.len()), (0, 2));
+}

@@ -179,10 +179,10 @@ pub(crate) fn refusal(t: &Tensor) -> Option<String> {
         ));
     }
     if type_id(d).is_none() {
-        let hint = if d.is_float() {
-            ": --dtype casts it"
-        } else {
-            ""
+        let hint = match () {
+            () if d.is_complex() => ": --complex-as-real writes real and imaginary parts",
+            () if d.is_float() => ": --dtype casts it",
+            () => "",
         };
         return Some(format!("GGUF has no dtype {d}{hint}"));
     }

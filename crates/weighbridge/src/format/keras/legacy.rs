@@ -2,7 +2,7 @@
 //! before Keras 2.3): a group a layer, in it the weights that the attribute `weight_names` lists.
 //! Lists that are too long for one attribute are split into several with a number each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value as Json;
 use weighbridge_core::Error;
@@ -164,11 +164,22 @@ fn classes_in<'c>(node: &'c Json, out: &mut HashMap<&'c str, Option<&'c str>>, d
     }
 }
 
+/// The paths of the weights that the lists of `model` name; `None` where it has no such lists.
+pub(super) fn listed(model: &Model) -> Option<HashSet<String>> {
+    let lists = Lists::of(model);
+    root(&lists)?;
+    let mut out = HashSet::new();
+    for (group, weights) in layers(&lists) {
+        let path = |w: &str| format!("{group}/{w}");
+        out.extend(weights.into_iter().flatten().map(path));
+    }
+    Some(out)
+}
+
 /// What is missing: layers without a group, weights without a dataset.
 pub(super) fn check(model: &Model) -> Vec<Error> {
     let lists = Lists::of(model);
-    let names: std::collections::HashSet<&str> =
-        model.tensors.iter().map(|t| t.name.as_str()).collect();
+    let names: HashSet<&str> = model.tensors.iter().map(|t| t.name.as_str()).collect();
     let mut out = Vec::new();
     for (group, weights) in layers(&lists) {
         let optional = group == OPTIMIZER || group.ends_with("top_level_model_weights");

@@ -142,6 +142,9 @@ fn refusal(t: &Tensor) -> Option<String> {
             _ if d.is_float() => {
                 format!("NumPy has no dtype {d}: --dtype f32 writes the values as F32")
             }
+            _ if d.is_complex() => {
+                format!("NumPy has no dtype {d}: --complex-as-real writes real and imaginary parts")
+            }
             _ => format!("NumPy has no dtype {d}"),
         });
     }

@@ -9,16 +9,18 @@
 mod attribute;
 mod groups;
 mod heap;
+mod texts;
 mod tree;
 mod types;
 
-use weighbridge_core::model::{Chunks, DType, FormatId, Model, Tensor, Value};
+use weighbridge_core::model::{DType, FormatId, Model, Tensor, Value};
 use weighbridge_core::{Error, Result};
 
 use crate::format::{FormatWriter, Note, Plan, PlannedFile, WriteOptions, payload};
 use crate::output::Sink;
 use groups::{Child, INTERNAL_K, LEAF_K, NONE, Places};
 use heap::{GlobalHeap, Referrer};
+use texts::{Budget, each_text, holds_nul};
 use tree::Tree;
 use types::{MOST_RANK, Space, Type};
 
@@ -28,14 +30,8 @@ const ALIGN: u64 = 8;
 /// The structures end at a multiple of this, so that the first tensors lie well.
 const HEAD_ALIGN: usize = 64;
 
-/// Texts of tensors are read when the file is planned; this many bytes of them at most, and of a
-/// small file fewer: one text can stand in many places.
-const MOST_TEXT: usize = 256 << 20;
-const LEAST_TEXT: usize = 16 << 20;
-const TEXT_PER_BYTE: u64 = 16;
-
 /// An attribute of a dataset in which Keras tells that its two opaque bytes are a BF16.
-const KERAS_DTYPE: &str = "dtype";
+pub(crate) const KERAS_DTYPE: &str = "dtype";
 
 /// The writer of HDF5 files that keeps names as they are.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +44,7 @@ impl FormatWriter for Hdf5Writer {
 
     fn plan(&self, model: &Model, options: &WriteOptions) -> Result<Plan> {
         refuse_shards(options)?;
-        plan(model, Bf16::Lost)
+        plan(model, &refusals(model, Bf16::Lost)?)
     }
 
     fn write(
@@ -98,21 +94,41 @@ pub(crate) fn write(
     payload::write_file(model, file, &tensors, out, progress)
 }
 
-/// Plans the file that holds `model`.
-pub(crate) fn plan(model: &Model, bf16: Bf16) -> Result<Plan> {
+/// Plans the file that holds `model` but for the tensors with a reason in `refusals`.
+pub(crate) fn plan(model: &Model, refusals: &Refusals) -> Result<Plan> {
     let mut plan = Plan::default();
     let marker = Value::Str("bfloat16".into());
-    let (tree, tensors) = build(model, bf16, &marker, &mut plan);
+    let (tree, tensors) = build(model, refusals, &marker, &mut plan);
     let mut file = Layouter::new(model, &tree, &tensors);
     file.objects(&mut plan)?;
     plan.files.push(file.finish(tensors)?);
     Ok(plan)
 }
 
+/// By tensor, why it cannot be written.
+pub(crate) type Refusals = Vec<Option<String>>;
+
+/// Goes through the tensors of `model`; reads those of texts.
+///
+/// # Errors
+/// `Limit` for more texts than are taken, and what reading gives.
+pub(crate) fn refusals(model: &Model, bf16: Bf16) -> Result<Refusals> {
+    let mut budget = Budget::of(model);
+    let mut out = Vec::with_capacity(model.tensors.len());
+    for t in &model.tensors {
+        let mut why = refusal(t, bf16);
+        if why.is_none() && t.dtype == DType::Str && holds_nul(t, &mut budget)? {
+            why = Some("a text of HDF5 ends at its first NUL and this goes on behind one".into());
+        }
+        out.push(why);
+    }
+    Ok(out)
+}
+
 /// The tree of `model`, and the tensors that are in it.
 fn build<'a>(
     model: &'a Model,
-    bf16: Bf16,
+    refusals: &Refusals,
     marker: &'a Value,
     plan: &mut Plan,
 ) -> (Tree<'a>, Vec<usize>) {
@@ -120,8 +136,8 @@ fn build<'a>(
     let mut tensors = Vec::with_capacity(model.tensors.len());
     let native = matches!(model.format, FormatId::Hdf5 | FormatId::Keras);
     for (i, t) in model.tensors.iter().enumerate() {
-        if let Some(why) = refusal(t, bf16) {
-            plan.lost.push(Note::new(t.name.as_str(), why));
+        if let Some(Some(why)) = refusals.get(i) {
+            plan.lost.push(Note::new(t.name.as_str(), why.as_str()));
             continue;
         }
         let (at, renamed) = tree.dataset(&t.name, i);
@@ -213,6 +229,9 @@ fn refusal(t: &Tensor, bf16: Bf16) -> Option<String> {
             () if matches!(d, DType::U4 | DType::I4 | DType::U2 | DType::I2) => {
                 format!("HDF5 has no dtype {d}: --dequantize writes one integer a byte")
             }
+            () if d.is_complex() => {
+                format!("HDF5 has no dtype {d}: --complex-as-real writes real and imaginary parts")
+            }
             () => format!("HDF5 has no dtype {d}"),
         });
     }
@@ -244,7 +263,7 @@ struct Layouter<'a> {
     data_len: u64,
     /// Where each object's header lies, and a group's members.
     headers: Vec<(u64, Option<Places>)>,
-    texts: usize,
+    texts: Budget,
 }
 
 /// Bytes of a superblock of version 0 with addresses of 8 bytes.
@@ -274,7 +293,7 @@ impl<'a> Layouter<'a> {
             starts,
             data_len: at,
             headers: vec![(NONE, None); tree.objects.len()],
-            texts: 0,
+            texts: Budget::of(model),
         }
     }
 
@@ -382,20 +401,10 @@ impl<'a> Layouter<'a> {
         let mut data = Vec::new();
         let mut referrers = Vec::new();
         let mut count = 0u64;
-        let (heap, total) = (&mut self.heap, &mut self.texts);
-        let justified = self.model.file_bytes().saturating_mul(TEXT_PER_BYTE);
-        let justified = usize::try_from(justified).unwrap_or(MOST_TEXT);
-        let most = justified.clamp(LEAST_TEXT, MOST_TEXT);
+        let (heap, budget) = (&mut self.heap, &mut self.texts);
         each_text(t, &mut |text| {
-            *total = total.saturating_add(text.len() + 16);
+            budget.take(text)?;
             count += 1;
-            if *total > most {
-                return Err(Error::limit(
-                    "hdf5.texts",
-                    format!("the texts of the tensors take more than {most} bytes"),
-                )
-                .help("--drop leaves such tensors out"));
-            }
             match kind {
                 Type::Fixed { bytes, .. } => {
                     let end = data.len() + bytes as usize;
@@ -546,35 +555,4 @@ impl Messages {
         self.push(ATTRIBUTE, 0, &body.bytes);
         Ok(())
     }
-}
-
-/// Gives each text of a tensor of texts in turn.
-fn each_text(t: &Tensor, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut pending: Vec<u8> = Vec::new();
-    t.stream(&mut Chunks::new(), &mut |part| {
-        pending.extend_from_slice(part);
-        let mut used = 0usize;
-        while let Some(rest) = pending.get(used..) {
-            let Some((head, rest)) = rest.split_first_chunk::<8>() else {
-                break;
-            };
-            let len = usize::try_from(u64::from_le_bytes(*head)).unwrap_or(usize::MAX);
-            if len > MOST_TEXT {
-                let message = format!("a text of {len} bytes");
-                return Err(Error::limit("hdf5.texts", message));
-            }
-            let Some(text) = rest.get(..len) else {
-                break;
-            };
-            sink(text)?;
-            used += 8 + len;
-        }
-        pending.drain(..used);
-        Ok(())
-    })?;
-    if pending.is_empty() {
-        return Ok(());
-    }
-    let message = format!("tensor {:?} ends within a text", t.name);
-    Err(Error::malformed("tensor.wrong-length", message))
 }

@@ -37,18 +37,15 @@ impl FormatWriter for KerasWriter {
         restore_lists(&mut model);
         let mut notes = Vec::new();
         let bf16 = match self {
-            Self::Weights => {
-                notes.extend(unreachable(&model));
-                Bf16::Opaque
-            }
-            Self::Legacy => {
-                if !legacy::is_told(&model) {
-                    legacy::arrange(&mut model, &mut notes);
-                }
-                Bf16::Lost
-            }
+            Self::Weights => Bf16::Opaque,
+            Self::Legacy => Bf16::Lost,
         };
-        let mut plan = hdf5::plan(&model, bf16)?;
+        let refusals = hdf5::refusals(&model, bf16)?;
+        match self {
+            Self::Weights => notes.extend(unreachable(&model)),
+            Self::Legacy => legacy::settle(&mut model, &refusals, &mut notes),
+        }
+        let mut plan = hdf5::plan(&model, &refusals)?;
         notes.append(&mut plan.changed);
         plan.changed = notes;
         Ok(plan)
