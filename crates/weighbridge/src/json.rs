@@ -3,11 +3,40 @@
 use std::borrow::Cow;
 
 use serde_json::Value;
+use weighbridge_core::{Limits, Result};
+
+/// Most memory that the tree of one text may take, in bytes, and what an object takes beyond its
+/// values.
+const MOST_MEMORY: u64 = 1 << 30;
+const OBJECT: u64 = 400;
+
+/// Refuses a text whose tree would take far more memory than texts that anybody writes: two bytes
+/// make a value, and what the text was inflated from is smaller by far.
+///
+/// # Errors
+/// `Limit`.
+pub(crate) fn affordable(text: &str) -> Result<()> {
+    let (mut values, mut objects) = (1u64, 0u64);
+    for at in memchr::memchr3_iter(b',', b'[', b'{', text.as_bytes()) {
+        values += 1;
+        objects += u64::from(text.as_bytes().get(at) == Some(&b'{'));
+    }
+    let value = size_of::<Value>() as u64;
+    let memory = values
+        .saturating_mul(value)
+        .saturating_add(objects.saturating_mul(OBJECT));
+    Limits::check(
+        memory,
+        MOST_MEMORY,
+        "json.too-many-values",
+        "bytes of the JSON's values",
+    )
+}
 
 /// Parses `text` as Python's `json` would: a byte order mark, the constants `NaN`, `Infinity`,
 /// `-Infinity` and halves of surrogate pairs are no errors there (Lib/json/decoder.py). They
 /// become `null` and U+FFFD, which no rule asks about.
-pub(crate) fn parse(text: &str) -> Result<Value, serde_json::Error> {
+pub(crate) fn parse(text: &str) -> std::result::Result<Value, serde_json::Error> {
     let text = text.trim_start_matches('\u{feff}');
     match serde_json::from_str(text) {
         Ok(v) => Ok(v),
@@ -105,5 +134,17 @@ mod tests {
         for bad in ["{", "nan", "[1,]", "{\"a\": \\u0041}", "\"\\"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+    #[test]
+    fn a_text_of_far_too_many_values_is_refused() {
+        let list = |n: usize| format!("[{}1]", "1,".repeat(n));
+        assert!(affordable(&list(1000)).is_ok());
+        let error = affordable(&list(16 << 20)).unwrap_err();
+        assert_eq!(error.kind(), weighbridge_core::ErrorKind::Limit);
+        // Objects take more than numbers.
+        let objects = |n: usize| format!("[{}{{}}]", "{},".repeat(n));
+        assert!(affordable(&objects(1 << 20)).is_ok());
+        assert!(affordable(&objects(3 << 20)).is_err());
+        assert!(affordable(&list(3 << 20)).is_ok());
     }
 }

@@ -157,16 +157,10 @@ pub fn convert(
     };
     let into_keras = matches!(target, FormatId::Hdf5 | FormatId::Keras);
     if target == FormatId::Onnx || into_keras && options.graph.is_some() {
-        let mut model = model;
-        let turned = layout::whole(&mut model, options.layout)?;
-        let mut report = match &options.graph {
-            Some(base) if into_keras => {
-                graph::keras::convert(model, base, path, options, progress)?
-            }
-            _ => graph::convert(model, path, options, progress)?,
+        return match &options.graph {
+            Some(base) if into_keras => graph::keras::convert(model, base, path, options, progress),
+            _ => graph::convert(model, path, options, progress),
         };
-        report.changed.splice(0..0, turned);
-        return Ok(report);
     }
     options.refuse_graph()?;
     let writer = writer_at(target, path)?;
@@ -265,8 +259,9 @@ fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Err
 
 /// What is said of the attributes of datasets, for which other formats have no place.
 fn attributes_left(model: &Model, bulk: &HashSet<String>) -> Option<Note> {
-    // Of the class of a layer and of BF16 the reader tells itself.
-    let own = |key: &str| !matches!(key, LAYER_CLASS | KERAS_DTYPE);
+    // What the reader says itself is no attribute of the file, and BF16 has a dtype.
+    let told = [LAYER_CLASS, KERAS_DTYPE, "same", "fields", "enumeration"];
+    let own = |key: &str| !told.contains(&key);
     let tensors = model.tensors.iter().filter(|t| !bulk.contains(&t.name));
     let all = tensors.flat_map(|t| t.extra.iter().flat_map(move |e| &e.attributes));
     let mut names: Vec<&str> = all.map(|(k, _)| k.as_str()).filter(|k| own(k)).collect();

@@ -72,11 +72,13 @@ fn attribute(
 ) {
     let trimmed = String::from_utf8_lossy(found.bytes);
     let trimmed = trimmed.trim_end_matches('\0').trim();
-    if trimmed.starts_with('{')
-        && let Ok(value) = json::parse(trimmed)
-    {
-        config(cx, item, trimmed, value, configs);
-        return;
+    if trimmed.starts_with('{') {
+        if let Err(e) = json::affordable(trimmed) {
+            return cx.failed(&item.place, e.within(found.name));
+        }
+        if let Ok(value) = json::parse(trimmed) {
+            return config(cx, item, trimmed, value, configs);
+        }
     }
     cx.subject.texts.push(Text {
         place: inside(item, found.path),

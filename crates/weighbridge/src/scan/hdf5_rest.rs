@@ -172,8 +172,9 @@ impl Search {
         let mut starts = Vec::new();
         for i in markers.chain(memmem::find_iter(piece, b"MZ")) {
             let rest = piece.get(i..).unwrap_or_default();
-            if self.begins(rest, cx.limits) {
-                starts.push(base.saturating_add(i as u64));
+            let at = base.saturating_add(i as u64);
+            if self.begins(rest, cx.limits) && !broken_pe(item.source.as_ref(), rest, at) {
+                starts.push(at);
             }
         }
         starts.sort_unstable();
@@ -217,9 +218,38 @@ impl Search {
     }
 }
 
+/// Whether `rest`, which lies at `at`, is no program of Windows after all: what its header points
+/// at may lie beyond the piece that was searched, and rows of numbers have such headers.
+fn broken_pe(source: &dyn ByteSource, rest: &[u8], at: u64) -> bool {
+    let (true, Some(field)) = (rest.starts_with(b"MZ"), rest.get(0x3c..0x40)) else {
+        return false;
+    };
+    let to = field.iter().rev().fold(0, |n, &b| (n << 8) | u64::from(b));
+    let mut mark = [0u8; 4];
+    let read = at
+        .checked_add(to)
+        .map(|place| source.read_at(place, &mut mark));
+    !matches!(read, Some(Ok(()))) || mark != *b"PE\0\0"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_has_the_mark_that_its_header_points_at() {
+        let mut bytes = vec![0u8; 5000];
+        bytes[..2].copy_from_slice(b"MZ");
+        bytes[0x3c..0x40].copy_from_slice(&4000u32.to_le_bytes());
+        let source = |bytes: &[u8]| weighbridge_core::source::SliceSource::new(bytes.to_vec(), "x");
+        // The header alone is in the piece.
+        let broken = |bytes: &[u8]| broken_pe(&source(bytes), &bytes[..64], 0);
+        assert!(broken(&bytes));
+        bytes[4000..4004].copy_from_slice(b"PE\0\0");
+        assert!(!broken(&bytes));
+        assert!(broken(&bytes[..4002]));
+        assert!(!broken_pe(&source(b"\x7fELF"), b"\x7fELF", 0));
+    }
 
     #[test]
     fn what_lies_between_ranges() {

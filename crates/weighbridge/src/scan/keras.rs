@@ -26,7 +26,12 @@ pub(super) fn take(cx: &mut Examiner<'_, '_>, item: &Item) -> Result<bool> {
     cx.inflate(item.source.len())?;
     let bytes = item.source.read_vec(0..item.source.len())?;
     cx.named(item, "json");
-    match json::parse(&decode(&bytes, width, big)) {
+    let text = decode(&bytes, width, big);
+    if let Err(e) = json::affordable(&text) {
+        cx.failed(&item.place, e);
+        return Ok(true);
+    }
+    match json::parse(&text) {
         Ok(value) => text::config(cx, item, value, Vec::new()),
         Err(e) => cx.failed(&item.place, Error::malformed("json.syntax", e.to_string())),
     }

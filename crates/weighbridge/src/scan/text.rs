@@ -227,6 +227,11 @@ fn plausible(head: &[u8], len: u64) -> bool {
 
 /// A JSON file; `named` when its name says that it is one.
 fn json_file(cx: &mut Examiner<'_, '_>, item: &Item, text: &str, named: bool) -> Result<()> {
+    if let Err(e) = json::affordable(text) {
+        cx.named(item, "json");
+        cx.failed(&item.place, e);
+        return Ok(());
+    }
     match json::parse(text) {
         Ok(value) => {
             cx.named(item, "json");

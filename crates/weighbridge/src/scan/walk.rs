@@ -102,8 +102,12 @@ pub fn list(
     for path in paths {
         let meta = match std::fs::metadata(path) {
             Ok(meta) => meta,
-            // What the other paths hold is told all the same.
             Err(e) => {
+                // What stands for the files of a checkpoint is itself no file.
+                if walk.checkpoint(path) {
+                    continue;
+                }
+                // What the other paths hold is told all the same.
                 walk.listing.missing += 1;
                 walk.skipped(path.clone(), format!("cannot be opened: {e}"));
                 first.get_or_insert((path, e));
@@ -186,6 +190,19 @@ impl Walk<'_> {
                 self.file(p, &link);
             }
         }
+    }
+
+    /// Lists the files of the TensorFlow checkpoint whose prefix `path` is; says whether it is one.
+    fn checkpoint(&mut self, path: &Path) -> bool {
+        let mut found = false;
+        for file in checkpoint::all_of(path) {
+            if let Ok(meta) = std::fs::metadata(&file) {
+                self.listing.roots.push(file.clone());
+                self.file(file, &meta);
+                found = true;
+            }
+        }
+        found
     }
 
     /// Lists the files beside the graph at `path`: which of them hold its weights it only says
@@ -321,6 +338,40 @@ mod tests {
             assert_eq!(reads, [dir.path(), &at("d")]);
         }
         assert!(list(&[at("missing")], &options, &mut |_| {}).is_err());
+    }
+
+    #[test]
+    fn the_prefix_of_a_checkpoint_stands_for_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: &str| dir.path().join(n);
+        for name in [
+            "a.index",
+            "a.data-00000-of-00002",
+            "a.data-00001-of-00002",
+            "a.meta",
+            "a-1.index",
+            "a.txt",
+            "ab.index",
+            "old-00000-of-00001",
+        ] {
+            std::fs::write(at(name), b"x").unwrap();
+        }
+        let options = ScanOptions::default();
+        let (shown, listing) = listed(&[at("a")], dir.path(), &options);
+        let files = [
+            "a.data-00000-of-00002",
+            "a.data-00001-of-00002",
+            "a.index",
+            "a.meta",
+        ];
+        assert_eq!(shown, files);
+        assert_eq!(listing.missing(), 0);
+        // All of them can be read once nothing else can.
+        let reads: Vec<_> = listing.reads().map(Path::to_owned).collect();
+        assert_eq!(reads, files.map(at));
+        let (shown, _) = listed(&[at("old")], dir.path(), &options);
+        assert_eq!(shown, ["old-00000-of-00001"]);
+        assert!(list(&[at("gone")], &options, &mut |_| {}).is_err());
     }
 
     #[cfg(unix)]

@@ -366,3 +366,72 @@ fn every_keras_file_of_the_corpus_is_as_its_manifest_says() {
     }
     assert_eq!((files, tensors), (16, 149));
 }
+
+/// A zip whose members are stored, but for the one called `name`, which is deflated.
+fn deflated(members: &[(&str, Vec<u8>)], name: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut directory = Vec::new();
+    for (member, data) in members {
+        let mut crc = flate2::Crc::new();
+        crc.update(data);
+        let (method, packed) = if *member == name {
+            let level = flate2::Compression::fast();
+            let mut w = flate2::write::DeflateEncoder::new(Vec::new(), level);
+            std::io::Write::write_all(&mut w, data).unwrap();
+            (8u8, w.finish().unwrap())
+        } else {
+            (0, data.clone())
+        };
+        // From the version on, the two headers have the same fields (APPNOTE 4.3.7, 4.3.12).
+        let mut fields = vec![20, 0, 0, 0, method, 0, 0, 0, 0x21, 0];
+        fields.extend(crc.sum().to_le_bytes());
+        fields.extend((packed.len() as u32).to_le_bytes());
+        fields.extend((data.len() as u32).to_le_bytes());
+        fields.extend((member.len() as u16).to_le_bytes());
+        fields.extend([0, 0]);
+        directory.extend(b"PK\x01\x02\x14\0");
+        directory.extend(&fields);
+        directory.extend([0; 10]);
+        directory.extend((out.len() as u32).to_le_bytes());
+        directory.extend(member.as_bytes());
+        out.extend(b"PK\x03\x04");
+        out.extend(fields);
+        out.extend(member.as_bytes());
+        out.extend(packed);
+    }
+    let (at, length) = (out.len() as u32, directory.len() as u32);
+    let count = (members.len() as u16).to_le_bytes();
+    out.extend(directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    out.extend([count, count].concat());
+    out.extend([length.to_le_bytes(), at.to_le_bytes()].concat());
+    out.extend([0, 0]);
+    out
+}
+
+#[test]
+fn weights_that_inflate_to_far_more_than_the_file_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.keras");
+    let whole = members(&data().join("sequential.keras"));
+    let mut whole: Vec<(&str, Vec<u8>)> =
+        whole.iter().map(|(n, d)| (n.as_str(), d.clone())).collect();
+    // Zeros behind the end of the HDF5 file cost next to nothing.
+    for (name, data) in &mut whole {
+        if *name == "model.weights.h5" {
+            data.resize(data.len() + (1 << 20), 0);
+        }
+    }
+    std::fs::write(&path, deflated(&whole, "model.weights.h5")).unwrap();
+    // It opens where it is allowed to.
+    assert!(!open(&path).tensors.is_empty());
+    let mut options = OpenOptions::default();
+    options.limits.expand_bytes = Some(1 << 20);
+    let error = options.open(&path).unwrap_err();
+    assert_eq!(error.rule(), "keras.temporary");
+    let found = check(&path, &options).unwrap().violations;
+    assert!(
+        found.iter().any(|v| v.rule == "keras.temporary"),
+        "{found:?}"
+    );
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use weighbridge::check::check;
-use weighbridge::convert::{ConvertOptions, Report, convert};
+use weighbridge::convert::{ConvertOptions, FrameworkLayout, Report, convert};
 use weighbridge::{Error, FormatId, Model, OpenOptions};
 use weighbridge_core::model::{Compute, DType, Tensor, TensorSource, Value};
 
@@ -694,4 +694,32 @@ fn complex_numbers_become_pairs_where_a_target_has_none() {
         let t = back.tensor("t0").unwrap();
         assert_eq!((t.dtype, t.numel()), (DType::F16, Some(2)), "{name}");
     }
+}
+
+#[test]
+fn a_layout_is_turned_once_on_the_way_into_a_given_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = data().join("sequential.keras");
+    let was = open(&base);
+    let torch = dir.path().join("torch.safetensors");
+    let options = |layout, graph| ConvertOptions {
+        labels: true,
+        layout: Some(layout),
+        graph,
+        ..ConvertOptions::default()
+    };
+    let there = options(FrameworkLayout::KerasToTorch, None);
+    let report = write(was.clone(), &torch, &there).unwrap();
+    let turned = |r: &Report| {
+        r.changed
+            .iter()
+            .filter(|n| n.why.starts_with("layout"))
+            .count()
+    };
+    assert!(turned(&report) > 0);
+    let out = dir.path().join("back.keras");
+    let back = options(FrameworkLayout::TorchToKeras, Some(base));
+    let again = write(weighbridge::open(&torch).unwrap(), &out, &back).unwrap();
+    assert_eq!(turned(&again), turned(&report));
+    assert_eq!(values(&open(&out)), values(&was));
 }

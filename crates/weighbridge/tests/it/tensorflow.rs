@@ -519,3 +519,25 @@ fn a_constant_that_repeats_one_value_is_bounded() {
         assert_eq!(report.violations[0].rule, "tensorflow.expansion");
     }
 }
+
+/// Places may overlap: what tensors come to together is bounded by the files' size.
+#[test]
+fn tensors_of_far_more_bytes_than_the_files_are_refused() {
+    for file in ["three.index", "slices.index", "float.tflite", "v1.ckpt"] {
+        let path = data().join(file);
+        let model = open(&path);
+        let sizes = model.tensors.iter().filter(|t| !t.dtype.is_text());
+        let sizes = sizes.filter(|t| t.has_data()).map(Tensor::byte_len);
+        let total: u64 = sizes.sum();
+        assert!(total > 0, "{file}");
+        let mut options = OpenOptions::default();
+        options.limits.expand_bytes = Some(total - 1);
+        let error = options.open(&path).unwrap_err();
+        assert_eq!(error.rule(), "tensorflow.expansion", "{file}");
+        let found = check::check(&path, &options).unwrap().violations;
+        assert!(
+            found.iter().any(|v| v.rule == "tensorflow.expansion"),
+            "{file}: {found:?}"
+        );
+    }
+}

@@ -31,6 +31,7 @@ pub(super) fn refuse_changes_of_tensors(options: &ConvertOptions) -> Result<()> 
         ("--densify", options.densify),
         ("--complex-as-real", options.complex_as_real),
         ("--dedupe", options.dedupe),
+        ("--layout", options.layout.is_some()),
     ];
     let Some((flag, _)) = asked.iter().find(|(_, on)| *on) else {
         return Ok(());

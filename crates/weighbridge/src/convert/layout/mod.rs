@@ -209,18 +209,6 @@ impl Turner {
     }
 }
 
-/// Turns all of `model` at once, and says what that changed.
-///
-/// # Errors
-/// As [`Turner::apply`].
-pub(super) fn whole(model: &mut Model, direction: Option<Layout>) -> Result<Vec<Note>> {
-    let mut turner = Turner::new(direction, model);
-    turner.follow(&HashMap::new(), model);
-    let mut changed = Vec::new();
-    turner.apply(model, true, &mut changed)?;
-    Ok(changed)
-}
-
 fn turn(t: &mut Tensor, order: &Order, rest: bool) -> Result<bool> {
     if t.layout != Form::Strided || !t.has_data() {
         return Ok(false);

@@ -85,6 +85,9 @@ pub(super) fn locate_dir(dir: &Path, options: &OpenOptions) -> Result<Located> {
         all.retain(|c| c.rank.is(format));
     }
     all.sort_by_key(|c| (c.variant, c.rank, c.shown.clone()));
+    // A checkpoint of one file may be known by its state and by its name.
+    let mut shown = HashSet::new();
+    all.retain(|c| shown.insert(c.shown.clone()));
     let Some(first) = all.first().cloned() else {
         return Err(no_model(dir, &listed, &ignored));
     };

@@ -219,13 +219,14 @@ pub(crate) fn member_source(
     limits: &Limits,
 ) -> Result<(Arc<dyn ByteSource>, Option<Checksum>)> {
     if member.method != Method::Stored {
-        let (size, most) = (member.size, limits.temporary_bytes);
-        Limits::check(
-            size,
-            most,
-            "keras.temporary",
-            "bytes of the inflated member",
-        )?;
+        // It goes to a temporary file: an archive of nothing must not fill the disk.
+        let cap = limits.expand_cap(archive.source().len());
+        let most = cap.min(limits.temporary_bytes);
+        let what = "bytes of the inflated member";
+        Limits::check(member.size, most, "keras.temporary", what).map_err(|e| {
+            e.within(member.name.as_str())
+                .help("raise the cap with --max-expand if the file is trusted")
+        })?;
     }
     let storage = archive.storage(member, false)?;
     let (source, at) = storage.random()?;

@@ -105,6 +105,7 @@ fn archive(
         match archive.read(member, limits.text_bytes) {
             Ok(bytes) => errors.extend(parse(name, &bytes, limits).err()),
             Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+            Err(e) if e.kind() == ErrorKind::Limit => errors.push(e),
             // Said above.
             Err(_) => {}
         }
@@ -125,6 +126,7 @@ fn archive(
         match member_source(&archive, member, limits) {
             Ok((inner, _)) => out.extend(hdf5::Hdf5.verify(inner, options)?),
             Err(e) if e.kind() == ErrorKind::Io => return Err(e),
+            Err(e) if e.kind() == ErrorKind::Limit => errors.push(e),
             Err(_) => {}
         }
     }

@@ -59,7 +59,14 @@ pub(super) fn check_expansion(tensors: &[Tensor], limits: &Limits, stored: u64) 
         .iter()
         .filter(|t| t.has_data())
         .map(Tensor::byte_len);
-    let total = sizes.fold(0u64, u64::saturating_add);
+    within_cap(sizes.fold(0u64, u64::saturating_add), limits, stored)
+}
+
+/// Refuses `total` bytes of tensors where `stored` do not justify as many: places may overlap.
+///
+/// # Errors
+/// `Limit`.
+pub(super) fn within_cap(total: u64, limits: &Limits, stored: u64) -> Result<()> {
     let cap = limits.expand_cap(stored);
     Limits::check(total, cap, "tensorflow.expansion", "bytes of all tensors")
         .map_err(|e| e.help("raise the cap with --max-expand SIZE if you trust the origin"))

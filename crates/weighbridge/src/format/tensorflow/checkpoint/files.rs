@@ -131,6 +131,45 @@ pub(crate) fn locate(path: &Path, limits: &Limits) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
+/// Most files of one checkpoint that are listed.
+const MOST_FILES: usize = 100_000;
+
+/// All files of the checkpoint whose prefix `path` is, by name: its index, data and graph, or the
+/// parts of version 1. None where `path` is no prefix of any.
+pub(crate) fn all_of(path: &Path) -> Vec<PathBuf> {
+    let (Some(name), folder) = (path.file_name().and_then(|n| n.to_str()), folder_of(path)) else {
+        return Vec::new();
+    };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let ours = |found: &str| {
+        let rest = found.strip_prefix(name);
+        matches!(rest, Some(".index" | ".meta"))
+            || prefix_of_data(found) == Some(name)
+            || prefix_of_part(found).is_some_and(|(prefix, _)| prefix == name)
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok());
+    let mut files: Vec<PathBuf> = names
+        .filter(|found| ours(found))
+        .map(|found| path.with_file_name(found))
+        .filter(|p| p.is_file())
+        .take(MOST_FILES)
+        .collect();
+    files.sort_unstable();
+    files
+}
+
+/// Where the files beside `path` lie.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
 /// The index, or the first file, of the checkpoint with this prefix.
 fn by_prefix(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
@@ -138,12 +177,8 @@ fn by_prefix(path: &Path) -> Option<PathBuf> {
     if index.is_file() {
         return Some(index);
     }
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
     let start = format!("{name}-00000-of-");
-    let mut entries = std::fs::read_dir(folder).ok()?.flatten();
+    let mut entries = std::fs::read_dir(folder_of(path)).ok()?.flatten();
     entries.find_map(|e| {
         let found = e.file_name().into_string().ok()?;
         let part = found.starts_with(&start) && prefix_of_part(&found).is_some();

@@ -15,7 +15,7 @@ mod v1;
 mod verify;
 mod write;
 
-pub(crate) use files::{STATE, beside, is_data, locate};
+pub(crate) use files::{STATE, all_of, beside, is_data, locate};
 pub use objects::objects_in;
 pub use read::{Places, Shards, open_with, places};
 pub use write::CheckpointWriter;

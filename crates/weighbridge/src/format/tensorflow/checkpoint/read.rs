@@ -17,6 +17,7 @@ use weighbridge_core::{Error, Limits, Result};
 use super::index::{self, Entry, Header};
 use super::{objects, ordered, pieces};
 use crate::OpenOptions;
+use crate::format::tensorflow::proto;
 use crate::format::tensorflow::texts::Texts;
 use crate::format::tensorflow::types::{self, Kind};
 
@@ -111,7 +112,9 @@ pub fn open_with(table: &Table, options: &OpenOptions, shards: &Shards<'_>) -> R
             .warnings
             .push(Warning::new("tensorflow.lone-slice", message));
     }
+    let taken = files.taken;
     files.finish(&mut model, source.as_ref());
+    proto::within_cap(taken, &options.limits, model.file_bytes())?;
     if let Err(e) = objects::label(&mut model, &options.limits) {
         let message = format!("the object graph cannot be read: {}", e.message());
         let rule = "tensorflow.object-graph";
@@ -126,6 +129,8 @@ pub(super) struct Files<'f> {
     prefix: String,
     shards: &'f Shards<'f>,
     open: HashMap<u64, Result<Arc<dyn ByteSource>, String>>,
+    /// Bytes of all values in files that are there.
+    taken: u64,
 }
 
 impl<'f> Files<'f> {
@@ -135,6 +140,7 @@ impl<'f> Files<'f> {
             prefix: prefix.to_owned(),
             shards,
             open: HashMap::new(),
+            taken: 0,
         }
     }
 
@@ -157,7 +163,7 @@ impl<'f> Files<'f> {
             let message = format!("{} is no dtype of TensorFlow", entry.dtype);
             Error::malformed("tensorflow.dtype", message).at(at)
         })?;
-        let shape = crate::format::tensorflow::proto::extents(entry.dims.as_deref(), at)?;
+        let shape = proto::extents(entry.dims.as_deref(), at)?;
         let mut tensor = Tensor::new(name, kind.dtype, &shape, TensorSource::Absent);
         types::mark(&mut tensor, kind);
         check_size(&tensor, kind, entry, at)?;
@@ -193,6 +199,7 @@ impl<'f> Files<'f> {
                 .at(at)
                 .help("the data file was cut short or is another checkpoint's; fetch it again")
         })?;
+        self.taken = self.taken.saturating_add(entry.size);
         if t.dtype.is_text() {
             let span = Span {
                 start: entry.offset,
@@ -223,7 +230,7 @@ impl<'f> Files<'f> {
     ) -> Result<Tensor> {
         let bad = |m: &str| Error::malformed("tensorflow.slice", m).at(at);
         let kind = types::kind(entry.dtype).ok_or_else(|| bad("no dtype of TensorFlow"))?;
-        let shape = crate::format::tensorflow::proto::extents(entry.dims.as_deref(), at)?;
+        let shape = proto::extents(entry.dims.as_deref(), at)?;
         let mut whole = Tensor::new(name, kind.dtype, &shape, TensorSource::Absent);
         types::mark(&mut whole, kind);
         if whole.numel().is_none() {

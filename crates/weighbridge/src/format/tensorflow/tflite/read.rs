@@ -18,6 +18,7 @@ use weighbridge_core::{Error, Limits, Result};
 
 use super::operators;
 use super::texts::Texts;
+use crate::format::tensorflow::proto;
 
 /// Most dimensions of a tensor.
 const MOST_DIMS: u64 = 64;
@@ -79,6 +80,8 @@ struct Reading<'r> {
     buffers: Vec<Range<u64>>,
     operators: Vec<(String, bool)>,
     names: HashMap<String, u64>,
+    /// Bytes of all tensors' values: buffers may be shared.
+    taken: u64,
     out: Read,
 }
 
@@ -105,6 +108,7 @@ pub(crate) fn read(source: &Arc<dyn ByteSource>, limits: &Limits) -> Result<Read
         buffers: Vec::new(),
         operators: Vec::new(),
         names: HashMap::new(),
+        taken: 0,
         out: Read {
             model,
             faults: Vec::new(),
@@ -122,6 +126,7 @@ pub(crate) fn read(source: &Arc<dyn ByteSource>, limits: &Limits) -> Result<Read
         return Err(Error::malformed("tflite.identifier", message).at(4));
     }
     reading.model(limits)?;
+    proto::within_cap(reading.taken, limits, source.len())?;
     let known = reading.buffers.clone();
     reading.out.unseen = reading.buffer.unseen(&known);
     Ok(reading.out)
@@ -416,6 +421,7 @@ impl Reading<'_> {
     /// Gives a tensor its values, which lie in `range`.
     fn values(&mut self, t: &mut Tensor, range: Range<u64>, at: u64) {
         let len = range.end - range.start;
+        self.taken = self.taken.saturating_add(len);
         if t.dtype == DType::Str {
             let Some(n) = t.numel() else {
                 return self.fault(&t.name, at, "its size does not fit 64 bits");
