@@ -113,7 +113,8 @@ fn packed(a: &Packed, form: Form, data: impl FnOnce() -> Json) -> Json {
 }
 
 fn tagged(tag: &str, value: Json) -> Json {
-    let mut m = Map::new();
+    // Room for one entry, not for the four that an insertion makes: there are millions of these.
+    let mut m = Map::with_capacity(1);
     m.insert(tag.to_owned(), value);
     Json::Object(m)
 }

@@ -215,6 +215,49 @@ fn quantization_of_lite_models_is_read() {
     );
 }
 
+/// As converters of TensorFlow 1 wrote it, with biases that had the dimension of their weights.
+#[test]
+fn a_bias_may_be_quantized_along_a_dimension_that_it_has_not() {
+    let mut bytes = std::fs::read(data().join("int8.tflite")).unwrap();
+    // The quantization of the bias "arith.constant": its table, and the fields' places.
+    let table = 2272usize;
+    let u16_at = |b: &[u8], at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
+    let back = i32::from_le_bytes(bytes[table..table + 4].try_into().unwrap());
+    let old = (table as i32 - back) as usize;
+    let size = usize::from(u16_at(&bytes, old));
+    let mut places = bytes[old..old + size].to_vec();
+    // `quantized_dimension` has the number 6; it shares the place of the scales, whose offset is
+    // no dimension of anything.
+    places.resize(4 + 2 * 7, 0);
+    places[0] = 4 + 2 * 7;
+    let scales = u16_at(&places, 4 + 2 * 2);
+    assert_ne!(scales, 0);
+    places[4 + 2 * 6..].copy_from_slice(&scales.to_le_bytes());
+    let new = bytes.len().next_multiple_of(4);
+    bytes.resize(new, 0);
+    bytes.extend(places);
+    let back = table as i32 - new as i32;
+    bytes[table..table + 4].copy_from_slice(&back.to_le_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.tflite");
+    std::fs::write(&path, bytes).unwrap();
+    let model = open(&path);
+    let bias = model.tensors.iter().find(|t| t.name == "arith.constant");
+    let bias = bias.unwrap();
+    assert_eq!((bias.dtype, bias.shape.len()), (DType::QI32, 1));
+    let along = bias.quantization().map(|q| match q {
+        Quantization::PerChannel { axis, .. } => Some(*axis),
+        _ => None,
+    });
+    assert_eq!(along, Some(Some(0)));
+    assert!(
+        check::check(&path, &OpenOptions::default())
+            .unwrap()
+            .violations
+            .is_empty()
+    );
+}
+
 /// All tensors of a model, by name.
 fn rows(model: &Model) -> BTreeMap<String, Row> {
     let one = |t: &Tensor| (t.name.clone(), row(t));

@@ -87,7 +87,12 @@ impl Reading<'_> {
             return Ok(());
         }
         let axis = self.buffer.u32(q, 6)?.unwrap_or(0);
-        let axis = usize::try_from(axis).unwrap_or(usize::MAX);
+        // Converters of TensorFlow 1 give a bias the dimension of its weights, and the kernels do not
+        // look at it: a row of numbers has but one.
+        let axis = match t.shape.len() {
+            1 => 0,
+            _ => usize::try_from(axis).unwrap_or(usize::MAX),
+        };
         let fits = t.shape.get(axis) == Some(&scales.len);
         let zeros_fit = zeros.is_none_or(|z| z.len == scales.len || z.len == 1);
         let Some(quantized) = quantized.filter(|_| fits && zeros_fit) else {
