@@ -35,6 +35,7 @@ pub(crate) use transform::{kind_of, part_of};
 use transpose::Turn;
 
 use crate::format::gguf::{Gguf, split};
+use crate::format::hdf5::read::SAME;
 use crate::format::hdf5::write::{Hdf5Writer, KERAS_DTYPE, LAYER_CLASS};
 use crate::format::keras::write::KerasWriter;
 use crate::format::numpy::Numpy;
@@ -171,6 +172,18 @@ pub fn convert(
             e.help("--endian is for GGUF output; every reader of other formats knows theirs")
         );
     }
+    let shares = matches!(
+        target,
+        FormatId::Safetensors | FormatId::PyTorch | FormatId::Gguf
+    );
+    if options.dedupe && !shares {
+        let message = format!(
+            "{} files have no place to say what was shared",
+            target.as_str()
+        );
+        return Err(Error::parameter("convert.dedupe", message)
+            .help("leave --dedupe out: every tensor is written in full"));
+    }
     let stem = match target {
         FormatId::TfCheckpoint => checkpoint::prefix_of(path),
         _ => path.file_stem().map(|s| s.to_string_lossy().into_owned()),
@@ -260,7 +273,7 @@ fn nothing_fits(report: &Report, model: &Model, options: &ConvertOptions) -> Err
 /// What is said of the attributes of datasets, for which other formats have no place.
 fn attributes_left(model: &Model, bulk: &HashSet<String>) -> Option<Note> {
     // What the reader says itself is no attribute of the file, and BF16 has a dtype.
-    let told = [LAYER_CLASS, KERAS_DTYPE, "same", "fields", "enumeration"];
+    let told = [LAYER_CLASS, KERAS_DTYPE, SAME, "fields", "enumeration"];
     let own = |key: &str| !told.contains(&key);
     let tensors = model.tensors.iter().filter(|t| !bulk.contains(&t.name));
     let all = tensors.flat_map(|t| t.extra.iter().flat_map(move |e| &e.attributes));
@@ -272,6 +285,18 @@ fn attributes_left(model: &Model, bulk: &HashSet<String>) -> Option<Note> {
     names.truncate(3);
     let why = format!("{n} are not carried: {}{more}", names.join(", "));
     (n > 0).then(|| Note::new("attributes of datasets", why))
+}
+
+/// Refuses to put weights into a given file that may lie in it in another order: where the shapes
+/// happen to fit, nothing else would tell.
+fn refuse_left(left: Vec<String>) -> Result<()> {
+    let Some(first) = left.into_iter().next() else {
+        return Ok(());
+    };
+    let message = format!("--layout does not tell how to turn {first}");
+    Err(Error::unsupported("convert.layout-left", message).help(
+        "leave the tensor out with --drop, and --partial lets the given file keep its own; --partial alone puts it in as it is",
+    ))
 }
 
 /// What a computation graph is called in a report.
@@ -324,7 +349,10 @@ impl Job {
         }
         let mut turn = Turn::new(&options.transpose)?;
         turn.apply(&mut model, false, &mut changed)?;
-        turner.follow(&renamed, &mut model);
+        let left = turner.follow(&renamed, &mut model);
+        if options.graph.is_some() && !options.partial {
+            refuse_left(left)?;
+        }
         turner.apply(&mut model, false, &mut changed)?;
         let before: HashMap<String, DType> = dtypes(&model.tensors);
         transform::apply(

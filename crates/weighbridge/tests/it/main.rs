@@ -14,6 +14,7 @@
 
 mod arrays;
 mod convert;
+mod convert_refusals;
 mod directories;
 mod gguf;
 mod gguf_hostile;

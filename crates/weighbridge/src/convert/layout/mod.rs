@@ -149,22 +149,31 @@ impl Turner {
     }
 
     /// Goes by the new names of the tensors that were taken; what is left open of them goes to the
-    /// warnings.
-    pub(super) fn follow(&mut self, renamed: &HashMap<String, String>, model: &mut Model) {
+    /// warnings, and the names of those that more than one rule may be meant for are given.
+    pub(super) fn follow(
+        &mut self,
+        renamed: &HashMap<String, String>,
+        model: &mut Model,
+    ) -> Vec<String> {
         let new = |old: String| renamed.get(&old).cloned().unwrap_or(old);
         let rules = std::mem::take(&mut self.rules).into_iter();
         self.rules = rules.map(|(name, rule)| (new(name), rule)).collect();
         let there: HashSet<&str> = model.tensors.iter().map(|t| t.name.as_str()).collect();
-        let mut warnings = Vec::new();
+        let (mut warnings, mut left) = (Vec::new(), Vec::new());
         for (name, why) in std::mem::take(&mut self.open) {
             let name = new(name);
             if there.contains(name.as_str()) {
                 let message = format!("{name}: left in its layout: {why}");
                 let w = Warning::new("convert.layout-left", message);
                 warnings.push(w);
+                // Weights of names without a rule (an optimizer's) are as they come on both ways.
+                if why != rules::NO_RULE {
+                    left.push(name);
+                }
             }
         }
         model.warnings.extend(warnings);
+        left
     }
 
     /// Turns what can be read in the new order piece by piece: a cast of it is computed from there.

@@ -57,7 +57,7 @@ const SAME: [&str; 15] = [
     "running_var",
 ];
 
-const NO_RULE: &str = "the table has no rule for weights of this name";
+pub(super) const NO_RULE: &str = "the table has no rule for weights of this name";
 const CONV1D: &str = "it may be of a Conv1D, of an EinsumDense or of attention";
 const NO_GATES: &str = "the number of its gates cannot be told";
 const DEPTHWISE: &str = "it may be a depthwise filter or one of a single channel";

@@ -16,6 +16,9 @@ use crate::OpenOptions;
 use crate::check::Violation;
 use crate::format::FormatReader;
 
+/// What the reader says of a further name of a dataset: the first one. No attribute of the file.
+pub(crate) const SAME: &str = "same";
+
 /// HDF5 files. See the [module](super).
 #[derive(Debug, Clone, Copy)]
 pub struct Hdf5;
@@ -186,7 +189,7 @@ impl<'f> Walk<'f> {
                     ..alias
                 };
                 // What else is said of it stands at its first name: names are many and cheap.
-                alias.extra_mut().attributes = vec![("same".into(), first)];
+                alias.extra_mut().attributes = vec![(SAME.into(), first)];
                 self.model.tensors.push(alias);
             }
             return Ok(None);

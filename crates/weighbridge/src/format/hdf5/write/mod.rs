@@ -16,6 +16,7 @@ mod types;
 use weighbridge_core::model::{DType, FormatId, Model, Tensor, Value};
 use weighbridge_core::{Error, Result};
 
+use super::read::SAME;
 use crate::format::{FormatWriter, Note, Plan, PlannedFile, WriteOptions, payload};
 use crate::output::Sink;
 use groups::{Child, INTERNAL_K, LEAF_K, NONE, Places};
@@ -152,7 +153,9 @@ fn build<'a>(
             tree.attribute(at, KERAS_DTYPE, marker);
         }
         let own = t.extra.iter().flat_map(|e| &e.attributes);
-        for (key, value) in own.filter(|(k, _)| native && k != LAYER_CLASS) {
+        for (key, value) in
+            own.filter(|(k, _)| native && ![LAYER_CLASS, SAME].contains(&k.as_str()))
+        {
             if t.dtype != DType::BF16 || key != KERAS_DTYPE {
                 tree.attribute(at, key, value);
             }
